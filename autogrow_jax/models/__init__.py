@@ -1,0 +1,23 @@
+"""Networks as pure functions of a depth tuple."""
+
+from autogrow_jax.models.blocks import BlockOptions
+from autogrow_jax.models.network import (
+    FAMILIES,
+    Family,
+    Network,
+    build_network,
+    get_family,
+    num_params,
+    register_family,
+)
+
+__all__ = [
+    "FAMILIES",
+    "BlockOptions",
+    "Family",
+    "Network",
+    "build_network",
+    "get_family",
+    "num_params",
+    "register_family",
+]

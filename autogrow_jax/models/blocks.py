@@ -1,0 +1,177 @@
+"""The blocks of the paper's networks (PAPER: section "Networks").
+
+A block is a linen module called as `block(x, train)`, [N, H, W, C] -> [N, H', W', features], with
+fields `features`, `stride` and `options`. The first block of a stage has the stage's stride and
+changes the width; all others keep the shape, which is what lets a stage stack their parameters.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.models.convolution import conv_general_dilated
+
+# What a checkpointed block keeps for its gradient; everything else is cheap to compute again.
+CONVOLUTION_OUTPUT = "convolution_output"
+
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.9  # Of the old value: PyTorch calls the same thing momentum 0.1.
+
+_KERNEL_INITS = {
+    # U(+-1/sqrt(fan_in)): PyTorch's default, which the paper's networks start from.
+    "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    # N(0, 2/fan_in), cut at two standard deviations.
+    "he": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
+    "lecun": nn.initializers.lecun_normal(),
+}
+_BN_SCALE_INITS = {
+    "ones": nn.initializers.ones,
+    # U[0, 1): PyTorch's default before 1.2, with which the paper's numbers were made.
+    "uniform": nn.initializers.uniform(1.0),
+}
+
+
+class BlockOptions(NamedTuple):
+    """What all layers of a network share.
+
+    Attributes:
+      dtype: of the computation; parameters and running statistics are float32 always.
+      bn_scale_init: "ones" or "uniform" (U[0, 1), PyTorch's default when the paper was written).
+      kernel_init: "torch" (U(+-1/sqrt(fan_in)), biases too), "he" or "lecun" (biases zero).
+    """
+
+    dtype: Any = jnp.float32
+    bn_scale_init: str = "ones"
+    kernel_init: str = "torch"
+
+    def check(self) -> None:
+        """Raises UserError where an option is not one of those above."""
+        for name, accepted in (
+            ("bn_scale_init", _BN_SCALE_INITS),
+            ("kernel_init", _KERNEL_INITS),
+        ):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise UserError(f"{name} is {value!r}; choose one of {', '.join(accepted)}")
+
+    def bias_init(self, fan_in: int):
+        """The start of a bias behind `fan_in` inputs."""
+        if self.kernel_init != "torch":
+            return nn.initializers.zeros
+        bound = fan_in**-0.5
+        return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+            key, shape, dtype, -bound, bound
+        )
+
+
+def conv(options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs):
+    """A `size` x `size` convolution padded by (size - 1) / 2 on all sides."""
+    pad = (size - 1) // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        dtype=options.dtype,
+        kernel_init=_KERNEL_INITS[options.kernel_init],
+        bias_init=options.bias_init(in_features * size * size),
+        conv_general_dilated=conv_general_dilated,
+        **kwargs,
+    )
+
+
+def batch_norm(options: BlockOptions, train: bool, **kwargs):
+    """Batch normalisation with the paper's constants; `train` picks the batch's statistics."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=BN_MOMENTUM,
+        epsilon=BN_EPSILON,
+        dtype=options.dtype,
+        scale_init=_BN_SCALE_INITS[options.bn_scale_init],
+        **kwargs,
+    )
+
+
+def _conv_bn(block, x, features, size, stride, train, index):
+    options = block.options
+    x = conv(options, features, size, stride, x.shape[-1], use_bias=False, name=f"conv{index}")(x)
+    x = checkpoint_name(x, CONVOLUTION_OUTPUT)
+    return batch_norm(options, train, name=f"bn{index}")(x)
+
+
+def _shortcut(block, x, features, train):
+    if block.stride == 1 and x.shape[-1] == features:
+        return x
+    options = block.options
+    x = conv(
+        options, features, 1, block.stride, x.shape[-1], use_bias=False, name="shortcut_conv"
+    )(x)
+    x = checkpoint_name(x, CONVOLUTION_OUTPUT)
+    return batch_norm(options, train, name="shortcut_bn")(x)
+
+
+class PlainBlock(nn.Module):
+    """One 3x3 convolution, batch normalisation, ReLU; no shortcut."""
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.relu(_conv_bn(self, x, self.features, 3, self.stride, train, 1))
+
+
+class PlainBlockNoBN(nn.Module):
+    """One 3x3 convolution with bias, ReLU."""
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        del train
+        x = conv(self.options, self.features, 3, self.stride, x.shape[-1], name="conv1")(x)
+        return nn.relu(checkpoint_name(x, CONVOLUTION_OUTPUT))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation, added to the shortcut.
+
+    Attributes:
+      switch: multiply the residual branch by a learnable scalar that starts at 1.
+    """
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+    switch: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = nn.relu(_conv_bn(self, x, self.features, 3, self.stride, train, 1))
+        y = _conv_bn(self, y, self.features, 3, 1, train, 2)
+        if self.switch:
+            y = y * self.param("switch", nn.initializers.ones, (1,)).astype(y.dtype)
+        return nn.relu(y + _shortcut(self, x, self.features, train))
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions, the last four times as wide."""
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        width = self.features // 4
+        y = nn.relu(_conv_bn(self, x, width, 1, 1, train, 1))
+        y = nn.relu(_conv_bn(self, y, width, 3, self.stride, train, 2))
+        y = _conv_bn(self, y, self.features, 1, 1, train, 3)
+        return nn.relu(y + _shortcut(self, x, self.features, train))

@@ -1,0 +1,110 @@
+"""Two-dimensional convolution whose gradients stay fast inside a loop on every backend.
+
+XLA's CPU backend rewrites convolutions into the form its fast kernel takes in the entry
+computation only. In the body of a loop the gradient convolutions that autodiff writes keep their
+reversed kernels and swapped dimensions and fall to a naive loop nest, 20 to 90 times slower.
+The blocks of a stage run in a loop here, and so do the steps of an epoch, so all three
+convolutions are written in the one form that needs no rewriting: `NHWC, HWIO -> NHWC`, without
+kernel reversal. `benchmarks/convolution.py` measures whether this is still needed.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _convolve(x, kernel, strides, padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=DIMENSION_NUMBERS,
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """Convolves `x` with `kernel`, both gradients in canonical form.
+
+    Args:
+      x: images [N, H, W, C].
+      kernel: [KH, KW, C, F], of the same dtype as `x`.
+      strides: steps between outputs in pixels, (vertical, horizontal).
+      padding: zeros added before and after, ((top, bottom), (left, right)).
+
+    Returns:
+      [N, OH, OW, F] with OH = (H + top + bottom - KH) // strides[0] + 1, and OW likewise.
+    """
+    return _convolve(x, kernel, strides, padding)
+
+
+def _forward(x, kernel, strides, padding):
+    return _convolve(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides, padding, residuals, g):
+    x, kernel = residuals
+    input_padding, kernel_padding = [], []
+    for axis in (0, 1):
+        size, k, out = x.shape[axis + 1], kernel.shape[axis], g.shape[axis + 1]
+        low = padding[axis][0]
+        # Length of `g` once strides[axis] - 1 zeros stand between its entries.
+        spread = (out - 1) * strides[axis] + 1
+        input_padding.append((k - 1 - low, size + low - spread))
+        # Rows that no output window reaches are cut away by a negative padding.
+        kernel_padding.append((low, k - 1 + spread - size - low))
+    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    grad_x = _convolve(g, flipped, (1, 1), input_padding, lhs_dilation=strides)
+    # x^T [C, H, W, N] * g^T [OH, OW, N, F] -> [C, KH, KW, F]
+    grad_kernel = _convolve(
+        jnp.transpose(x, (3, 1, 2, 0)),
+        jnp.transpose(g, (1, 2, 0, 3)),
+        (1, 1),
+        kernel_padding,
+        rhs_dilation=strides,
+    )
+    return grad_x, jnp.transpose(grad_kernel, (1, 2, 0, 3))
+
+
+convolution.defvjp(_forward, _backward)
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """`convolution` behind the signature that `flax.linen.Conv(conv_general_dilated=...)` calls.
+
+    Raises:
+      NotImplementedError: for dilated, grouped or same-padded convolutions, which none of our
+        blocks uses; pass `jax.lax.conv_general_dilated` to `nn.Conv` for those.
+    """
+    del dimension_numbers, precision
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    if dilated or feature_group_count != 1 or isinstance(padding, str):
+        raise NotImplementedError(
+            "the canonical-form convolution takes explicit padding and neither dilation nor"
+            " groups; use jax.lax.conv_general_dilated in this block"
+        )
+    (top, bottom), (left, right) = padding
+    return convolution(lhs, rhs, tuple(window_strides), ((top, bottom), (left, right)))

@@ -1,0 +1,274 @@
+"""Networks that can grow: a stem, stages of stacked blocks, a head (PAPER: "Networks").
+
+`build_network` makes a linen module from a family's name and a tuple of depths. Its variables hold
+for every stage `first` (the block that changes size and width) and `rest` (all others, every leaf
+with a leading axis of depth - 1), so that growth adds an entry to an axis and renames nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.models import blocks
+from autogrow_jax.models.blocks import BlockOptions
+from autogrow_jax.models.stack import num_slots, run_stack
+
+
+class Family(NamedTuple):
+    """What a network's name stands for.
+
+    Attributes:
+      block: makes a block from (features=, stride=, options=), see `blocks`.
+      widths: output channels of each stage.
+      stem_width: channels of the stem.
+      learning_rate: the rate growth starts with (PAPER: 0.1 residual, 0.01 plain).
+      residual: whether a block adds to its input; decides how initialisers start a new block.
+      last_bn: name of the residual branch's last batch normalisation, "" without one.
+    """
+
+    block: Callable[..., nn.Module]
+    widths: tuple[int, ...]
+    stem_width: int
+    learning_rate: float
+    residual: bool
+    last_bn: str = ""
+    batch_norm: bool = True
+
+
+_NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
+
+FAMILIES: dict[str, Family] = {
+    "basic3": Family(blocks.BasicBlock, _NARROW, 16, 0.1, True, "bn2"),
+    "plain3": Family(blocks.PlainBlock, _NARROW, 16, 0.01, False),
+    "basic4": Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"),
+    "plain4": Family(blocks.PlainBlock, _WIDE, 64, 0.01, False),
+    "bottleneck4": Family(
+        blocks.BottleneckBlock, tuple(4 * width for width in _WIDE), 64, 0.1, True, "bn3"
+    ),
+    "plain3_nobn": Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, batch_norm=False),
+    "plain4_nobn": Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, batch_norm=False),
+    "switch3": Family(partial(blocks.BasicBlock, switch=True), _NARROW, 16, 0.1, True, "bn2"),
+}
+
+
+def get_family(name: str) -> Family:
+    """Looks a family up by name; UserError names the nearest one where there is none."""
+    if name not in FAMILIES:
+        raise UserError(f"no network family {name!r}{nearest(name, FAMILIES)}")
+    return FAMILIES[name]
+
+
+def register_family(name: str, family: Family) -> None:
+    """Adds a family of one's own, after which every part of the package takes its name.
+
+    Raises:
+      UserError: where the name is taken.
+    """
+    if name in FAMILIES:
+        raise UserError(f"there is a network family {name!r} already; choose another name")
+    FAMILIES[name] = family
+
+
+class Stage(nn.Module):
+    """`depth` blocks at one feature-map size, all but the first stacked."""
+
+    family: str
+    index: int
+    depth: int
+    options: BlockOptions
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, live_depth: jax.Array | None = None):
+        family = get_family(self.family)
+        features = family.widths[self.index]
+        make_block = partial(family.block, features=features, options=self.options)
+        x = make_block(stride=1 if self.index == 0 else 2, name="first")(x, train)
+
+        block = make_block(stride=1, parent=None)
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        params = self._stacked("params", block, like)
+        stats = self._stacked("batch_stats", block, like)
+
+        def apply(params, stats, x):
+            variables = {"params": params, "batch_stats": stats}
+            if not train:
+                return block.apply(variables, x, False), stats
+            y, updated = block.apply(variables, x, True, mutable=["batch_stats"])
+            return y, updated.get("batch_stats", stats)
+
+        policy = jax.checkpoint_policies.save_only_these_names(blocks.CONVOLUTION_OUTPUT)
+        apply = jax.checkpoint(apply, policy=None if self.remat else policy)
+        x, stats = run_stack(
+            apply, params, stats, x, None if live_depth is None else live_depth - 1
+        )
+        if stats and self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            self.put_variable("batch_stats", "rest", stats)
+        return x
+
+    def _stacked(self, collection: str, block: nn.Module, like: jax.ShapeDtypeStruct):
+        """The variables of blocks 2 to depth, leaves [depth - 1, ...]."""
+        num_blocks = self.depth - 1
+
+        def init(key):
+            # fold_in, not split: a block starts the same whatever the depth.
+            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_blocks))
+            one = lambda key: block.lazy_init(key, like, False).get(collection, {})  # noqa: E731
+            return jax.vmap(one)(keys)
+
+        if self.is_initializing():
+            if collection == "params":
+                return self.param("rest", init)
+            stats = init(jax.random.key(0))  # Running statistics do not depend on the key.
+            return self.variable(collection, "rest", lambda: stats).value if stats else {}
+        tree = self.get_variable(collection, "rest", {})
+        if collection == "params" and (not tree or num_slots(tree) != num_blocks):
+            found = num_slots(tree) + 1 if tree else 0
+            raise ValueError(
+                f"stage {self.index} was built with {self.depth} blocks, its variables hold"
+                f" {found}; build the network with the depths the variables were made for"
+            )
+        return tree
+
+
+class Network(nn.Module):
+    """A convolutional network of a family; made by `build_network`.
+
+    Calling it maps images [N, H, W, image_channels] to logits [N, num_classes] in float32.
+    """
+
+    family: str
+    depths: tuple[int, ...]
+    num_classes: int
+    image_channels: int
+    stem: str
+    options: BlockOptions
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, live_depths: jax.Array | None = None
+    ) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          images: float [N, H, W, image_channels].
+          train: normalise by the batch's statistics and update the running ones, which needs
+            `mutable=["batch_stats"]`.
+          live_depths: int32 [num_stages], how many blocks of each stage to run, where `depths`
+            is a capacity; None runs all.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.image_channels:
+            raise ValueError(
+                f"images have shape {images.shape}; this network takes"
+                f" [N, H, W, {self.image_channels}]"
+            )
+        x = jnp.asarray(images, self.options.dtype)
+        x = self._stem(x, train)
+        for index, depth in enumerate(self.depths):
+            stage = Stage(
+                self.family, index, depth, self.options, self.remat, name=f"stage{index}"
+            )
+            x = stage(x, train, None if live_depths is None else live_depths[index])
+            self.sow("intermediates", f"stage{index}_output", x)
+        # The mean over pixels in float32: bfloat16 would round it to three digits.
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return nn.Dense(
+            self.num_classes,
+            kernel_init=blocks._KERNEL_INITS[self.options.kernel_init],
+            bias_init=self.options.bias_init(x.shape[-1]),
+            name="head",
+        )(x)
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        family = get_family(self.family)
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = blocks.conv(
+            self.options,
+            family.stem_width,
+            size,
+            stride,
+            self.image_channels,
+            use_bias=not family.batch_norm,
+            name="stem_conv",
+        )(x)
+        if family.batch_norm:
+            x = blocks.batch_norm(self.options, train, name="stem_bn")(x)
+        x = nn.relu(x)
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return x
+
+
+STEMS = ("small", "imagenet")
+
+
+def build_network(
+    family: str,
+    depths: Sequence[int],
+    num_classes: int = 10,
+    image_channels: int = 3,
+    *,
+    stem: str = "small",
+    dtype: Any = jnp.float32,
+    bn_scale_init: str = "ones",
+    kernel_init: str = "torch",
+    remat: bool = False,
+) -> Network:
+    """Builds the network of a family with the given depths.
+
+    Args:
+      family: one of `FAMILIES`, such as "plain3" or "basic4".
+      depths: blocks in each stage, at least one each, as many numbers as the family has stages.
+      num_classes: width of the logits.
+      image_channels: channels of the images.
+      stem: "small" (3x3 convolution) or "imagenet" (7x7 with stride 2, then 3x3 max-pooling with
+        stride 2).
+      dtype: of the computation, float32 or bfloat16; parameters and running statistics stay
+        float32.
+      bn_scale_init: where batch normalisation's scale starts, "ones" or "uniform" (U[0, 1),
+        PyTorch's default when the paper was written).
+      kernel_init: where convolutions and the linear layer start: "torch" (U(+-1/sqrt(fan_in))),
+        "he" or "lecun".
+      remat: keep only the input of each stacked block for the gradient and compute the block
+        again; otherwise the outputs of its convolutions are kept too.
+
+    Returns:
+      A linen module: `init(key, images)`, `apply(variables, images, train=False)`.
+
+    Raises:
+      UserError: for an unknown family, option or stem and for depths that do not fit the family.
+
+    >>> network = build_network("plain3", depths=(2, 1, 1), image_channels=1)
+    >>> variables = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> network.apply(variables, jnp.zeros((5, 8, 8, 1))).shape
+    (5, 10)
+    """
+    stages = len(get_family(family).widths)
+    depths = tuple(depths)
+    if len(depths) != stages or not all(isinstance(d, int) and d >= 1 for d in depths):
+        raise UserError(
+            f"depths {depths} do not fit {family!r}: give {stages} whole numbers of at least 1,"
+            f" one for each stage, such as {(1,) * stages}"
+        )
+    if stem not in STEMS:
+        raise UserError(f"stem is {stem!r}; choose one of {', '.join(STEMS)}")
+    if num_classes < 1 or image_channels < 1:
+        raise UserError(
+            f"num_classes {num_classes} and image_channels {image_channels} must be at least 1"
+        )
+    options = BlockOptions(jnp.dtype(dtype), bn_scale_init, kernel_init)
+    options.check()
+    if not jnp.issubdtype(options.dtype, jnp.floating):
+        raise UserError(f"dtype is {dtype!r}; choose float32 or bfloat16")
+    return Network(family, depths, num_classes, image_channels, stem, options, remat)
+
+
+def num_params(variables: Any) -> int:
+    """Counts the trainable parameters in a tree of variables."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
