@@ -1,0 +1,290 @@
+"""When to grow, where, and when to stop: the paper's two policies as pure functions.
+
+A policy sees one number an epoch, the validation accuracy, and answers with depths. It never sees
+the network. One mechanism serves both policies:
+
+1.  After each epoch the accuracy enters the metric: "max", the highest accuracy so far over all
+    architectures, or "avg", `0.95 * average + 0.05 * accuracy` starting from 0 (not corrected).
+2.  The curve has *stalled* when `gain < threshold`, where `gain = metric[now] - metric[window
+    epochs ago]`. While fewer than `window + 1` epochs exist, `gain = metric[now]`.
+3.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
+    *freeze* (only if stalled), *leave* if every stage is frozen or at its maximum depth, *grow*.
+4.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
+    growth; the other modes freeze every stage.
+5.  Mode "group" adds one block to the first open stage after the one that grew last, round robin,
+    from stage 0. The other modes change all open stages at once. No stage exceeds its maximum.
+6.  The growth phase also ends after `max_growth_epochs` epochs, in mid-interval or not.
+
+|            | window   | freezes, if stalled, when       | grows             |
+|------------|----------|---------------------------------|-------------------|
+| periodic   | `window` | any interval ends               | at every interval |
+| convergent | interval | an interval with growth ends    | only when stalled |
+
+Periodic growth belongs to the end of an interval, so it still happens when that end is the last
+epoch allowed. Convergent growth belongs to the start of the next interval, which then never comes.
+
+Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
+KDD 2020, arXiv 1906.02909, algorithm 1 (periodic and convergent growth).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.growth.placement import choose_stages, find_open_stages
+from autogrow_jax.growth.policy_settings import PolicySettings
+
+_AVERAGE_DECAY = 0.95
+
+State = dict[str, Any]
+
+
+class Decision(NamedTuple):
+    """What to do before the next epoch.
+
+    Attributes:
+        action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase) or
+            "finetune" (the growth phase is over).
+        depths: blocks in each stage after this decision.
+        stages: index of each stage that gains a block, once per block; empty if the net stays as
+            it is. Not only with "grow": periodic growth may grow once more and pass to "finetune"
+            in one decision, when `max_growth_epochs` falls on the end of an interval.
+    """
+
+    action: Literal["train", "grow", "finetune"]
+    depths: tuple[int, ...]
+    stages: tuple[int, ...] = ()
+
+
+class UpdateFn(Protocol):
+    """`update(state, accuracy, *, measurements=None) -> (new_state, decision)`, pure."""
+
+    def __call__(
+        self,
+        state: State,
+        accuracy: float,
+        *,
+        measurements: Mapping[str, float] | None = None,
+    ) -> tuple[State, Decision]: ...
+
+
+class Policy(NamedTuple):
+    """A growth policy: two pure functions. Write your own by filling these four fields.
+
+    Attributes:
+        init: `init() -> state`. A state is a dict of plain Python values and stays the same through
+            `json.loads(json.dumps(state))`, so that it fits in any checkpoint.
+        update: `update(state, accuracy, *, measurements=None) -> (new_state, decision)`, called
+            once after each epoch with the validation accuracy in percent. `measurements` holds
+            further numbers of that epoch by name, for policies that want them. The given state is
+            never changed. Once a decision said "finetune", all later ones do, and the state stays.
+        seed_depths: blocks in each stage before the first epoch.
+        name: the policy's name in configs and reports.
+    """
+
+    init: Callable[[], State]
+    update: UpdateFn
+    seed_depths: tuple[int, ...]
+    name: str = "custom"
+
+
+def periodic(
+    seed_depths: Sequence[int] = (1, 1, 1),
+    max_depths: Sequence[int] = (200, 200, 200),
+    interval: int = 3,
+    window: int = 100,
+    threshold: float = 0.05,
+    metric: str = "max",
+    mode: str = "group",
+    sub: Sequence[int] | None = None,
+    rate: float = 0.4,
+    max_growth_epochs: int = 4000,
+    seed: int = 0,
+) -> Policy:
+    """Periodic growth (p-AutoGrow): a block every `interval` epochs, converged or not.
+
+    A stage is frozen when the metric gained less than `threshold` over `window` epochs. The rule
+    cannot fire before the window is full, so no run stops below a floor of depths; it is 13-13-12
+    from 1-1-1 with the default values.
+
+    Args:
+        seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
+        max_depths: the most blocks each stage may have, as many entries as `seed_depths`.
+        interval: K, epochs between two growths, at least 1.
+        window: J, epochs over which the gain is measured, at least 1 (ImageNet: 30).
+        threshold: tau, accuracy gain in percentage points, at least 0.
+        metric: "max", the running maximum, or "avg", the exponential average (decay 0.95).
+        mode: "group", one block in one stage by turns (the paper's); "all", one block in every
+            stage; "sub", `sub[i]` blocks in stage i; "rate", `round(rate * total depth)` blocks, at
+            least one, each in a stage drawn at random among those with room.
+        sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same,
+            so it does not end growth when the others have reached their maximum.
+        rate: share of the total depth added at each growth, above 0; mode "rate" only.
+        max_growth_epochs: epochs after which the growth phase ends in any case, at least 1.
+        seed: the draws of mode "rate" depend on `seed` and the epoch alone.
+
+    Returns:
+        The policy. Its `update` raises ValueError on an accuracy that is not finite.
+
+    Raises:
+        UserError: for a value outside of what is said above.
+
+    Example:
+        >>> policy = periodic(interval=1)
+        >>> state, decision = policy.update(policy.init(), 61.5)
+        >>> decision
+        Decision(action='grow', depths=(2, 1, 1), stages=(0,))
+    """
+    settings = PolicySettings(
+        "periodic",
+        seed_depths,
+        max_depths,
+        interval,
+        window,
+        threshold,
+        metric,
+        mode,
+        sub,
+        rate,
+        max_growth_epochs,
+        seed,
+    )
+    return _build(settings)
+
+
+def convergent(
+    seed_depths: Sequence[int] = (1, 1, 1),
+    max_depths: Sequence[int] = (200, 200, 200),
+    interval: int = 100,
+    threshold: float = 0.05,
+    metric: str = "max",
+    mode: str = "group",
+    sub: Sequence[int] | None = None,
+    rate: float = 0.4,
+    max_growth_epochs: int = 4000,
+    seed: int = 0,
+) -> Policy:
+    """Convergent growth (c-AutoGrow): a block only once the net has stopped improving.
+
+    At the start of each interval but the first the net grows if the metric gained less than
+    `threshold` over the last `interval` epochs. At the end of an interval that began with growth
+    the same test freezes the stage that grew. The first full window ends after `2 * interval`
+    epochs: nothing grows earlier, unless the metric itself is still below the threshold.
+
+    Args:
+        interval: K, epochs between two looks and also the window of the gain, at least 1 (100 in
+            the authors' code, 200 in the paper).
+        seed_depths, max_depths, threshold, metric, mode, sub, rate, max_growth_epochs, seed: as for
+            `periodic`.
+
+    Returns:
+        The policy. Its `update` raises ValueError on an accuracy that is not finite.
+
+    Raises:
+        UserError: for a value outside of what is said above.
+    """
+    settings = PolicySettings(
+        "convergent",
+        seed_depths,
+        max_depths,
+        interval,
+        interval,
+        threshold,
+        metric,
+        mode,
+        sub,
+        rate,
+        max_growth_epochs,
+        seed,
+    )
+    return _build(settings)
+
+
+def _build(settings: PolicySettings) -> Policy:
+    seed_depths = tuple(settings.seed_depths)
+    num_stages = len(seed_depths)
+
+    def init() -> State:
+        return {
+            "epochs": 0,
+            "depths": list(seed_depths),
+            "frozen": [False] * num_stages,
+            "grown": None,  # the stage grown last
+            "grew": False,  # whether the current interval began with growth
+            "metric": [],  # of the last `window + 1` epochs: no rule looks further back
+            "finished": False,
+        }
+
+    def update(
+        state: State,
+        accuracy: float,
+        *,
+        measurements: Mapping[str, float] | None = None,
+    ) -> tuple[State, Decision]:
+        del measurements  # both of the paper's policies look at the accuracy alone
+        depths = tuple(state["depths"])
+        if len(depths) != num_stages:
+            raise UserError(
+                f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
+                f"{num_stages} (seed_depths {seed_depths}). Continue a run with the "
+                "policy that began it, or start anew from policy.init()."
+            )
+        if state["finished"]:
+            return state, Decision("finetune", depths)
+        metric = _push(state["metric"], accuracy, settings)
+        epochs = state["epochs"] + 1
+        over = epochs >= settings.max_growth_epochs
+        frozen = list(state["frozen"])
+        grown, grew = state["grown"], state["grew"]
+        stages: tuple[int, ...] = ()
+        if epochs % settings.interval == 0:
+            stalled = _gain(metric, settings.window) < settings.threshold
+            if settings.name == "periodic":
+                may_freeze, may_grow = True, True
+            else:
+                may_freeze, may_grow = grew, stalled and not over
+            # The order matters: a stage frozen now must not grow now.
+            if stalled and may_freeze:
+                for stage in range(num_stages):
+                    frozen[stage] |= settings.mode != "group" or stage == grown
+            open_stages = find_open_stages(depths, frozen, settings)
+            over = over or not open_stages
+            grew = may_grow and bool(open_stages)
+            if grew:
+                stages = choose_stages(depths, open_stages, grown, epochs, settings)
+                depths = tuple(d + stages.count(i) for i, d in enumerate(depths))
+                grown = stages[-1] if stages else grown
+        new_state = {
+            "epochs": epochs,
+            "depths": list(depths),
+            "frozen": frozen,
+            "grown": grown,
+            "grew": grew,
+            "metric": metric,
+            "finished": over,
+        }
+        action = "finetune" if over else "grow" if stages else "train"
+        return new_state, Decision(action, depths, stages)
+
+    return Policy(init, update, seed_depths, settings.name)
+
+
+def _push(metric: list[float], accuracy: float, settings: PolicySettings) -> list[float]:
+    accuracy = float(accuracy)
+    if not math.isfinite(accuracy):
+        raise ValueError(
+            f"the validation accuracy is {accuracy}; growth needs a finite number of percent. "
+            "Training has most likely diverged: look at the loss, lower the learning rate."
+        )
+    if settings.metric == "avg":
+        last = metric[-1] if metric else 0.0
+        value = _AVERAGE_DECAY * last + (1.0 - _AVERAGE_DECAY) * accuracy
+    else:
+        value = max(metric[-1], accuracy) if metric else accuracy
+    return [*metric[-settings.window :], value]
+
+
+def _gain(metric: list[float], window: int) -> float:
+    # Before the window is full the rule counts from zero, so it cannot fire on a curve above it.
+    return metric[-1] - metric[-1 - window] if len(metric) > window else metric[-1]
