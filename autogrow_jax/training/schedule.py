@@ -1,0 +1,114 @@
+"""Learning rates: a number from (phase, epoch, length), with no state to save or restore.
+
+| schedule   | factor on the base rate in epoch e of N                | in the paper     |
+|------------|--------------------------------------------------------|------------------|
+| staircase  | 0.1 from e = N/2, 0.01 from e = 3N/4                   | after periodic   |
+| thirds     | 0.1 from e = N/3, 0.01 from e = 2N/3                   | ImageNet         |
+| convergent | 0.1 from e = 0, 0.01 from e = N/2                      | after convergent |
+| cosine     | (1 + cos(pi e / N)) / 2                                |                  |
+| constant   | 1                                                      |                  |
+| auto       | convergent in the fine-tune phase of that policy, else staircase |        |
+
+Milestones are rounded down to whole epochs. The growth phase is constant whatever the schedule; a
+net trained from scratch follows the schedule from its first epoch.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+
+from autogrow_jax.errors import UserError
+
+PHASES = ("growth", "finetune", "scratch")
+SCHEDULES = ("staircase", "thirds", "convergent", "cosine", "constant", "auto")
+
+# The rate falls by ten at each of these shares (numerator, denominator) of the phase.
+_MILESTONES = {
+    "staircase": ((1, 2), (3, 4)),
+    "thirds": ((1, 3), (2, 3)),
+    "convergent": ((0, 1), (1, 2)),
+    "constant": (),
+}
+
+
+def make_schedule(
+    name: str, base_rate: float, policy: str | None = None
+) -> Callable[[str, int, int], float]:
+    """The learning rate of every epoch of a run.
+
+    Args:
+        name: one of `SCHEDULES`, see the table at the top of this module.
+        base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
+        policy: name of the growth policy; only "auto" asks for it, and "convergent" is the only
+            name it treats differently.
+
+    Returns:
+        `schedule(phase, epoch, epochs) -> rate`, as `learning_rate` with `name` and `base_rate`.
+
+    Raises:
+        UserError: for an unknown schedule or a base rate that is not above 0.
+
+    Example:
+        >>> schedule = make_schedule("staircase", 0.1)
+        >>> [schedule("finetune", epoch, 4) for epoch in range(4)]
+        [0.1, 0.1, 0.01, 0.001]
+    """
+    _check(name, base_rate)
+
+    def schedule(phase: str, epoch: int, epochs: int) -> float:
+        return learning_rate(phase, epoch, epochs, base_rate, name, policy)
+
+    return schedule
+
+
+def learning_rate(
+    phase: str,
+    epoch: int,
+    epochs: int,
+    base_rate: float,
+    schedule: str = "auto",
+    policy: str | None = None,
+) -> float:
+    """The learning rate of one epoch.
+
+    Args:
+        phase: "growth", "finetune" or "scratch".
+        epoch: epoch counted from the start of this phase, from 0.
+        epochs: N, length of the phase in epochs; "growth" has none and ignores it.
+        base_rate: the rate of the growth phase, above 0.
+        schedule: one of `SCHEDULES`, see the table at the top of this module.
+        policy: name of the growth policy, for "auto".
+
+    Returns:
+        The rate, the same for all steps of the epoch.
+
+    Raises:
+        UserError: for an unknown phase or schedule, or a base rate that is not above 0.
+        ValueError: if the epoch lies outside of the phase.
+    """
+    _check(schedule, base_rate)
+    if phase not in PHASES:
+        raise UserError(f"phase={phase!r} is unknown; accepted are {', '.join(PHASES)}.")
+    if epoch < 0 or (phase != "growth" and epoch >= epochs):
+        raise ValueError(f"epoch {epoch} is outside of a {phase} phase of {epochs} epochs.")
+    if phase == "growth":
+        return base_rate
+    if schedule == "auto":
+        converged = phase == "finetune" and policy == "convergent"
+        schedule = "convergent" if converged else "staircase"
+    if schedule == "cosine":
+        return base_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
+    falls = sum(epoch >= part * epochs // whole for part, whole in _MILESTONES[schedule])
+    # Dividing once is exact where it can be: 0.1 / 10 is 0.01, 0.1 * 0.1 is not.
+    return base_rate / 10**falls
+
+
+def _check(schedule: str, base_rate: float) -> None:
+    if schedule not in SCHEDULES:
+        near = difflib.get_close_matches(str(schedule), SCHEDULES, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"schedule={schedule!r} is unknown; accepted are {', '.join(SCHEDULES)}.{hint}"
+        )
+    if not (math.isfinite(base_rate) and base_rate > 0.0):
+        raise UserError(f"the base learning rate is {base_rate}; it must be above 0, e.g. 0.1.")
