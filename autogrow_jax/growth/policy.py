@@ -24,7 +24,7 @@ Periodic growth belongs to the end of an interval, so it still happens when that
 epoch allowed. Convergent growth belongs to the start of the next interval, which then never comes.
 
 Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
-KDD 2020, arXiv 1906.02909, algorithm 1 (periodic and convergent growth).
+KDD 2020, arXiv 1906.02909.
 """
 
 import math
