@@ -1,0 +1,23 @@
+"""What a run tells: its metrics file, its result, the terminal, TensorBoard and the plots.
+
+Reading and truncating a metrics file are `metrics.read` and `metrics.truncate` of this package.
+`autogrow_jax.reporting.plots` is imported on its own, so that a run that draws nothing does not
+wait for matplotlib. `python -m autogrow_jax.reporting WORKDIR` redraws and prints a run.
+"""
+
+from autogrow_jax.reporting.metrics import MetricsWriter, growth_events
+from autogrow_jax.reporting.progress import ConsoleReporter, QuietReporter, Reporter
+from autogrow_jax.reporting.result import format_result, read_result, write_result
+from autogrow_jax.reporting.tensorboard import TensorBoardWriter
+
+__all__ = [
+    "ConsoleReporter",
+    "MetricsWriter",
+    "QuietReporter",
+    "Reporter",
+    "TensorBoardWriter",
+    "format_result",
+    "growth_events",
+    "read_result",
+    "write_result",
+]

@@ -1,0 +1,83 @@
+"""`python -m autogrow_jax.reporting WORKDIR`: redraw the plots of a run and print its result."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.metrics import read
+from autogrow_jax.reporting.plots import draw_growth
+from autogrow_jax.reporting.progress import EPOCH_HEADER, format_epoch
+from autogrow_jax.reporting.result import format_result, read_result, validation_label
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      argv: the arguments; by default those of the process.
+
+    Returns:
+      The exit status: 0, or 1 after a mistake of the user, which is told on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m autogrow_jax.reporting",
+        description="Redraws plots/growth.png from metrics.jsonl and prints result.json.",
+    )
+    parser.add_argument("workdir", type=Path, help="the workdir of a run, finished or going on")
+    parser.add_argument("--svg", action="store_true", help="write plots/growth.svg too")
+    arguments = parser.parse_args(argv)
+    try:
+        _report(arguments.workdir, arguments.svg)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(workdir: Path, svg: bool) -> None:
+    metrics = read(workdir / "metrics.jsonl")
+    finished = (workdir / "result.json").is_file()
+    result = read_result(workdir / "result.json") if finished else {}
+    title, validation = _names(workdir, result)
+    paths = draw_growth(
+        metrics,
+        workdir / "plots" / "growth.png",
+        title=title,
+        validation_name=validation,
+        test_accuracy=result.get("test_accuracy"),
+        svg=svg,
+    )
+    if finished:
+        print(format_result(result))
+    else:
+        accuracies = [line.get("validation_accuracy") for line in metrics]
+        best = max((value for value in accuracies if value is not None), default=float("nan"))
+        print(f"{title}: the run has not finished; its last epoch:")
+        print(EPOCH_HEADER)
+        print(format_epoch(metrics[-1], best))
+    for path in paths:
+        print(f"wrote {path}")
+
+
+def _names(workdir: Path, result: dict[str, Any]) -> tuple[str, str]:
+    """The title and the name of the validation images, from the result or else the config."""
+    family, dataset = result.get("family"), result.get("dataset")
+    validation = result.get("validation")
+    config_path = workdir / "config.json"
+    if not result and config_path.is_file():
+        try:
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+            family, dataset = config["model"]["family"], config["data"]["name"]
+            validation = config["data"]["validation"]
+        except (ValueError, KeyError, TypeError):
+            pass  # The names are a nicety: a run with a broken config.json can still be drawn.
+    title = f"{family} on {dataset}" if family and dataset else workdir.resolve().name
+    return title, validation_label(validation)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

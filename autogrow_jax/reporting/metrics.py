@@ -1,0 +1,205 @@
+"""metrics.jsonl: one JSON object a line, one line an epoch, from which all else can be redrawn.
+
+Keys of a line: `epoch` (0-based), `phase` ("growth", "finetune" or "scratch"), `depths`,
+`train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy` (accuracies in percent),
+`learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). More keys are
+kept as they are; `elapsed` (seconds since the run's start, over all its restarts) is used by the
+plots where every line has it. NaN and infinities are written, and read back, as null.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.files import replace_file, to_json
+
+__all__ = ["MetricsWriter", "growth_events", "read", "truncate"]
+
+
+class MetricsWriter:
+    """Appends to a metrics.jsonl; a context manager.
+
+    Each line is handed to the operating system before `write` returns, so it outlives a killed
+    process. Opening a file removes a torn last line, as appending to it would damage the middle.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Opens `path` to append, and makes it and its directory where they are missing.
+
+        Args:
+          path: the metrics.jsonl. A resumed run calls `truncate` on it first.
+
+        Raises:
+          UserError: if the file is there and damaged (see `read`).
+        """
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _drop_after(self._path, None)
+        self._last_epoch = lines[-1]["epoch"] if lines else -1
+        self._file = open(self._path, "ab")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends one line and flushes it.
+
+        Args:
+          line: the metrics of an epoch. Numbers may be Python's, numpy's or 0-d JAX arrays.
+
+        Raises:
+          ValueError: if `epoch` is missing or not above that of the line before.
+          TypeError: if a value is nothing JSON can hold.
+        """
+        text = to_json(line, "line")
+        epoch = json.loads(text).get("epoch")
+        if not _is_epoch(epoch) or epoch <= self._last_epoch:
+            raise ValueError(
+                f"{self._path}: a line needs an integer 'epoch' above {self._last_epoch}, the last "
+                f"one written; got {epoch!r}. A resumed run calls truncate(path, num_epochs) "
+                "before it writes."
+            )
+        self._file.write(text.encode("ascii") + b"\n")
+        self._file.flush()
+        self._last_epoch = epoch
+
+    def close(self) -> None:
+        """Closes the file; closing twice does no harm."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads a metrics.jsonl, also one that is being written or whose writer was killed.
+
+    Args:
+      path: the metrics.jsonl.
+
+    Returns:
+      One dict an epoch, in order; `depths` is a list, a NaN is None. A torn last line (no line end,
+      not whole) is left out.
+
+    Raises:
+      UserError: if the file is missing, or a line is no JSON object, has no epoch, or its epoch is
+        not above that of the line before; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"There is no metrics file {str(path)!r}. A run writes metrics.jsonl into its workdir "
+            "after its first epoch; give the workdir of such a run."
+        )
+    return [line for line, _ in _parse(path, path.read_bytes())]
+
+
+def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, Any]]:
+    """Drops the lines of epochs >= `num_epochs` and a torn last line, in one atomic step.
+
+    A resumed run goes on from its checkpoint, which may be older than the last line written: it
+    trains those epochs again and would write them twice.
+
+    Args:
+      path: the metrics.jsonl; it need not be there.
+      num_epochs: how many epochs the checkpoint has behind it.
+
+    Returns:
+      The lines that stay, as `read` would give them. Their bytes in the file do not change.
+
+    Raises:
+      UserError: if the file is damaged (see `read`).
+      ValueError: if `num_epochs` is negative.
+    """
+    if num_epochs < 0:
+        raise ValueError(f"num_epochs must be 0 or more; got {num_epochs}.")
+    return _drop_after(Path(path), num_epochs)
+
+
+def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The growths of a run, as the changes of depth from one line to the next.
+
+    Args:
+      metrics: lines as `read` gives them.
+
+    Returns:
+      A list of `{"epoch", "stage", "depths"}`: the epoch before which the net grew, the stage that
+      did (None where several grew at once), and the depths from then on (a list).
+    """
+    events = []
+    for before, after in zip(metrics, metrics[1:], strict=False):
+        changed = [
+            stage
+            for stage, (old, new) in enumerate(zip(before["depths"], after["depths"], strict=True))
+            if old != new
+        ]
+        if changed:
+            stage = changed[0] if len(changed) == 1 else None
+            events.append(
+                {"epoch": after["epoch"], "stage": stage, "depths": list(after["depths"])}
+            )
+    return events
+
+
+def _drop_after(path: Path, num_epochs: int | None) -> list[dict[str, Any]]:
+    """Rewrites the file to its whole lines with an epoch < `num_epochs` (None: all of them)."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    kept = [
+        (line, text)
+        for line, text in _parse(path, content)
+        if num_epochs is None or line["epoch"] < num_epochs
+    ]
+    wanted = b"".join(text + b"\n" for _, text in kept)
+    if wanted != content:
+        replace_file(path, wanted)
+    return [line for line, _ in kept]
+
+
+def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
+    """(line, its bytes without the line end) of every whole line."""
+    parsed: list[tuple[dict[str, Any], bytes]] = []
+    *texts, tail = content.split(b"\n")
+    for number, text in enumerate([*texts, tail], start=1):
+        if not text.strip():
+            continue
+        line = _decode(text)
+        if line is None and number > len(texts):
+            break  # No line end and not whole: the writer was stopped within this line.
+        last_epoch = parsed[-1][0]["epoch"] if parsed else -1
+        if line is None or not _is_epoch(line.get("epoch")) or line["epoch"] <= last_epoch:
+            problem = (
+                f"epoch {line['epoch']} comes after epoch {last_epoch}; two runs may have written "
+                "into one workdir"
+                if line is not None and _is_epoch(line.get("epoch"))
+                else "expected a JSON object with an integer 'epoch' >= 0"
+            )
+            found = text[:60].decode("utf-8", "replace")
+            raise UserError(
+                f"{path}, line {number}: {problem}. Found {found!r}. Delete this line if the "
+                "others are right; else delete the workdir and run again."
+            )
+        parsed.append((line, text))
+    return parsed
+
+
+def _decode(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors.
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _is_epoch(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,197 @@
+"""result.json: what a finished run found, what it cost, and the text of it for a terminal."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.files import replace_file, to_json
+
+__all__ = [
+    "RESULT_KEYS",
+    "describe_validation",
+    "format_depths",
+    "format_duration",
+    "format_result",
+    "read_result",
+    "validation_label",
+    "write_result",
+]
+
+RESULT_KEYS = (
+    "family",
+    "dataset",
+    "seed_depths",
+    "depths",
+    "test_accuracy",
+    "best_validation_accuracy",
+    "validation",
+    "num_params",
+    "growth",
+    "epochs",
+    "seconds",
+    "compilations",
+    "seed",
+    "versions",
+)
+
+_TIMED = ("train", "evaluate", "compile", "growth", "checkpoint")
+
+
+def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+    """Writes result.json, whole or not at all.
+
+    Args:
+      path: the file to write; an old one is replaced.
+      result: must hold `RESULT_KEYS` and may hold more: accuracies in percent; `growth` a list of
+        `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, `train`, `evaluate`,
+        `compile`, `growth` and `checkpoint`. NaN is written as null.
+
+    Raises:
+      ValueError: if a key is missing.
+      TypeError: if a value is nothing JSON can hold.
+    """
+    missing = [key for key in RESULT_KEYS if key not in result]
+    if missing:
+        raise ValueError(f"A result needs the keys {', '.join(RESULT_KEYS)}; missing: {missing}.")
+    replace_file(path, to_json(result, "result", indent=2).encode("ascii") + b"\n")
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a result.json.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The result; depths are lists, a NaN is None.
+
+    Raises:
+      UserError: if the file is missing (the run has not finished) or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"There is no result file {str(path)!r}. A run writes result.json into its workdir "
+            "when it ends; start it again with the same workdir to let it finish."
+        )
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}). Delete it and run again.") from error
+    if not isinstance(result, dict):
+        raise UserError(
+            f"{path} holds a JSON {type(result).__name__}, expected an object. "
+            "Delete it and run again."
+        )
+    return result
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """The result as lines for a terminal; what is missing from `result` is left out.
+
+    Args:
+      result: as `write_result` takes it or `read_result` gives it.
+
+    Returns:
+      Several lines, without a line end after the last.
+    """
+    rows: list[tuple[str, str]] = []
+    if "depths" in result:
+        rows.append(("found depths", _format_growth(result)))
+    if "test_accuracy" in result:
+        rows.append(("test accuracy", _format_percent(result["test_accuracy"])))
+    if "best_validation_accuracy" in result:
+        best = f"{_format_percent(result['best_validation_accuracy'])} at best"
+        if "validation" in result:
+            best += f", on {describe_validation(result['validation'])}"
+        rows.append(("validation accuracy", best))
+    for key, label in (("num_params", "parameters"), ("epochs", "epochs")):
+        if key in result:
+            rows.append((label, f"{result[key]:,}"))
+    if "compilations" in result:
+        rows.append(("compilations", f"{result['compilations']:,}"))
+    if "seed" in result:
+        rows.append(("random seed", str(result["seed"])))
+    if result.get("versions"):
+        versions = result["versions"]
+        rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in versions)))
+    seconds = result.get("seconds") or {}
+    if seconds.get("total") is not None:
+        rows.append(("time", format_duration(seconds["total"])))
+    lines = [f"{result.get('family', 'a net')} on {result.get('dataset', 'unnamed data')}"]
+    lines += [f"  {label:<21}{text}" for label, text in rows]
+    return "\n".join(lines + _format_time_split(seconds))
+
+
+def format_depths(depths: Sequence[int]) -> str:
+    """A net's name, as the paper writes it: `(23, 22, 22)` is `23-22-22`."""
+    return "-".join(str(depth) for depth in depths)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for a person: `8.4 s`, `12 min 05 s`, `3 h 07 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def describe_validation(validation: Any) -> str:
+    """Which images steered growth and chose the best net, from the key `data.validation`.
+
+    Args:
+      validation: "test" (the paper's protocol), the fraction of the training set held out, the
+        number of images held out, or a name, which is returned as it is.
+    """
+    if validation == "test":
+        return "the test set (the paper's protocol)"
+    if isinstance(validation, float) and 0 < validation < 1:
+        return f"{100 * validation:.4g} % held out of the training set"
+    if isinstance(validation, int) and not isinstance(validation, bool) and validation > 0:
+        return f"{validation:,} images held out of the training set"
+    return str(validation)
+
+
+def validation_label(validation: Any) -> str:
+    """What `describe_validation` says, in a few words for the legend of a plot."""
+    if validation == "test":
+        return "validation (the test set)"
+    if isinstance(validation, float) and 0 < validation < 1:
+        return f"validation ({100 * validation:.4g} % of train)"
+    if isinstance(validation, int) and not isinstance(validation, bool) and validation > 0:
+        return f"validation ({validation:,} of train)"
+    return "validation"
+
+
+def _format_growth(result: Mapping[str, Any]) -> str:
+    text = format_depths(result["depths"])
+    num_growths = len(result.get("growth") or ())
+    if not num_growths:
+        return f"{text} (not grown)"
+    times = "once" if num_growths == 1 else f"{num_growths:,} times"
+    seed_depths = result.get("seed_depths")
+    start = f" from {format_depths(seed_depths)}" if seed_depths else ""
+    return f"{text} (grown {times}{start})"
+
+
+def _format_percent(accuracy: float | None) -> str:
+    return "not a number" if accuracy is None else f"{accuracy:.2f} %"
+
+
+def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
+    total = seconds.get("total")
+    if not total:
+        return []
+    split = {name: seconds[name] for name in _TIMED if seconds.get(name) is not None}
+    # Parts are timed one by one, so their sum may pass the total by the clock's error.
+    split["rest"] = max(0.0, total - sum(split.values()))
+    return [
+        f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %"
+        for name, part in split.items()
+    ]

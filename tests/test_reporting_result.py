@@ -1,0 +1,145 @@
+"""result.json and its text."""
+
+import math
+
+import pytest
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.result import (
+    RESULT_KEYS,
+    describe_validation,
+    format_duration,
+    format_result,
+    read_result,
+    validation_label,
+    write_result,
+)
+
+_RESULT = {
+    "family": "basic3",
+    "dataset": "cifar10",
+    "seed_depths": (1, 1, 1),
+    "depths": (3, 2, 2),
+    "test_accuracy": 91.234,
+    "best_validation_accuracy": 90.5,
+    "validation": 0.1,
+    "num_params": 123456,
+    "growth": [{"epoch": 3 * i, "stage": i % 3, "depths": [1, 1, 1]} for i in range(4)],
+    "epochs": 212,
+    "seconds": {
+        "total": 200.0,
+        "train": 100.0,
+        "evaluate": 40.0,
+        "compile": 20.0,
+        "growth": 6.0,
+        "checkpoint": 4.0,
+    },
+    "compilations": 3,
+    "seed": 7,
+    "versions": {"jax": "1.2.3"},
+}
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "deep" / "result.json"
+    write_result(path, _RESULT)
+    expected = {**_RESULT, "seed_depths": [1, 1, 1], "depths": [3, 2, 2]}
+    assert read_result(path) == expected
+    write_result(path, {**_RESULT, "test_accuracy": math.nan})
+    assert read_result(path)["test_accuracy"] is None
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("key", RESULT_KEYS)
+def test_no_key_of_the_contract_may_be_missing(tmp_path, key):
+    with pytest.raises(ValueError, match=rf"missing: \['{key}'\]"):
+        write_result(tmp_path / "result.json", {k: v for k, v in _RESULT.items() if k != key})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_result(path, _RESULT)
+
+    def fail(descriptor):
+        raise OSError("no space")
+
+    monkeypatch.setattr("autogrow_jax.reporting.files.os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_result(path, {**_RESULT, "seed": 8})
+    assert read_result(path)["seed"] == 7
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("content", ["", '{"a": 1', "[1]"])
+def test_a_damaged_result_is_named(tmp_path, content):
+    path = tmp_path / "result.json"
+    with pytest.raises(UserError, match="no result file"):
+        read_result(path)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"result\.json .*Delete it and run again"):
+        read_result(path)
+
+
+def test_the_text_says_what_was_found_and_where_the_time_went():
+    text = format_result(_RESULT)
+    lines = {line.split("  ")[1]: line for line in text.splitlines()[1:] if line[2] != " "}
+    assert text.splitlines()[0] == "basic3 on cifar10"
+    assert "3-2-2" in lines["found depths"]
+    assert "4 times from 1-1-1" in lines["found depths"]
+    assert "91.23 %" in lines["test accuracy"]
+    assert "90.50 %" in lines["validation accuracy"]
+    assert "10 % held out" in lines["validation accuracy"]
+    assert "123,456" in lines["parameters"]
+    assert "212" in lines["epochs"]
+    assert "jax 1.2.3" in lines["versions"]
+    split = [line.split() for line in text.splitlines() if line.startswith("    ")]
+    seconds = {name: float(part) for name, part, *_ in split}
+    percents = [float(line[3]) for line in split]
+    assert seconds.pop("rest") == pytest.approx(30)
+    assert seconds == {k: v for k, v in _RESULT["seconds"].items() if k != "total"}
+    assert sum(percents) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("key", [*RESULT_KEYS, *_RESULT["seconds"]])
+def test_the_text_needs_no_key(key):
+    seconds = {k: v for k, v in _RESULT["seconds"].items() if k != key}
+    rest = {k: v for k, v in {**_RESULT, "seconds": seconds}.items() if k != key}
+    assert format_result(rest) != format_result(_RESULT)
+
+
+def test_the_text_survives_nulls_and_parts_above_the_total():
+    seconds = {**_RESULT["seconds"], "train": 190.0, "growth": None}
+    text = format_result({**_RESULT, "test_accuracy": None, "growth": [], "seconds": seconds})
+    assert "not a number" in text
+    assert "not grown" in text
+    assert "-" not in next(line for line in text.splitlines() if line.startswith("    rest"))
+
+
+@pytest.mark.parametrize(
+    ("validation", "words", "label"),
+    [
+        ("test", "test set (the paper's protocol)", "test set"),
+        (0.05, "5 % held out", "5 % of train"),
+        (5000, "5,000 images held out", "5,000 of train"),
+        ("official split", "official split", "validation"),
+    ],
+)
+def test_the_split_that_steered_growth_is_named(validation, words, label):
+    assert words in describe_validation(validation)
+    assert label in validation_label(validation)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (59.9, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (86400 + 60, "24 h 01 min"),
+    ],
+)
+def test_durations_carry_over(seconds, text):
+    assert format_duration(seconds) == text
