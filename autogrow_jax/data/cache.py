@@ -1,0 +1,101 @@
+"""Decoded data sets on disk: .npy arrays and a JSON file in a folder that appears whole or not."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from autogrow_jax.data.checks import make_split
+from autogrow_jax.data.types import Source, Split
+from autogrow_jax.errors import UserError
+
+_INFO = "info.json"
+_PARTS = ("train", "validation", "test")
+
+
+def cache_root(cache_directory: str, directory: str) -> Path:
+    """Where decoded sets go: `cache_directory`, `directory` or ~/.cache/autogrow_jax, in turn."""
+    chosen = cache_directory or directory or "~/.cache/autogrow_jax"
+    return Path(chosen).expanduser()
+
+
+def array_path(entry: Path, part: str, kind: str) -> Path:
+    """Where an entry keeps the array `kind` ("images" or "labels") of a part."""
+    return entry / f"{part}_{kind}.npy"
+
+
+@contextmanager
+def new_entry(entry: Path) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes `entry` when the block ends well, and is gone if not.
+
+    A killed process can leave a `.partial-*` folder behind, never half an entry. When another
+    process made the same entry meanwhile, that one stays.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".partial-{entry.name}-", dir=entry.parent))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache of decoded images under {entry.parent}: {error}; "
+            "set the cache directory to a folder that can be written"
+        ) from error
+    try:
+        yield partial
+        try:
+            os.rename(partial, entry)
+        except OSError:
+            if not (entry / _INFO).exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_split(folder: Path, part: str, split: Split) -> None:
+    """Writes a part that is in memory. Large ones are better filled in place as memory maps."""
+    np.save(array_path(folder, part, "images"), split.images)
+    np.save(array_path(folder, part, "labels"), split.labels)
+
+
+def write_info(folder: Path, class_names: tuple[str, ...], **facts: str) -> None:
+    """Writes the entry's JSON file, last of all: class names and where the set came from."""
+    (folder / _INFO).write_text(json.dumps({"class_names": class_names, **facts}, indent=1))
+
+
+def read_entry(entry: Path) -> Source | None:
+    """Opens an entry as memory maps, or returns None when there is none.
+
+    Raises:
+      UserError: the entry is damaged.
+    """
+    if not (entry / _INFO).exists():
+        return None
+    try:
+        class_names = tuple(json.loads((entry / _INFO).read_text())["class_names"])
+        parts = {}
+        for part in _PARTS:
+            images_path = array_path(entry, part, "images")
+            if not images_path.exists():
+                continue
+            images = np.load(images_path, mmap_mode="r")
+            labels = np.load(array_path(entry, part, "labels"))
+            parts[part] = make_split(images, labels, len(class_names), str(images_path))
+        return Source(
+            parts["train"],
+            parts.get("validation"),
+            parts.get("test"),
+            class_names,
+            str(entry),
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "
+            "makes it anew"
+        ) from error

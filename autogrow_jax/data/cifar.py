@@ -1,0 +1,167 @@
+"""CIFAR10 and CIFAR100 from their official files: binary or Python version, archive or unpacked."""
+
+import pickle
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from autogrow_jax.data.checks import make_split
+from autogrow_jax.data.restricted_pickle import load_arrays
+from autogrow_jax.data.types import Source, Split
+from autogrow_jax.errors import UserError
+
+_PIXELS = 3 * 32 * 32
+
+
+class _Layout(NamedTuple):
+    """Where one of the two sets keeps what.
+
+    Attributes:
+      train: names of the train files, less ".bin"; any of them may be absent, but not all.
+      test: name of the test file, less ".bin".
+      label_bytes: label bytes at the start of a binary record; the last one counts.
+      label_key: the labels' key in the Python version.
+      archives: file names of the official archives.
+    """
+
+    train: tuple[str, ...]
+    test: str
+    label_bytes: int
+    label_key: bytes
+    archives: tuple[str, ...]
+
+
+CIFAR10 = _Layout(
+    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+    test="test_batch",
+    label_bytes=1,
+    label_key=b"labels",
+    archives=("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"),
+)
+CIFAR100 = _Layout(
+    train=("train",),
+    test="test",
+    label_bytes=2,  # coarse label, then fine label
+    label_key=b"fine_labels",
+    archives=("cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"),
+)
+
+
+def read_cifar_folder(folder: Path, class_names: tuple[str, ...], layout: _Layout) -> Source | None:
+    """Reads unpacked files or an archive from one folder; nothing is ever unpacked to disk.
+
+    Fewer train files than the official five, or smaller ones, are accepted: a part of CIFAR10 in
+    the official format is a set like any other.
+
+    Args:
+      folder: where to look. A CIFAR100 folder is one that has its file train.bin, or files named
+        train and test.
+      class_names: one per class (the fine labels, for CIFAR100).
+      layout: `CIFAR10` or `CIFAR100`.
+
+    Returns:
+      Images uint8 [N, 32, 32, 3], or None when there is neither file nor archive.
+
+    Raises:
+      UserError: the train or the test file is missing, or a file is damaged.
+    """
+    wanted = (*layout.train, layout.test)
+    for suffix in (".bin", ""):
+        paths = {name: folder / f"{name}{suffix}" for name in wanted}
+        present = {name: path for name, path in paths.items() if path.is_file()}
+        if present:
+            files = {name: path.read_bytes() for name, path in present.items()}
+            return _source(folder, suffix, files, class_names, layout)
+    for archive in layout.archives:
+        path = folder / archive
+        if path.is_file():
+            suffix = ".bin" if "binary" in archive else ""
+            return _source(path, suffix, _members(path, wanted, suffix), class_names, layout)
+    return None
+
+
+def _source(
+    where: Path,
+    suffix: str,
+    files: Mapping[str, bytes],
+    class_names: tuple[str, ...],
+    layout: _Layout,
+) -> Source:
+    train_names = [name for name in layout.train if name in files]
+    if not train_names or layout.test not in files:
+        lacking = layout.test if train_names else layout.train[0]
+        raise UserError(
+            f"{where} holds {', '.join(f'{name}{suffix}' for name in files) or 'no batch file'} "
+            f"but lacks {lacking}{suffix}; both train and test files are needed"
+        )
+    decode = _decode_binary if suffix else _decode_python
+    parts = {
+        name: decode(data, f"{where}/{name}{suffix}", len(class_names), layout)
+        for name, data in files.items()
+    }
+    train = Split(
+        np.concatenate([parts[name].images for name in train_names]),
+        np.concatenate([parts[name].labels for name in train_names]),
+    )
+    return Source(train, None, parts[layout.test], class_names, str(where))
+
+
+def _members(path: Path, wanted: tuple[str, ...], suffix: str) -> dict[str, bytes]:
+    """Contents of the wanted files of an archive, by name less suffix."""
+    names = {f"{name}{suffix}": name for name in wanted}
+    files = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = names.get(PurePosixPath(member.name).name)
+                stream = archive.extractfile(member) if name is not None else None
+                if name is not None and stream is not None:
+                    files[name] = stream.read()
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be unpacked ({error}); it is damaged or cut short, fetch it again"
+        ) from error
+    return files
+
+
+def _decode_binary(data: bytes, where: str, num_classes: int, layout: _Layout) -> Split:
+    record = layout.label_bytes + _PIXELS
+    if not data or len(data) % record:
+        raise UserError(
+            f"{where}: {len(data)} bytes, expected a multiple of {record} "
+            f"({layout.label_bytes} label byte(s) and {_PIXELS} pixels an image); "
+            "it is damaged, cut short or of the other CIFAR set"
+        )
+    records = np.frombuffer(data, np.uint8).reshape(-1, record)
+    labels = records[:, layout.label_bytes - 1]
+    return make_split(_to_images(records[:, layout.label_bytes :]), labels, num_classes, where)
+
+
+def _decode_python(data: bytes, where: str, num_classes: int, layout: _Layout) -> Split:
+    try:
+        batch = load_arrays(data)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{where}: not a CIFAR batch of the Python version ({error})") from error
+    if not isinstance(batch, dict) or b"data" not in batch or layout.label_key not in batch:
+        raise UserError(
+            f"{where}: expected a dictionary with b'data' and {layout.label_key!r}, found "
+            f"{sorted(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__}"
+        )
+    pixels = batch[b"data"]
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise UserError(f"{where}: b'data' is no uint8 array of two axes")
+    if pixels.shape[1] != _PIXELS:
+        raise UserError(f"{where}: {pixels.shape[1]} pixels an image, expected {_PIXELS}")
+    labels = batch[layout.label_key]
+    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+        raise UserError(f"{where}: {layout.label_key!r} is no list of integers")
+    return make_split(_to_images(pixels), np.asarray(labels), num_classes, where)
+
+
+def _to_images(pixels: np.ndarray) -> np.ndarray:
+    """[N, 3072] in planes of red, green and blue -> [N, 32, 32, 3]."""
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -1,0 +1,99 @@
+"""MNIST's idx files, as MNIST and FashionMNIST are distributed."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from autogrow_jax.data.checks import make_split
+from autogrow_jax.data.types import Source
+from autogrow_jax.errors import UserError
+
+_STEMS = {
+    "train images": "train-images-idx3-ubyte",
+    "train labels": "train-labels-idx1-ubyte",
+    "test images": "t10k-images-idx3-ubyte",
+    "test labels": "t10k-labels-idx1-ubyte",
+}
+
+
+def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
+    """Reads the four official files, gzipped or not, from one folder.
+
+    Args:
+      folder: where to look.
+      class_names: one per class.
+
+    Returns:
+      Images uint8 [N, 28, 28, 1], or None when not one of the files is there.
+
+    Raises:
+      UserError: some of the files are missing, or one is damaged.
+    """
+    found = {role: _find(folder, stem) for role, stem in _STEMS.items()}
+    if not any(found.values()):
+        return None
+    missing = [f"{_STEMS[role]}.gz" for role, path in found.items() if path is None]
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(missing)}; all four official files are needed")
+    parts = {}
+    for part in ("train", "test"):
+        images_path, labels_path = found[f"{part} images"], found[f"{part} labels"]
+        assert images_path is not None and labels_path is not None
+        images, labels = (
+            read_idx(images_path, num_axes=3),
+            read_idx(labels_path, num_axes=1),
+        )
+        if images.shape[1:] != (28, 28):
+            raise UserError(
+                f"{images_path}: images of {images.shape[1]}x{images.shape[2]} pixels, "
+                "expected 28x28"
+            )
+        where = f"{images_path} and {labels_path.name}"
+        parts[part] = make_split(images[..., None], labels, len(class_names), where)
+    return Source(parts["train"], None, parts["test"], class_names, str(folder))
+
+
+def read_idx(path: Path, num_axes: int) -> np.ndarray:
+    """Reads one idx file of unsigned bytes.
+
+    Args:
+      path: the file, gzipped if its name ends in .gz.
+      num_axes: the number of axes its header must announce.
+
+    Returns:
+      uint8 array of that many axes, read-only.
+
+    Raises:
+      UserError: damaged gzip data, wrong magic number, or a size other than the header's.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"{path}: cannot be unpacked ({error}); it is damaged or cut short, fetch it again"
+        ) from error
+    header = 4 + 4 * num_axes
+    magic = bytes((0, 0, 8, num_axes))  # 8 says unsigned byte
+    if data[:4] != magic or len(data) < header:
+        raise UserError(
+            f"{path}: starts with bytes {data[:4].hex()}, expected {magic.hex()} "
+            f"(an idx file of unsigned bytes with {num_axes} axes)"
+        )
+    shape = np.frombuffer(data, ">u4", num_axes, offset=4).tolist()
+    size = math.prod(shape)
+    if len(data) != header + size:
+        raise UserError(
+            f"{path}: its header announces {shape}, {size} bytes, but {len(data) - header} follow; "
+            "it is damaged or cut short, fetch it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    # torchvision unpacks to the name without .gz; other mirrors write a dot before "idx".
+    dotted = stem.replace("-idx", ".idx")
+    names = (f"{stem}.gz", stem, f"{dotted}.gz", dotted)
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,230 @@
+"""From a name to a data set: find it, hold out what it lacks, pad, and say how it is normalised."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from autogrow_jax.data.cache import cache_root
+from autogrow_jax.data.checks import check_source
+from autogrow_jax.data.digits import read_digits
+from autogrow_jax.data.folder import read_image_folder
+from autogrow_jax.data.npz import read_npz
+from autogrow_jax.data.official import OFFICIAL_SETS, read_official, search_folders
+from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
+from autogrow_jax.data.pixels import channel_statistics, pad_split
+from autogrow_jax.data.tfds_source import read_tfds
+from autogrow_jax.data.types import Dataset, Preprocessing, Source
+from autogrow_jax.errors import UserError, nearest
+
+HELD_OUT, TEST = "held-out", "test"
+_FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
+
+
+def load_dataset(
+    name: str,
+    *,
+    directory: str = "",
+    validation: str = HELD_OUT,
+    validation_fraction: float = 0.1,
+    fraction: float = 1.0,
+    seed: int = 0,
+    image_size: int = 0,
+    crop_padding: int | None = None,
+    flip: bool | None = None,
+    cache_directory: str = "",
+) -> Dataset:
+    """Loads a data set into train, validation and test parts.
+
+    Sources, by `name`:
+
+    - "digits": scikit-learn's 1,797 images of 8x8, no download.
+    - "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn": the official files in `directory` or
+      a sub-folder of the usual name; where there are none, through TFDS.
+    - "tfds:NAME": any image-classification set of TensorFlow Datasets.
+    - "PATH.npz" or "npz:PATH": x_train, y_train[, x_val, y_val][, x_test, y_test]; images uint8 or
+      floats in [0, 1], which are rounded to 8 bits.
+    - "folder:PATH": images, one sub-folder per class, with or without train/, val/, test/ above.
+
+    Relative paths are tried as they are, then inside `directory`.
+
+    Parts. A set without a test part gives a stratified 20 % of train to it, the same for every
+    `seed`. The validation part is then chosen by `validation`:
+
+    - "held-out": the set's own validation part; where it has none, a stratified part of train of
+      `validation_fraction`, drawn from `seed`. Test is not touched.
+    - a number, as "0.2": a part of train of that fraction, even where the set has its own.
+    - "test": the paper's protocol, validation IS the test part and all of train trains. Where a set
+      has its own validation part but no test part, as ImageNet, that one serves as both.
+
+    `fraction` then keeps a stratified random part of what is left of train (the paper's
+    dataset-size study).
+
+    Preprocessing. The five sets follow the paper; MNIST and FashionMNIST are zero-padded from 28 to
+    32 pixels here, once. Digits, a small MNIST, likewise stay in [0, 1] (mean 0, std 1), so that no
+    number depends on the split, and are cropped at random with a padding of 1. For every other set
+    mean and std are those of the part that trains, the crop padding is the shorter side // 8 (4 at
+    32 pixels, as for CIFAR), and there is no flip, which is right for photographs and wrong for
+    writing and signs: ask for it.
+
+    Args:
+      name: see above.
+      directory: folder of the official files, and TFDS's data folder.
+      validation: "held-out", "test" or a number between 0 and 1 as a string.
+      validation_fraction: in (0, 1); the part of train that "held-out" takes.
+      fraction: in (0, 1]; the part of train that trains.
+      seed: 0 or more; draws the held-out part and the subset.
+      image_size: side of the images in pixels, 0 for the set's own. Folders and "tfds:NAME" are
+        resized and centre-cropped to it; others are zero-padded, centred, and never shrunk.
+      crop_padding: overrides the set's own, in pixels; 0 means no random crop.
+      flip: overrides the set's own.
+      cache_directory: where decoded folders and TFDS sets are kept as arrays; "" means
+        `directory`, or ~/.cache/autogrow_jax where that is not given either.
+
+    Returns:
+      The data set. Parts that were left whole may be read-only memory maps of the cache; parts
+      something was taken from are in memory.
+
+    Raises:
+      UserError: an unknown name, a setting out of range, files missing or damaged, data of a form
+        not described here.
+
+    >>> digits = load_dataset("digits")
+    >>> digits.image_shape, digits.num_classes, digits.validation_source
+    ((8, 8, 1), 10, 'held-out')
+    """
+    held_out = _held_out_fraction(validation, validation_fraction)
+    _check_settings(fraction, seed, image_size, crop_padding)
+    source = _read(name, directory, image_size, cache_root(cache_directory, directory))
+    check_source(source)
+    train, own_validation, test = source.train, source.validation, source.test
+    if test is None:
+        if validation == TEST and own_validation is not None:
+            test = own_validation
+        else:
+            train, test = hold_out_test(train, source.where)
+    if held_out is None:
+        validation_part = test
+    elif own_validation is not None and validation == HELD_OUT:
+        validation_part = own_validation
+    else:
+        train, validation_part = hold_out_validation(train, held_out, seed, source.where)
+    train = subset(train, fraction, seed)
+    unpadded = train.images
+    side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
+    if side:
+        same = validation_part is test
+        train, test = (pad_split(part, side, source.where) for part in (train, test))
+        validation_part = test if same else pad_split(validation_part, side, source.where)
+    shorter = min(train.images.shape[1:3])
+    preprocessing = _preprocessing(name, unpadded, shorter, crop_padding, flip)
+    if preprocessing.crop_padding >= shorter:
+        raise UserError(
+            f"crop_padding is {preprocessing.crop_padding}, but the images are "
+            f"{train.images.shape[1]}x{train.images.shape[2]}: it must be smaller than a side"
+        )
+    return Dataset(
+        name=name,
+        train=train,
+        validation=validation_part,
+        test=test,
+        num_classes=len(source.class_names),
+        class_names=source.class_names,
+        preprocessing=preprocessing,
+        validation_source=TEST if held_out is None else HELD_OUT,
+    )
+
+
+def _held_out_fraction(validation: str, validation_fraction: float) -> float | None:
+    """The fraction to hold out, or None for the paper's protocol."""
+    if validation == TEST:
+        return None
+    if validation == HELD_OUT:
+        number, key = validation_fraction, "validation_fraction"
+    else:
+        key = "validation"
+        try:
+            number = float(validation)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"validation is {validation!r}, expected 'held-out', 'test', or the fraction of "
+                "train to hold out, as '0.2'"
+            ) from None
+    if not 0 < number < 1:
+        raise UserError(f"{key} is {number}, expected a number between 0 and 1, both excluded")
+    return number
+
+
+def _check_settings(fraction: float, seed: int, image_size: int, crop_padding: int | None) -> None:
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction is {fraction}, expected a number above 0 and up to 1")
+    for key, value in (
+        ("seed", seed),
+        ("image_size", image_size),
+        ("crop_padding", crop_padding),
+    ):
+        if value is not None and (value != int(value) or value < 0):
+            raise UserError(f"{key} is {value}, expected a whole number from 0")
+
+
+def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
+    kind, _, rest = name.partition(":")
+    if name == "digits":
+        return read_digits()
+    if name in OFFICIAL_SETS:
+        return read_official(name, directory) or _official_by_tfds(name, directory, cache)
+    if kind in ("tfds", "npz", "folder") and not rest:
+        raise UserError(f"data set {name!r} lacks what comes after the colon: {', '.join(_FORMS)}")
+    if kind == "tfds":
+        return read_tfds(rest, image_size, directory, cache)
+    if kind == "folder":
+        return read_image_folder(_path(rest, directory), image_size, cache)
+    if kind == "npz":
+        return read_npz(_path(rest, directory))
+    if name.lower().endswith(".npz"):
+        return read_npz(_path(name, directory))
+    raise UserError(
+        f"unknown data set {name!r}{nearest(name, ['digits', *OFFICIAL_SETS, *_FORMS])}"
+    )
+
+
+def _path(text: str, directory: str) -> Path:
+    path = Path(text).expanduser()
+    inside = Path(directory).expanduser() / path
+    return inside if not path.exists() and inside.exists() else path
+
+
+def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
+    official = OFFICIAL_SETS[name]
+    looked = ", ".join(
+        f"{folder}{'' if folder.is_dir() else ' (no such folder)'}"
+        for folder in search_folders(name, directory)
+    )
+    otherwise = (
+        f"put the official files of {name} into the data directory: {official.files}. "
+        f"Looked in: {looked or 'nowhere, no data directory was given'}"
+    )
+    source = read_tfds(official.tfds_name, 0, directory, cache, otherwise)
+    return source._replace(class_names=official.class_names)
+
+
+def _preprocessing(
+    name: str,
+    images: np.ndarray,
+    shorter: int,
+    crop_padding: int | None,
+    flip: bool | None,
+) -> Preprocessing:
+    """The set's own, or what `images`, those that train, before any padding, give it."""
+    if name in OFFICIAL_SETS:
+        chosen = OFFICIAL_SETS[name].preprocessing
+    elif name == "digits":
+        chosen = Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
+    else:
+        mean, std = channel_statistics(images)
+        chosen = Preprocessing(mean, std, crop_padding=shorter // 8, flip=False)
+    if crop_padding is not None:
+        chosen = replace(chosen, crop_padding=int(crop_padding))
+    if flip is not None:
+        chosen = replace(chosen, flip=bool(flip))
+    return chosen

@@ -1,0 +1,169 @@
+"""The five sets of the paper: where their official files are found and how they are treated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autogrow_jax.data.cifar import CIFAR10, CIFAR100, read_cifar_folder
+from autogrow_jax.data.idx import read_idx_folder
+from autogrow_jax.data.svhn import read_svhn_folder
+from autogrow_jax.data.types import Preprocessing, Source
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+_CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CIFAR100 = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class OfficialSet:
+    """One of the paper's sets.
+
+    Attributes:
+      read: reads the official files from one folder; None when none of them is there.
+      class_names: in the order of the labels.
+      folders: sub-folders of the data directory that are looked into, before the directory itself.
+      files: the official files and their sizes in bytes, for a message.
+      tfds_name: what TFDS calls the set.
+      preprocessing: the paper's.
+      side: height and width of the images as the paper's networks see them, in pixels.
+    """
+
+    read: Callable[[Path, tuple[str, ...]], Source | None]
+    class_names: tuple[str, ...]
+    folders: tuple[str, ...]
+    files: str
+    tfds_name: str
+    preprocessing: Preprocessing
+    side: int = 32
+
+
+def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> str:
+    return (
+        f"train-images-idx3-ubyte.gz ({train_images} bytes), train-labels-idx1-ubyte.gz "
+        f"({train_labels}), t10k-images-idx3-ubyte.gz ({test_images}), t10k-labels-idx1-ubyte.gz "
+        f"({test_labels})"
+    )
+
+
+# Preprocessing as in the paper and its authors' code. CIFAR10's std is theirs too; the true one is
+# (.2471, .2435, .2616).
+OFFICIAL_SETS: dict[str, OfficialSet] = {
+    "mnist": OfficialSet(
+        read=read_idx_folder,
+        class_names=_DIGITS,
+        folders=("mnist", "MNIST/raw", "MNIST"),
+        files=_idx_files("9,912,422", "28,881", "1,648,877", "4,542"),
+        tfds_name="mnist",
+        preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False),
+    ),
+    "fashion_mnist": OfficialSet(
+        read=read_idx_folder,
+        class_names=_CLOTHES,
+        folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
+        files=_idx_files("26,421,880", "29,515", "4,422,102", "5,148"),
+        tfds_name="fashion_mnist",
+        preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=True),
+    ),
+    "cifar10": OfficialSet(
+        read=partial(read_cifar_folder, layout=CIFAR10),
+        class_names=_CIFAR10,
+        folders=(
+            *("cifar-10-batches-bin", "cifar-10-batches-py", "cifar10"),
+            *("cifar10/cifar-10-batches-bin", "cifar10/cifar-10-batches-py"),
+        ),
+        files="cifar-10-binary.tar.gz (170,052,171 bytes) or cifar-10-python.tar.gz "
+        "(170,498,071), as they are or unpacked",
+        tfds_name="cifar10",
+        preprocessing=Preprocessing(
+            (0.4914, 0.4822, 0.4465),
+            (0.2023, 0.1994, 0.2010),
+            crop_padding=4,
+            flip=True,
+        ),
+    ),
+    "cifar100": OfficialSet(
+        read=partial(read_cifar_folder, layout=CIFAR100),
+        class_names=_CIFAR100,
+        folders=(
+            *("cifar-100-binary", "cifar-100-python", "cifar100"),
+            *("cifar100/cifar-100-binary", "cifar100/cifar-100-python"),
+        ),
+        files="cifar-100-binary.tar.gz (168,513,733 bytes) or cifar-100-python.tar.gz "
+        "(169,001,437), as they are or unpacked",
+        tfds_name="cifar100",
+        preprocessing=Preprocessing(
+            (0.5071, 0.4865, 0.4409),
+            (0.2673, 0.2564, 0.2762),
+            crop_padding=4,
+            flip=True,
+        ),
+    ),
+    "svhn": OfficialSet(
+        read=read_svhn_folder,
+        class_names=_DIGITS,
+        folders=("svhn", "SVHN", "svhn_cropped"),
+        files="train_32x32.mat (182,040,794 bytes), test_32x32.mat (64,275,384)",
+        tfds_name="svhn_cropped",
+        preprocessing=Preprocessing(
+            (0.4377, 0.4438, 0.4728),
+            (0.1980, 0.2010, 0.1970),
+            crop_padding=4,
+            flip=False,
+        ),
+    ),
+}
+
+
+def read_official(name: str, directory: str) -> Source | None:
+    """Looks for the official files of a set in `directory` and its usual sub-folders.
+
+    Args:
+      name: a key of `OFFICIAL_SETS`.
+      directory: the data folder; "" looks nowhere.
+
+    Returns:
+      The set, or None when not one of its files is there.
+
+    Raises:
+      UserError: files are there, but some are missing or damaged.
+    """
+    official = OFFICIAL_SETS[name]
+    for folder in search_folders(name, directory):
+        if folder.is_dir():
+            source = official.read(folder, official.class_names)
+            if source is not None:
+                return source
+    return None
+
+
+def search_folders(name: str, directory: str) -> list[Path]:
+    """The folders looked into, in order: sub-folders of the set's own name come first."""
+    if not directory:
+        return []
+    root = Path(directory).expanduser()
+    folders = [root / folder for folder in OFFICIAL_SETS[name].folders]
+    # MNIST and FashionMNIST use the same file names: a folder that bears the name of the one must
+    # not be taken for the other.
+    of_others = {
+        folder.split("/")[0]
+        for other, official in OFFICIAL_SETS.items()
+        if other != name
+        for folder in official.folders
+    }
+    return folders if of_others & set(root.parts[-2:]) else [*folders, root]

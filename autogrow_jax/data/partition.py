@@ -1,0 +1,91 @@
+"""Which images go where: held-out parts and dataset-size subsets, drawn from a seed."""
+
+import numpy as np
+
+from autogrow_jax.data.types import Split
+from autogrow_jax.errors import UserError
+
+# Every use of the seed draws from a stream of its own, so that one never shifts another.
+_TEST, _VALIDATION, _SUBSET = 0, 1, 2
+TEST_FRACTION = 0.2
+
+
+def hold_out_test(part: Split, where: str) -> tuple[Split, Split]:
+    """Takes a stratified 20 % test part from a set that brings none.
+
+    It depends on the labels alone, never on a run's seed: every run tests on the same images.
+
+    Returns:
+      (rest, test).
+
+    Raises:
+      UserError: no class has two images.
+    """
+    return _hold_out(part, TEST_FRACTION, np.random.default_rng([_TEST]), where)
+
+
+def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> tuple[Split, Split]:
+    """Takes a stratified validation part out of train.
+
+    Each class gives `fraction` of its images, rounded, but at least one and never its last.
+
+    Args:
+      part: train.
+      fraction: in (0, 1).
+      seed: 0 or more.
+      where: the file, for messages.
+
+    Returns:
+      (rest, validation), both in the order of `part`.
+
+    Raises:
+      UserError: no class has two images.
+    """
+    return _hold_out(part, fraction, np.random.default_rng([seed, _VALIDATION]), where)
+
+
+def subset(part: Split, fraction: float, seed: int) -> Split:
+    """Keeps a random fraction of train: the paper's dataset-size study.
+
+    Stratified, so that the study varies the size and not the class balance: each class keeps
+    `fraction` of its images, rounded, at least one. For one seed smaller subsets lie inside larger.
+
+    Args:
+      part: train, after validation was taken out.
+      fraction: in (0, 1]; 1 returns `part` itself.
+      seed: 0 or more.
+
+    Returns:
+      The subset, in the order of `part`.
+    """
+    if fraction == 1:
+        return part
+    rng = np.random.default_rng([seed, _SUBSET])
+    return _take(part, _chosen(part.labels, fraction, rng, keep=0))
+
+
+def _hold_out(
+    part: Split, fraction: float, rng: np.random.Generator, where: str
+) -> tuple[Split, Split]:
+    chosen = _chosen(part.labels, fraction, rng, keep=1)
+    if not chosen.any():
+        raise UserError(
+            f"{where}: no class has two images, so none can be held out of the {len(chosen)}; "
+            "bring more images, or a validation and a test part of its own"
+        )
+    return _take(part, ~chosen), _take(part, chosen)
+
+
+def _chosen(labels: np.ndarray, fraction: float, rng: np.random.Generator, keep: int) -> np.ndarray:
+    """bool [N]: `fraction` of each class, at least one, leaving at least `keep` of it."""
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(int(fraction * len(members) + 0.5), 1), len(members) - keep)
+        chosen[rng.permutation(members)[:count]] = True
+    return chosen
+
+
+def _take(part: Split, mask: np.ndarray) -> Split:
+    # Copies what it takes into memory; only parts left whole stay memory maps.
+    return Split(np.asarray(part.images[mask]), part.labels[mask])

@@ -1,0 +1,130 @@
+"""Single images: reading them, resizing them, and what can be said of many."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from autogrow_jax.data.types import Split
+from autogrow_jax.errors import UserError
+
+_GREY_MODES = frozenset(("1", "L", "LA"))
+_DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+_BLOCK = 4096  # images at a time, so that a memory map is never read in whole
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], bool]:
+    """((height, width), whether it is grey) of an image file, without decoding it.
+
+    Raises:
+      UserError: not readable, or more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, (width, height) = image.mode, image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as an image ({error})") from error
+    if mode in _DEEP_MODES:
+        raise UserError(f"{path}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
+    return (height, width), mode in _GREY_MODES
+
+
+def decode_image(path: Path, mode: str, image_size: int) -> np.ndarray:
+    """Decodes one image file.
+
+    Args:
+      path: the file.
+      mode: "L" or "RGB"; transparency is dropped.
+      image_size: side of the result after resizing and centre crop, in pixels; 0 leaves it.
+
+    Returns:
+      uint8 [H, W, 1 or 3].
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "P":  # By way of RGBA, or Pillow warns about transparent palettes.
+                image = image.convert("RGBA")
+            image = image.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as an image ({error})") from error
+    return resize_center_crop(np.asarray(image), image_size)
+
+
+def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Resizes the shorter side (bilinear, antialiased), then crops the centre.
+
+    Args:
+      pixels: uint8 [H, W] or [H, W, C], C 1 or 3.
+      image_size: side of the result, in pixels; 0 changes nothing.
+
+    Returns:
+      uint8 [image_size, image_size, C].
+    """
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    height, width, channels = pixels.shape
+    if image_size in (0, height) and image_size in (0, width):
+        return pixels
+    scale = image_size / min(height, width)
+    height = max(round(height * scale), image_size)
+    width = max(round(width * scale), image_size)
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    top, left = (height - image_size) // 2, (width - image_size) // 2
+    cropped = resized[top : top + image_size, left : left + image_size]
+    return cropped.reshape(image_size, image_size, channels)
+
+
+def pad_split(part: Split, image_size: int, where: str) -> Split:
+    """Zero-pads images to a square, centred; odd differences put one more row below and right.
+
+    Args:
+      part: images uint8 [N, H, W, C].
+      image_size: side of the result, in pixels.
+      where: the set, for messages.
+
+    Returns:
+      The part, images [N, image_size, image_size, C].
+
+    Raises:
+      UserError: the images are larger.
+    """
+    height, width = part.images.shape[1:3]
+    if max(height, width) > image_size:
+        raise UserError(
+            f"{where}: images are {height}x{width}, larger than the image size {image_size}; this "
+            "source is padded but never shrunk: ask for a larger size, or 0 for images as they are"
+        )
+    if (height, width) == (image_size, image_size):
+        return part
+    top, left = (image_size - height) // 2, (image_size - width) // 2
+    rows, columns = (top, image_size - height - top), (left, image_size - width - left)
+    return part._replace(images=np.pad(part.images, ((0, 0), rows, columns, (0, 0))))
+
+
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, for pixels in [0, 1].
+
+    Args:
+      images: uint8 [N, H, W, C].
+
+    Returns:
+      (mean, std), each of length C. A channel that never changes gets std 1: nothing to scale.
+    """
+    # Counts of the 256 values are exact, whatever the number of pixels.
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(block[:, channel], minlength=256)
+    values = np.arange(256) / 255
+    mean = counts @ values / counts.sum(1)
+    variance = counts @ values**2 / counts.sum(1) - mean**2
+    std = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 1e-12)), 1.0)
+    return tuple(mean.tolist()), tuple(std.tolist())
