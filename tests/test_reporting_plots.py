@@ -79,8 +79,8 @@ def test_depth_steps_up_where_the_growth_mark_is():
         ticks = next(c for c in panels[0, column].collections if len(c.get_segments()))
         marks = [segment[0, 0] for segment in ticks.get_segments()]
         np.testing.assert_allclose(sorted(marks), sorted(steps))
-        if column == 0:
-            np.testing.assert_array_equal(sorted(steps), [3, 6, 9])
+        ended = [metrics[epoch - 1]["elapsed"] / 60 for epoch in (3, 6, 9)]
+        np.testing.assert_allclose(sorted(steps), ended if column else [3, 6, 9])
 
 
 def test_learning_rate_drops_and_finetune_are_marked_where_they_begin():
@@ -93,6 +93,20 @@ def test_learning_rate_drops_and_finetune_are_marked_where_they_begin():
     assert sorted(dashed) == [16, 18]
     shade = panels[1, 0].patches[0].get_extents().transformed(panels[1, 0].transData.inverted())
     assert (shade.x0, shade.x1) == pytest.approx((12, 20))
+
+
+@pytest.mark.parametrize("growth_epochs", [8, 20, 60, 200, 700])
+def test_the_word_finetune_stands_between_the_lines_of_the_learning_rate(growth_epochs):
+    drawing = figure(_metrics(growth_epochs, 100))
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    panel = drawing.axes[0]
+    box = panel.texts[0].get_window_extent().transformed(panel.transData.inverted())
+    edges = [growth_epochs + epochs for epochs in (0, 50, 75, 100)]
+    assert panel.texts[0].get_text() == "fine-tune"
+    assert any(
+        left < box.x0 and box.x1 < right for left, right in zip(edges, edges[1:], strict=False)
+    )
 
 
 def test_a_smooth_schedule_is_not_marked():

@@ -75,9 +75,7 @@ def draw_growth(
     paths = [path, path.with_suffix(".svg")] if svg else [path]
     for target in paths:
         buffer = io.BytesIO()
-        # Without a date the same metrics give the same file.
-        metadata = {"Date": None} if target.suffix == ".svg" else None
-        drawing.savefig(buffer, format=target.suffix[1:], metadata=metadata)
+        drawing.savefig(buffer, format=target.suffix[1:])
         replace_file(target, buffer.getvalue())
     return paths
 
@@ -210,7 +208,8 @@ def _draw_depths(panel: Axes, metrics: Sequence[Mapping[str, Any]], axis: Axis) 
     depths = np.array([line["depths"] for line in metrics])  # [epochs, stages]
     times = np.stack([axis.start, axis.end], axis=1).ravel()
     num_stages = depths.shape[1]
-    thinnest, step = np.clip(_DEPTH_PANEL_POINTS / depths.max() * np.array([0.4, 0.35]), 0.8, 1.9)
+    block_points = _DEPTH_PANEL_POINTS / max(1, depths.max())
+    thinnest, step = np.clip(0.4 * block_points, 0.8, 1.6), np.clip(0.3 * block_points, 0.8, 2.6)
     for stage in range(num_stages):
         values = np.repeat(depths[:, stage], 2)
         first, last = values[0], values[-1]
