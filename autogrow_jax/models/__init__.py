@@ -9,6 +9,7 @@ from autogrow_jax.models.network import (
     get_family,
     num_params,
     register_family,
+    rest_block,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "get_family",
     "num_params",
     "register_family",
+    "rest_block",
 ]

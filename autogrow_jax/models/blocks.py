@@ -21,14 +21,14 @@ CONVOLUTION_OUTPUT = "convolution_output"
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.9  # Of the old value: PyTorch calls the same thing momentum 0.1.
 
-_KERNEL_INITS = {
+KERNEL_INITS = {
     # U(+-1/sqrt(fan_in)): PyTorch's default, which the paper's networks start from.
     "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
     # N(0, 2/fan_in), cut at two standard deviations.
     "he": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
     "lecun": nn.initializers.lecun_normal(),
 }
-_BN_SCALE_INITS = {
+BN_SCALE_INITS = {
     "ones": nn.initializers.ones,
     # U[0, 1): PyTorch's default before 1.2, with which the paper's numbers were made.
     "uniform": nn.initializers.uniform(1.0),
@@ -51,8 +51,8 @@ class BlockOptions(NamedTuple):
     def check(self) -> None:
         """Raises UserError where an option is not one of those above."""
         for name, accepted in (
-            ("bn_scale_init", _BN_SCALE_INITS),
-            ("kernel_init", _KERNEL_INITS),
+            ("bn_scale_init", BN_SCALE_INITS),
+            ("kernel_init", KERNEL_INITS),
         ):
             value = getattr(self, name)
             if value not in accepted:
@@ -77,7 +77,7 @@ def conv(options: BlockOptions, features: int, size: int, stride: int, in_featur
         (stride, stride),
         ((pad, pad), (pad, pad)),
         dtype=options.dtype,
-        kernel_init=_KERNEL_INITS[options.kernel_init],
+        kernel_init=KERNEL_INITS[options.kernel_init],
         bias_init=options.bias_init(in_features * size * size),
         conv_general_dilated=conv_general_dilated,
         **kwargs,
@@ -91,7 +91,7 @@ def batch_norm(options: BlockOptions, train: bool, **kwargs):
         momentum=BN_MOMENTUM,
         epsilon=BN_EPSILON,
         dtype=options.dtype,
-        scale_init=_BN_SCALE_INITS[options.bn_scale_init],
+        scale_init=BN_SCALE_INITS[options.bn_scale_init],
         **kwargs,
     )
 
@@ -107,9 +107,9 @@ def _shortcut(block, x, features, train):
     if block.stride == 1 and x.shape[-1] == features:
         return x
     options = block.options
-    x = conv(
-        options, features, 1, block.stride, x.shape[-1], use_bias=False, name="shortcut_conv"
-    )(x)
+    x = conv(options, features, 1, block.stride, x.shape[-1], use_bias=False, name="shortcut_conv")(
+        x
+    )
     x = checkpoint_name(x, CONVOLUTION_OUTPUT)
     return batch_norm(options, train, name="shortcut_bn")(x)
 

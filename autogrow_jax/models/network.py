@@ -118,8 +118,7 @@ class Stage(nn.Module):
         def init(key):
             # fold_in, not split: a block starts the same whatever the depth.
             keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_blocks))
-            one = lambda key: block.lazy_init(key, like, False).get(collection, {})  # noqa: E731
-            return jax.vmap(one)(keys)
+            return jax.vmap(lambda key: block.lazy_init(key, like, False).get(collection, {}))(keys)
 
         if self.is_initializing():
             if collection == "params":
@@ -171,16 +170,14 @@ class Network(nn.Module):
         x = jnp.asarray(images, self.options.dtype)
         x = self._stem(x, train)
         for index, depth in enumerate(self.depths):
-            stage = Stage(
-                self.family, index, depth, self.options, self.remat, name=f"stage{index}"
-            )
+            stage = Stage(self.family, index, depth, self.options, self.remat, name=f"stage{index}")
             x = stage(x, train, None if live_depths is None else live_depths[index])
             self.sow("intermediates", f"stage{index}_output", x)
         # The mean over pixels in float32: bfloat16 would round it to three digits.
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(
             self.num_classes,
-            kernel_init=blocks._KERNEL_INITS[self.options.kernel_init],
+            kernel_init=blocks.KERNEL_INITS[self.options.kernel_init],
             bias_init=self.options.bias_init(x.shape[-1]),
             name="head",
         )(x)
@@ -203,6 +200,12 @@ class Network(nn.Module):
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return x
+
+
+def rest_block(network: Network, stage: int) -> nn.Module:
+    """The block that growth appends to a stage: unbound, called as block(x, train)."""
+    family = get_family(network.family)
+    return family.block(features=family.widths[stage], options=network.options, parent=None)
 
 
 STEMS = ("small", "imagenet")

@@ -1,0 +1,235 @@
+"""How a new block starts (PAPER: "Initialisers of a new block").
+
+An initialiser is a pure function (key, block_variables, context) -> block_variables. It is given
+the family's random start and changes what it wants. `register_initializer` adds one's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.models.blocks import BN_EPSILON
+from autogrow_jax.models.network import Family
+
+Variables = dict[str, Any]
+
+ADAM_LEARNING_RATE = 1e-3
+ADAM_WEIGHT_DECAY = 5e-4
+ADAM_STEPS = 100
+
+
+class Context(NamedTuple):
+    """What an initialiser may look at.
+
+    Attributes:
+      family: of the network that grows; `family.residual` says whether the block adds to its
+        input, `family.last_bn` which of its normalisations is the last.
+      inputs: what enters the new block, [N, H, W, C], evaluated with running statistics on a
+        batch; None where no images were given.
+      loss: block_variables -> (mean cross-entropy, the block's new running statistics) of the
+        network with this block on the same batch, in training mode; None without labels.
+    """
+
+    family: Family
+    inputs: jax.Array | None = None
+    loss: Callable[[Variables], tuple[jax.Array, Any]] | None = None
+
+
+InitializerFn = Callable[[jax.Array, Variables, Context], Variables]
+
+
+class Initializer(NamedTuple):
+    """A named start of a block and the data it needs."""
+
+    start: InitializerFn
+    needs_images: bool = False
+    needs_labels: bool = False
+
+
+def _replace_last_bn(block: Variables, context: Context, scale, bias) -> Variables:
+    name = context.family.last_bn
+    bn = {
+        "scale": scale(block["params"][name]["scale"]),
+        "bias": bias(block["params"][name]["bias"]),
+    }
+    return {**block, "params": {**block["params"], name: bn}}
+
+
+def _map_kernels(block: Variables, draw) -> Variables:
+    """Replaces every convolution's kernel by draw(number, kernel)."""
+    params = dict(block["params"])
+    for number, name in enumerate(sorted(params)):
+        if isinstance(params[name], dict) and "kernel" in params[name]:
+            kernel = params[name]["kernel"]
+            params[name] = {**params[name], "kernel": draw(number, kernel)}
+    return {**block, "params": params}
+
+
+def _fan_in(kernel) -> int:
+    return kernel.size // kernel.shape[-1]
+
+
+def default(key: jax.Array, block: Variables, context: Context) -> Variables:
+    """The family's own random start."""
+    del key, context
+    return block
+
+
+def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
+    """Residual: scale and shift of the last BN U[0, 1). Plain: kernels U(+-sqrt(6 / fan_in))."""
+    if context.family.residual:
+        scale_key, bias_key = jax.random.split(key)
+        return _replace_last_bn(
+            block,
+            context,
+            lambda a: jax.random.uniform(scale_key, a.shape, a.dtype),
+            lambda a: jax.random.uniform(bias_key, a.shape, a.dtype),
+        )
+
+    def draw(number, kernel):
+        bound = (6.0 / _fan_in(kernel)) ** 0.5
+        key_ = jax.random.fold_in(key, number)
+        return jax.random.uniform(key_, kernel.shape, kernel.dtype, -bound, bound)
+
+    return _map_kernels(block, draw)
+
+
+def gaussian(key: jax.Array, block: Variables, context: Context) -> Variables:
+    """Residual: scale and shift of the last BN N(0, 1). Plain: kernels N(0, 2 / fan_in)."""
+    if context.family.residual:
+        scale_key, bias_key = jax.random.split(key)
+        return _replace_last_bn(
+            block,
+            context,
+            lambda a: jax.random.normal(scale_key, a.shape, a.dtype),
+            lambda a: jax.random.normal(bias_key, a.shape, a.dtype),
+        )
+
+    def draw(number, kernel):
+        key_ = jax.random.fold_in(key, number)
+        return (2.0 / _fan_in(kernel)) ** 0.5 * jax.random.normal(key_, kernel.shape, kernel.dtype)
+
+    return _map_kernels(block, draw)
+
+
+def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
+    """Network morphism: the block is the identity, the network computes what it computed.
+
+    Residual: scale and shift of the last BN are zero. Plain: the identity kernel, and a BN that
+    undoes itself: scale = sqrt(var + eps), shift = mean, running statistics the same, with mean
+    and variance of the block's input on a batch. Both rest on the block's input being
+    non-negative, as it is behind a ReLU.
+    """
+    if context.family.residual:
+        return _replace_last_bn(block, context, jnp.zeros_like, jnp.zeros_like)
+
+    def identity(number, kernel):
+        del number
+        height, width, channels, _ = kernel.shape
+        eye = jnp.eye(channels, dtype=kernel.dtype)
+        return jnp.zeros_like(kernel).at[height // 2, width // 2].set(eye)
+
+    block = _map_kernels(block, identity)
+    params = {
+        name: {**leaves, "bias": jnp.zeros_like(leaves["bias"])} if "bias" in leaves else leaves
+        for name, leaves in block["params"].items()
+    }
+    stats = dict(block.get("batch_stats", {}))
+    if stats:
+        assert context.inputs is not None
+        inputs = context.inputs.astype(jnp.float32)
+        mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
+        for name in stats:
+            params[name] = {"scale": jnp.sqrt(var + BN_EPSILON), "bias": mean}
+            stats[name] = {"mean": mean, "var": var}
+        return {**block, "params": params, "batch_stats": stats}
+    return {**block, "params": params}
+
+
+def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
+    """Whether Adam pre-training changes the block's parameter at `path`.
+
+    Residual blocks: scale and shift of the last BN only, as in the paper. Plain: all of them.
+    """
+    names = {getattr(key, "key", None) for key in path}
+    return not family.residual or family.last_bn in names
+
+
+def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
+    """`default`, then Adam on the new block alone (rate 1e-3, L2 5e-4), all else frozen.
+
+    Here on the one batch of the context, for 100 steps. The training loop does what the paper
+    does instead: whole epochs of the training set, at most 10, until the accuracy is back.
+    """
+    del key
+    loss = context.loss
+    assert loss is not None
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, _: trained_by_adam(context.family, path), block["params"]
+    )
+    optimizer = optax.masked(make_adam(), mask)
+
+    def step(_, carry):
+        params, stats, state = carry
+        gradient_of = jax.grad(lambda p: loss({"params": p, "batch_stats": stats}), has_aux=True)
+        grads, stats = gradient_of(params)
+        grads = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), grads, mask)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), stats, state
+
+    stats = block.get("batch_stats", {})
+    carry = (block["params"], stats, optimizer.init(block["params"]))
+    params, stats, _ = lax.fori_loop(0, ADAM_STEPS, step, carry)
+    return {**block, "params": params, **({"batch_stats": stats} if stats else {})}
+
+
+def make_adam() -> optax.GradientTransformation:
+    """The paper's optimiser for pre-training a block: Adam at 1e-3, L2 5e-4 in the gradient."""
+    return optax.chain(
+        optax.add_decayed_weights(ADAM_WEIGHT_DECAY),
+        optax.scale_by_adam(),
+        optax.scale(-ADAM_LEARNING_RATE),
+    )
+
+
+INITIALIZERS: dict[str, Initializer] = {
+    "morphism": Initializer(morphism, needs_images=True),
+    "zero": Initializer(morphism, needs_images=True),
+    "uniform": Initializer(uniform),
+    "gaussian": Initializer(gaussian),
+    "adam": Initializer(adam, needs_images=True, needs_labels=True),
+    "default": Initializer(default),
+}
+
+
+def get_initializer(name: str) -> Initializer:
+    """Looks an initialiser up by name; UserError names the nearest one where there is none."""
+    if name not in INITIALIZERS:
+        raise UserError(f"no initializer {name!r}{nearest(name, INITIALIZERS)}")
+    return INITIALIZERS[name]
+
+
+def register_initializer(
+    name: str, start: InitializerFn, *, needs_images: bool = False, needs_labels: bool = False
+) -> None:
+    """Adds an initialiser of one's own, after which `growth.initializer` takes its name.
+
+    Args:
+      name: a name not yet taken.
+      start: pure function (key, block_variables, context) -> block_variables; runs inside
+        `jax.jit`. `block_variables` is {"params": ...} and, with batch normalisation,
+        "batch_stats" of one block, leaves without an axis of blocks.
+      needs_images: it reads `context.inputs`.
+      needs_labels: it calls `context.loss`.
+
+    Raises:
+      UserError: where the name is taken.
+    """
+    if name in INITIALIZERS:
+        raise UserError(f"there is an initializer {name!r} already; choose another name")
+    INITIALIZERS[name] = Initializer(start, needs_images or needs_labels, needs_labels)
