@@ -15,9 +15,19 @@ _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-_CIFAR100 = tuple(
-    """
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_CIFAR100_TEXT = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
     camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
     cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
@@ -26,8 +36,8 @@ _CIFAR100 = tuple(
     possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
     spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
     train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split()
-)
+"""
+_CIFAR100 = tuple(_CIFAR100_TEXT.split())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""Parts, protocols and settings of `load_dataset`, and the .npz source."""
+
+import numpy as np
+import pytest
+
+from autogrow_jax.data import load_dataset
+from autogrow_jax.errors import UserError
+
+
+def write_npz(path, **changed):
+    """Images whose pixels spell their index, so that every image can be told from the others."""
+    arrays = {}
+    for part, count, start in (("train", 60, 0), ("val", 9, 1000), ("test", 12, 2000)):
+        index = np.arange(start, start + count)
+        images = np.zeros((count, 8, 8, 3), np.uint8)
+        images[:, 0, 0, 0], images[:, 0, 1, 0] = index // 256, index % 256
+        arrays |= {f"x_{part}": images, f"y_{part}": index % 3}
+    arrays = {name: a for name, a in (arrays | changed).items() if a is not None}
+    np.savez(path, **arrays)
+    return str(path)
+
+
+NO_VAL = {"x_val": None, "y_val": None}
+NO_TEST = {"x_test": None, "y_test": None}
+
+
+def ids(split):
+    images = split.images.astype(int)
+    return (images[:, 0, 0, 0] * 256 + images[:, 0, 1, 0]).tolist()
+
+
+def same(one, two):
+    return np.array_equal(one.images, two.images) and np.array_equal(one.labels, two.labels)
+
+
+def test_digits_are_the_scikit_learn_images():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    dataset = load_dataset("digits")
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert sum(len(split.labels) for split in splits) == len(labels)
+    # Every image with its label, back on the scale 0..16.
+    ours = [
+        (*np.rint(image.ravel() / 255 * 16).astype(int), label)
+        for split in splits
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+    theirs = np.column_stack([images, labels]).astype(int)
+    assert sorted(ours) == sorted(map(tuple, theirs.tolist()))
+    assert dataset.train.images.max() == 255
+
+
+def test_every_seed_tests_on_the_same_images_and_validates_on_others():
+    one, two = load_dataset("digits", seed=1), load_dataset("digits", seed=2)
+    assert same(one.test, two.test)
+    assert not same(one.validation, two.validation)
+    assert same(one.validation, load_dataset("digits", seed=1).validation)
+
+
+@pytest.mark.parametrize("validation, fraction", [("held-out", 0.1), ("0.3", 0.3)])
+def test_held_out_is_a_stratified_part_of_train(tmp_path, validation, fraction):
+    path = write_npz(tmp_path / "a.npz", **NO_VAL)
+    dataset = load_dataset(path, validation=validation)
+    assert dataset.validation_source == "held-out"
+    assert sorted(ids(dataset.train) + ids(dataset.validation)) == list(range(60))
+    assert ids(dataset.test) == list(range(2000, 2012))
+    assert np.bincount(dataset.validation.labels).tolist() == [round(20 * fraction)] * 3
+    for split in (dataset.train, dataset.validation):
+        assert np.array_equal(split.labels, np.asarray(ids(split)) % 3)
+
+
+def test_the_papers_protocol_validates_on_test(tmp_path):
+    dataset = load_dataset(write_npz(tmp_path / "a.npz"), validation="test")
+    assert dataset.validation is dataset.test
+    assert dataset.validation_source == "test"
+    assert ids(dataset.train) == list(range(60))
+    padded = load_dataset(write_npz(tmp_path / "a.npz"), validation="test", image_size=10)
+    assert padded.validation is padded.test
+
+
+def test_a_set_with_its_own_validation_part_uses_it_unless_a_number_says_otherwise(tmp_path):
+    path = write_npz(tmp_path / "a.npz")
+    own = load_dataset(path)
+    assert ids(own.validation) == list(range(1000, 1009))
+    assert ids(own.train) == list(range(60))
+    number = load_dataset(path, validation="0.2")
+    assert set(ids(number.validation)) < set(range(60))
+
+
+def test_a_set_without_test_part_gives_a_fifth(tmp_path):
+    path = write_npz(tmp_path / "a.npz", **NO_VAL, **NO_TEST)
+    dataset = load_dataset(path)
+    assert np.bincount(dataset.test.labels).tolist() == [4, 4, 4]
+    everything = ids(dataset.train) + ids(dataset.validation) + ids(dataset.test)
+    assert sorted(everything) == list(range(60))
+
+
+def test_in_the_papers_protocol_an_own_validation_part_stands_in_for_test(tmp_path):
+    dataset = load_dataset(write_npz(tmp_path / "a.npz", **NO_TEST), validation="test")
+    assert ids(dataset.test) == list(range(1000, 1009))
+    assert ids(dataset.train) == list(range(60))
+
+
+def test_fraction_keeps_a_stratified_part_and_leaves_the_rest_alone(tmp_path):
+    path = write_npz(tmp_path / "a.npz", **NO_VAL)
+    whole = load_dataset(path)
+    previous = set(ids(whole.train))
+    for fraction in (0.75, 0.5, 0.25, 0.001):
+        part = load_dataset(path, fraction=fraction)
+        assert same(part.validation, whole.validation)
+        assert same(part.test, whole.test)
+        assert set(ids(part.train)) < previous  # smaller lies inside larger
+        counts = np.bincount(part.train.labels, minlength=3)
+        assert np.abs(counts - np.maximum(18 * fraction, 1)).max() <= 0.5
+        previous = set(ids(part.train))
+    assert ids(load_dataset(path, fraction=0.5, seed=1).train) != ids(
+        load_dataset(path, fraction=0.5, seed=2).train
+    )
+
+
+def test_no_class_loses_its_last_training_image(tmp_path):
+    labels = np.asarray([0] * 57 + [1, 1, 2])
+    dataset = load_dataset(write_npz(tmp_path / "a.npz", y_train=labels, **NO_VAL, **NO_TEST))
+    assert np.bincount(dataset.train.labels, minlength=3).min() >= 1
+
+
+def test_statistics_are_those_of_the_part_that_trains(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
+    images[..., 2] = 51
+    path = write_npz(tmp_path / "a.npz", x_train=images, **NO_VAL)
+    dataset = load_dataset(path, fraction=0.3, image_size=16)
+    pixels = dataset.train.images[:, 4:12, 4:12] / 255  # without the zeros put around
+    np.testing.assert_allclose(dataset.preprocessing.mean, pixels.mean((0, 1, 2)), atol=1e-6)
+    std = pixels.std((0, 1, 2))
+    np.testing.assert_allclose(dataset.preprocessing.std, [std[0], std[1], 1.0], atol=1e-6)
+    assert dataset.preprocessing.crop_padding == 2
+    assert not dataset.preprocessing.flip
+
+
+def test_preprocessing_can_be_overridden(tmp_path):
+    for name in ("digits", write_npz(tmp_path / "a.npz")):
+        preprocessing = load_dataset(name, crop_padding=3, flip=True).preprocessing
+        assert (preprocessing.crop_padding, preprocessing.flip) == (3, True)
+        assert load_dataset(name, crop_padding=0).preprocessing.crop_padding == 0
+
+
+def test_smaller_images_are_centred_in_zeros_and_larger_refused():
+    plain = load_dataset("digits")
+    padded = load_dataset("digits", image_size=11)
+    assert np.array_equal(padded.train.images[:, 1:9, 1:9], plain.train.images)
+    total = plain.train.images.sum(dtype=np.int64)
+    assert padded.train.images.sum(dtype=np.int64) == total
+    with pytest.raises(UserError, match="8x8, larger than the image size 7"):
+        load_dataset("digits", image_size=7)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"fraction": 0.0}, "fraction is 0"),
+        ({"fraction": 1.5}, "fraction is 1.5"),
+        ({"fraction": float("nan")}, "fraction is nan"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1"),
+        ({"validation": "0"}, "validation is 0"),
+        ({"validation": "tset"}, "'tset', expected 'held-out', 'test'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"image_size": 8.5}, "image_size is 8.5"),
+        ({"crop_padding": 8}, "crop_padding is 8, but the images are 8x8"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        load_dataset("digits", **settings)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("mnits", "did you mean 'mnist'"),
+        ("", "unknown data set ''"),
+        ("folder:", "lacks what comes after the colon"),
+        ("nowhere.npz", "nowhere.npz: no such file"),
+        ("folder:/nowhere", "/nowhere: no such folder"),
+    ],
+)
+def test_unknown_names_are_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_npz_floats_become_bytes_and_grey_gets_a_channel(tmp_path, dtype):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.uint8)
+    path = write_npz(
+        tmp_path / "a.npz",
+        x_train=images.astype(dtype) / 255,
+        y_train=(np.arange(60) % 3)[:, None],
+        **NO_VAL,
+        **NO_TEST,
+        class_names=np.asarray(["cat", "dog", "eel"]),
+    )
+    for name in (f"npz:{path}", path):
+        dataset = load_dataset(name, validation="test")
+        assert dataset.class_names == ("cat", "dog", "eel")
+        found = {bytes(i) for part in (dataset.train, dataset.test) for i in part.images}
+        assert found == {bytes(image) for image in images}
+    assert load_dataset("a.npz", directory=str(tmp_path)).image_shape == (8, 8, 1)
+
+
+X = np.zeros((60, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"x_train": X[None]}, "expected .N, H, W. or .N, H, W, C."),
+        ({"x_train": X.transpose(0, 3, 1, 2)}, "transpose"),
+        ({"x_train": X.astype(np.int64)}, "int64, expected uint8 or floats"),
+        ({"x_train": X + 1.5}, "floats from 1.5 to 1.5"),
+        ({"x_train": np.full(X.shape, np.nan)}, "floats from nan"),
+        ({"x_train": X[:59]}, "59 images but 60 labels"),
+        ({"x_train": X[:0], "y_train": np.zeros(0, int)}, "no image"),
+        ({"x_train": X[:, :7]}, "all must have one shape"),
+        ({"y_train": np.arange(60) % 3 - 1}, "labels run from -1"),
+        ({"y_train": np.arange(60) % 3 + 1}, "no training image: 0"),
+        ({"y_train": np.ones(60)}, "float64, expected integers"),
+        ({"y_train": np.eye(3, dtype=int)[np.arange(60) % 3]}, r"shape \[60, 3\]"),
+        ({"class_names": np.asarray(["a", "b"])}, "expected 0..1"),
+        ({"y_train": None}, "must come together"),
+        ({"x_train": None, "y_train": None}, "no x_train and y_train"),
+        ({"x_train": np.asarray([None] * 60)}, "not readable as .npz"),
+    ],
+)
+def test_malformed_npz_is_named(tmp_path, changed, message):
+    path = write_npz(tmp_path / "a.npz", **changed)
+    with pytest.raises(UserError, match=message) as error:
+        load_dataset(path)
+    assert path in str(error.value)
+
+
+def test_a_set_too_small_to_hold_anything_out_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=X[:3], y_train=np.arange(3))
+    with pytest.raises(UserError, match="no class has two images"):
+        load_dataset(str(path))
+
+
+def test_a_truncated_npz_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path)
+    whole = path.read_bytes()
+    np.save(tmp_path / "a.npy", X)
+    for data in (b"", whole[:1000], (tmp_path / "a.npy").read_bytes()):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"a\.npz: not readable"):
+            load_dataset(str(path))
