@@ -70,6 +70,9 @@ def test_a_folder_is_decoded_once_until_it_changes(tmp_path, monkeypatch):
     Image.fromarray(picture(999)).save(root / "cat" / "new.png")
     load_folder(root)
     assert len(decoded) == 31
+    Image.fromarray(picture(998)).save(root / "cat" / "new.png")  # the same names, another content
+    load_folder(root)
+    assert len(decoded) == 42
     assert not list((tmp_path / "cache").glob(".partial*"))
 
 
