@@ -59,10 +59,11 @@ def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """image[rows, columns] for an image [H, W, C], zero where the index lies outside.
 
     One gather that never builds the padded image, under vmap so that a batch split over devices
-    stays split. Medians at batch 128, 32x32x3, 2 CPU cores, jax 0.10.2, alone / in a `fori_loop`:
-    this 0.20 / 0.14 ms; gather from the padded image 0.24 / 0.19; two one-axis takes 0.36 / 0.27;
-    vmapped dynamic_slice 0.45 / 0.36; one-hot matrix products 1.07 / 0.93; a select for every
-    offset 13 / 11. Not measured on a GPU.
+    stays split. Median times at batch 128, 32x32x3, 2 shared CPU cores, jax 0.10.2, over 2 to 4
+    runs, alone / in a `fori_loop`, in ms: this 0.19-0.21 / 0.14; gather from the padded image
+    0.22-0.26 / 0.17-0.20; two one-axis takes 0.25-0.44 / 0.18-0.34; vmapped dynamic_slice
+    0.26-0.60 / 0.23-0.49. Once each: one-hot matrix products 1.1 / 0.9; a select for every offset
+    13 / 11. Not measured on a GPU.
     """
     height, width, _ = image.shape
     inside_rows = (rows >= 0) & (rows < height)
