@@ -4,6 +4,7 @@ A config file is a Python file with `get_config()` that changes what it wants of
 `default_config()`. `resolve` turns it into the frozen, complete form that a run uses and keeps.
 """
 
+import difflib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -174,8 +175,7 @@ def resolve(config: Any) -> ml_collections.FrozenConfigDict:
     """
     given = flatten(config.to_dict() if hasattr(config, "to_dict") else config)
     for name in given:
-        if name not in KEYS:
-            raise UserError(f"unknown config key {name!r}{_nearest_key(name)}")
+        check_key(name)
     values = {name: key.default for name, key in KEYS.items()} | given
     for name, key in KEYS.items():
         values[name] = _checked(name, key, values[name])
@@ -195,7 +195,7 @@ def resolve(config: Any) -> ml_collections.FrozenConfigDict:
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
     values["data.validation"] = str(values["data.validation"])
-    resolved = ml_collections.FrozenConfigDict(_nest(values))
+    resolved = ml_collections.FrozenConfigDict(nest(values))
     if values["mode"] == "grow":
         make_policy(resolved)  # It checks what concerns several of its settings.
     elif values["mode"] == "scratch" and values["finetune.epochs"] < 1:
@@ -250,19 +250,21 @@ def _checked(name: str, key: _Key, value: Any) -> Any:
     return value
 
 
-def _nearest_key(name: str) -> str:
-    import difflib
-
+def check_key(name: str) -> None:
+    """Raises UserError, which names the nearest key, where `name` ("a.b") is no key."""
+    if name in KEYS:
+        return
     close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.4)
     if not close:
         # Right name, wrong group: `config.batch_size` for `data.batch_size`.
         close = [key for key in KEYS if key.split(".")[-1] == name.split(".")[-1]]
     hint = f"did you mean {close[0]!r}? " if close else ""
     groups = sorted({key.split(".")[0] for key in KEYS})
-    return f"; {hint}Groups and keys at the top: {', '.join(groups)}"
+    raise UserError(f"no config key {name!r}; {hint}At the top there are: {', '.join(groups)}")
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of `flatten`."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split(".")

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(UserError):
+    """The loss became NaN or infinite; says in which epoch and step."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known name, then all of them.
 

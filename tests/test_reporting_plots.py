@@ -170,8 +170,8 @@ def test_no_text_covers_another_or_leaves_the_picture(metrics):
     width, height = canvas.get_width_height()
     assert len(boxes) > 5 or not metrics
     for i, (text, box) in enumerate(boxes):
-        assert -1 <= box.x0 and box.x1 <= width + 1, text
-        assert -1 <= box.y0 and box.y1 <= height + 1, text
+        assert box.x0 >= -1 and box.x1 <= width + 1, text
+        assert box.y0 >= -1 and box.y1 <= height + 1, text
         for other, other_box in boxes[:i]:
             assert not box.overlaps(other_box), (text, other)
 

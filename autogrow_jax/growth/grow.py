@@ -8,11 +8,18 @@ import jax.numpy as jnp
 import optax
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.graft import cut, graft, write_block
+from autogrow_jax.growth.graft import graft, write_block
 from autogrow_jax.growth.initializers import Context, get_initializer
-from autogrow_jax.models.network import Network, get_family, rest_block
+from autogrow_jax.models.network import Family, Network, get_family, rest_block
 
 Variables = dict[str, Any]
+
+
+def needs_data(initializer: str, family: Family) -> bool:
+    """Whether an initialiser looks at images when it starts a block of this family."""
+    if initializer in ("morphism", "zero") and (family.residual or not family.batch_norm):
+        return False  # Only a plain block's normalisation is set from what enters it.
+    return get_initializer(initializer).needs_images
 
 
 def start_block(
@@ -134,10 +141,7 @@ def grow(
         raise UserError(f"stage {stage} is not in 0..{num_stages - 1}")
     chosen = get_initializer(initializer)
     family = get_family(network.family)
-    # A residual block's morphism needs no statistics of its input.
-    needs_images = chosen.needs_images and not (
-        initializer in ("morphism", "zero") and (family.residual or not family.batch_norm)
-    )
+    needs_images = needs_data(initializer, family)
     if needs_images and images is None:
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")
     if chosen.needs_labels and labels is None:
@@ -176,6 +180,3 @@ def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, pa
       GraftError: where the state was not made by `optimizer` for the shallower form of `params`.
     """
     return graft(state, optimizer.init(params))
-
-
-__all__ = ["cut", "grow", "grow_optimizer_state", "place_block", "start_block"]

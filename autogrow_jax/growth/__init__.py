@@ -1,0 +1,31 @@
+"""When and where to grow, how a new block starts, and the step that grows: pure functions."""
+
+from autogrow_jax.growth.graft import GraftError, graft
+from autogrow_jax.growth.grow import grow, grow_optimizer_state
+from autogrow_jax.growth.initializers import (
+    INITIALIZERS,
+    Context,
+    Initializer,
+    get_initializer,
+    register_initializer,
+)
+from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
+from autogrow_jax.growth.replay import Replay, replay
+
+__all__ = [
+    "INITIALIZERS",
+    "Context",
+    "Decision",
+    "GraftError",
+    "Initializer",
+    "Policy",
+    "Replay",
+    "convergent",
+    "get_initializer",
+    "graft",
+    "grow",
+    "grow_optimizer_state",
+    "periodic",
+    "register_initializer",
+    "replay",
+]

@@ -1,0 +1,142 @@
+"""Checkpoints: exact-depth arrays, and beside them all else a run has to remember, as JSON.
+
+Orbax saves in the background; a checkpoint that a killed process left half written is never taken
+for one. Leaves are saved under their paths rather than as a tree: a zero-length stack (a stage of
+one block) is not saved, which Orbax refuses, and on restoring every path and shape is compared,
+which Orbax does not do.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+Tree = Any
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read.
+
+    Attributes:
+      arrays: {path: numpy array} as saved.
+      memory: what was given to `save` as JSON.
+    """
+
+    arrays: dict[str, np.ndarray]
+    memory: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run: the newest few, and the one of the best validation accuracy.
+
+    Args:
+      directory: made if it is not there.
+      keep: how many of the newest to keep, beside the best.
+    """
+
+    def __init__(self, directory: str | Path, keep: int):
+        policies = checkpoint_managers.preservation_policy
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["validation_accuracy"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            enable_async_checkpointing=True,
+            step_prefix="epoch",
+        )
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    def save(self, epoch: int, tree: Tree, memory: dict[str, Any], accuracy: float) -> None:
+        """Starts saving and returns once the arrays are copied.
+
+        Args:
+          epoch: number of epochs done; the checkpoint's name.
+          tree: of exact depth.
+          memory: JSON-able.
+          accuracy: validation accuracy of the last epoch in percent; decides which is the best.
+        """
+        arrays = {name: leaf for name, leaf in _leaves(tree).items() if leaf.size}
+        args = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), memory=ocp.args.JsonSave(memory)
+        )
+        self._manager.save(epoch, args=args, metrics={"validation_accuracy": float(accuracy)})
+
+    def latest(self) -> int | None:
+        """Number of epochs done at the newest checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The checkpoint of the highest validation accuracy."""
+        return self._manager.best_step()
+
+    def read(self, epoch: int) -> Restored:
+        """Reads a checkpoint without knowing what is in it."""
+        restored = self._manager.restore(
+            epoch,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore()
+            ),
+        )
+        arrays = {name: np.asarray(leaf) for name, leaf in restored["arrays"].items()}
+        return Restored(arrays, restored["memory"])
+
+    def wait(self) -> None:
+        """Returns once everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets the directory go."""
+        self._manager.close()
+
+
+def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
+    """Puts saved arrays into the structure of `like`.
+
+    Args:
+      arrays: from `CheckpointStore.read`.
+      like: a pytree of arrays or shapes.
+
+    Raises:
+      ValueError: lists the paths that are only here or only there, or differ in shape or dtype.
+    """
+    wanted = _leaves(like)
+    found = dict(arrays)
+    complaints = []
+    leaves = []
+    for name, leaf in wanted.items():
+        if 0 in leaf.shape:
+            leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
+            continue
+        array = found.pop(name, None)
+        if array is None:
+            complaints.append(f"  {name}: not in the checkpoint")
+        elif array.shape != leaf.shape or array.dtype != leaf.dtype:
+            complaints.append(
+                f"  {name}: {array.dtype}{list(array.shape)} in the checkpoint,"
+                f" {leaf.dtype}{list(leaf.shape)} in the network"
+            )
+        else:
+            # A copy of JAX's own: the step donates it, and NumPy's memory is not ours to reuse.
+            leaves.append(jnp.array(array, copy=True))
+    complaints += [f"  {name}: only in the checkpoint" for name in found]
+    if complaints:
+        raise ValueError("the checkpoint does not fit this network:\n" + "\n".join(complaints))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    return {
+        # Orbax takes "/" for a folder; no name of ours has one.
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

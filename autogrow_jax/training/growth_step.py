@@ -1,0 +1,107 @@
+"""Growth inside the loop: a block is started and written into a padded state, one program for all
+stages and depths of a capacity."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from autogrow_jax.data.augment import normalize
+from autogrow_jax.data.types import Preprocessing
+from autogrow_jax.growth.graft import in_stage, write_block
+from autogrow_jax.growth.grow import needs_data, place_block, start_block
+from autogrow_jax.growth.initializers import make_adam, trained_by_adam
+from autogrow_jax.models.network import Network, get_family
+from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.step import Mask, Recipe
+
+# Adam pre-training (PAPER: "Initialisers"): at most so many epochs, until the accuracy is back to
+# within this many percentage points of the last epoch before growth.
+PRETRAIN_EPOCHS = 10
+PRETRAIN_TOLERANCE = 0.5
+
+
+def make_grow_state(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    preprocessing: Preprocessing,
+    initializer: str,
+    reset_optimizer: bool,
+) -> Callable[..., TrainState]:
+    """Makes the growth step on a padded state; to be jitted.
+
+    Args:
+      network: its depths are the capacities.
+      optimizer: of the state.
+      preprocessing: for the initialisers that look at images.
+      initializer: a registered name; "adam" writes the default start here, its epochs of
+        training are the loop's.
+      reset_optimizer: whether the whole optimiser starts anew; otherwise old moments are kept and
+        those of the new block start at the start.
+
+    Returns:
+      grow_state(state, key, stage, depths, images, labels) -> state with one more block in `stage`
+      (int32), depths int32 [num_stages] before the growth, images uint8 [N, H, W, C].
+    """
+    start_as = "default" if initializer == "adam" else initializer
+
+    def grow_stage(stage, state, key, depths, images, labels):
+        slot = depths[stage] - 1
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        if needs_data(start_as, get_family(network.family)):
+            data = (normalize(images, preprocessing), labels)
+        else:
+            data = (None, None)
+        block = start_block(
+            network, variables, stage, key, start_as, *data, live_depths=depths, slot=slot
+        )
+        grown = place_block(variables, stage, slot, block)
+        params = grown["params"]
+        opt_state = optimizer.init(params)
+        if not reset_optimizer:
+            opt_state = write_block(state.opt_state, opt_state, stage, slot)
+        ema = write_block(state.ema, params, stage, slot) if state.ema else state.ema
+        return TrainState(params, grown["batch_stats"], opt_state, ema)
+
+    branches = [partial(grow_stage, stage) for stage in range(len(network.depths))]
+
+    def grow_state(state, key, stage, depths, images, labels):
+        return lax.switch(stage, branches, state, key, depths, images, labels)
+
+    return grow_state
+
+
+def pretraining_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of a training step that pre-trains a new block: Adam, rate included."""
+    # The step multiplies by minus the learning rate, Adam's own chain ends in minus its rate.
+    optimizer = optax.chain(make_adam(), optax.scale(-1.0))
+    return recipe._replace(optimizer=optimizer, ema=0.0)
+
+
+def block_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mask:
+    """What pre-training a new block may change: its own parameters and running statistics.
+
+    Of a residual block only scale and shift of the last batch normalisation.
+
+    Args:
+      network: its depths are the capacities.
+      state: padded.
+      stage: stage that grew.
+      slot: the new block's entry in the stacked axis.
+    """
+    family = get_family(network.family)
+
+    def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
+        shape: Sequence[int] = (leaf.shape[0],) + (1,) * (leaf.ndim - 1) if leaf.ndim else ()
+        if not in_stage(path, stage) or not (all_params or trained_by_adam(family, path)):
+            return jnp.zeros(shape, leaf.dtype)
+        return jnp.zeros(shape, leaf.dtype).at[slot].set(1)
+
+    return Mask(
+        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, False), state.params),
+        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, True), state.batch_stats),
+    )

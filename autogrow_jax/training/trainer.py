@@ -1,0 +1,268 @@
+"""The arrays of a run and what changes them: epochs of training, evaluation, growth.
+
+The only mutable object of the package. It knows nothing of files, policies or schedules.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autogrow_jax.data import Dataset
+from autogrow_jax.models import Network, build_network
+from autogrow_jax.training.feed import Epoch, make_feed
+from autogrow_jax.training.growth_step import (
+    PRETRAIN_EPOCHS,
+    PRETRAIN_TOLERANCE,
+    block_mask,
+    make_grow_state,
+    pretraining_recipe,
+)
+from autogrow_jax.training.memory import TIMED
+from autogrow_jax.training.optimizer import make_optimizer
+from autogrow_jax.training.parallel import make_mesh, replicate
+from autogrow_jax.training.programs import Programs
+from autogrow_jax.training.state import (
+    TrainState,
+    choose_capacities,
+    cut_state,
+    init_state,
+    pad_state,
+)
+from autogrow_jax.training.step import Recipe, Sums
+
+# What a random draw is for; folded into the run's key first.
+_INIT, _ORDER, _AUGMENT, _GROWTH, _PRETRAIN = range(5)
+
+
+def build_from_config(config: Any, dataset: Dataset, depths: tuple[int, ...]) -> Network:
+    """The network of a resolved config for a data set, at `depths`."""
+    model = config.model
+    return build_network(
+        model.family,
+        depths,
+        dataset.num_classes,
+        dataset.image_shape[2],
+        stem=model.stem,
+        dtype=model.dtype,
+        bn_scale_init=model.bn_scale_init,
+        kernel_init=model.kernel_init,
+        remat=model.remat,
+    )
+
+
+class Trainer:
+    """Holds a run's state, padded and on the devices.
+
+    Args:
+      config: resolved.
+      dataset: loaded.
+
+    Attributes:
+      depths: blocks of each stage.
+      capacities: blocks of each stage there is room for.
+      programs: all executables, counted and timed.
+      seconds: spent, by what on; without compilation, which is `programs.seconds`.
+    """
+
+    def __init__(self, config: Any, dataset: Dataset):
+        self._config = config
+        self._image_shape = dataset.image_shape
+        self._mesh = make_mesh(config.num_devices, config.data.batch_size)
+        optimizer = config.optimizer
+        self._optimizer = make_optimizer(
+            optimizer.name,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov,
+            weight_decay=optimizer.weight_decay,
+        )
+        self.depths: tuple[int, ...] = tuple(config.model.depths)
+        self.capacities = choose_capacities(self.depths)
+        self._network = build_from_config(config, dataset, self.depths)
+        self._root = jax.random.key(config.seed)
+        self.programs = Programs()
+        self.seconds = dict.fromkeys(TIMED, 0.0)
+        recipe = Recipe(
+            self._network.clone(depths=self.capacities),
+            self._optimizer,
+            dataset.preprocessing,
+            config.data.batch_size,
+            optimizer.ema,
+            config.parallel,
+            self._mesh,
+        )
+        self._feed = make_feed(dataset, recipe, self.programs, config.data.on_device)
+        self._prepare(recipe)
+        self._state: TrainState | None = None
+
+    @property
+    def network(self) -> Network:
+        """At its exact depths."""
+        return self._network.clone(depths=self.depths)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._feed.steps_per_epoch
+
+    def _key(self, purpose: int, epoch: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(self._root, purpose), epoch)
+
+    @contextmanager
+    def timed(self, what: str):
+        """Adds the wall-clock time of a block to `seconds`, less what was compiled in it."""
+        start, compiled = time.perf_counter(), self.programs.seconds
+        yield
+        spent = time.perf_counter() - start
+        self.seconds[what] += spent - (self.programs.seconds - compiled)
+
+    def _prepare(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._feed.prepare(recipe)
+        self._grow_state = make_grow_state(
+            recipe.network,
+            self._optimizer,
+            recipe.preprocessing,
+            self._config.growth.initializer,
+            self._config.growth.reset_optimizer,
+        )
+
+    def start(self) -> None:
+        """Makes the state before the first epoch."""
+        exact = jax.jit(
+            lambda key: init_state(
+                self._network, self._optimizer, key, self._image_shape, self._recipe.ema > 0
+            )
+        )(self._key(_INIT, 0))
+        self.restore(exact, self.depths, self.capacities)
+
+    def abstract_state(self, depths: tuple[int, ...]) -> TrainState:
+        """Shapes and dtypes of the exact-depth state."""
+        network = self._network.clone(depths=depths)
+        return jax.eval_shape(
+            lambda: init_state(
+                network, self._optimizer, self._root, self._image_shape, self._recipe.ema > 0
+            )
+        )
+
+    def restore(
+        self, exact: TrainState, depths: tuple[int, ...], capacities: tuple[int, ...]
+    ) -> None:
+        """Takes over an exact-depth state, padded to `capacities`."""
+        self.depths = depths
+        if capacities != self.capacities:
+            self._set_capacities(capacities)
+        padded = pad_state(
+            exact, self._network, self._optimizer, self.capacities, self._image_shape
+        )
+        self._state = replicate(padded, self._mesh)
+
+    def _set_capacities(self, capacities: tuple[int, ...]) -> None:
+        self.capacities = capacities
+        self._prepare(self._recipe._replace(network=self._network.clone(depths=capacities)))
+
+    def exact_state(self) -> TrainState:
+        """The state at exact depth, on the host: what is saved."""
+        return cut_state(jax.device_get(self._padded), self.depths)
+
+    @property
+    def _padded(self) -> TrainState:
+        assert self._state is not None, "start() or restore() comes first"
+        return self._state
+
+    def _live_depths(self) -> jax.Array:
+        return replicate(jnp.asarray(self.depths, jnp.int32), self._mesh)
+
+    def train_epoch(
+        self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
+    ) -> Sums:
+        """Trains for one epoch; returns its sums on the host."""
+        settings = Epoch(
+            self._key(_ORDER, epoch),
+            self._key(_AUGMENT, epoch),
+            self._live_depths(),
+            learning_rate,
+        )
+        with self.timed("train"):
+            self._state, sums = self._feed.train_epoch(self._padded, settings, progress)
+            return jax.device_get(sums)
+
+    def evaluate(self, part: str) -> Sums:
+        """Evaluates the "validation" or "test" part; returns the sums on the host."""
+        with self.timed("evaluate"):
+            variables = self._padded.variables()
+            return jax.device_get(self._feed.evaluate(variables, part, self._live_depths()))
+
+    def grow(self, stages: tuple[int, ...], epoch: int, train_accuracy: float) -> None:
+        """Appends a block to each of `stages`, in this order.
+
+        Args:
+          stages: indices; one may come several times.
+          epoch: the epoch about to begin; decides the draws.
+          train_accuracy: of the last epoch in percent, for Adam pre-training.
+        """
+        for number, stage in enumerate(stages):
+            with self.timed("growth"):
+                self._grow_one(stage, jax.random.fold_in(self._key(_GROWTH, epoch), number))
+                if self._config.growth.initializer == "adam":
+                    key = jax.random.fold_in(self._key(_PRETRAIN, epoch), number)
+                    self._pretrain(stage, key, train_accuracy)
+
+    def _grow_one(self, stage: int, key: jax.Array) -> None:
+        deeper = tuple(d + (i == stage) for i, d in enumerate(self.depths))
+        capacities = choose_capacities(deeper, self.capacities)
+        if capacities != self.capacities:
+            self.restore(self.exact_state(), self.depths, capacities)
+        images, labels = self._feed.first_images(self._recipe.batch_size)
+        self._state = self.programs.call(
+            "growth",
+            self._grow_state,
+            self._padded,
+            key,
+            jnp.int32(stage),
+            self._live_depths(),
+            images,
+            labels,
+            donate=(0,),
+        )
+        self.depths = deeper
+
+    def _pretrain(self, stage: int, key: jax.Array, train_accuracy: float) -> None:
+        """The paper's Adam initialiser: epochs on the new block alone, all else frozen."""
+        recipe = pretraining_recipe(self._recipe)
+        mask = block_mask(recipe.network, self._padded, stage, self.depths[stage] - 2)
+        state = self._padded
+        trained = TrainState(
+            state.params, state.batch_stats, recipe.optimizer.init(state.params), {}
+        )
+        # The step donates what it is given; the optimiser's own state stays out of it.
+        for number in range(PRETRAIN_EPOCHS):
+            order_key, augment_key = jax.random.split(jax.random.fold_in(key, number))
+            settings = Epoch(order_key, augment_key, self._live_depths(), 1.0)
+            trained, sums = self._feed.train_epoch(trained, settings, None, (recipe, mask))
+            sums = jax.device_get(sums)
+            if percent(sums) > train_accuracy - PRETRAIN_TOLERANCE:
+                break
+        ema = state.ema
+        if ema:
+            ema = jax.tree.map(
+                lambda e, p, m: e * (1 - m) + p * m, ema, trained.params, mask.params
+            )
+        self._state = TrainState(trained.params, trained.batch_stats, state.opt_state, ema)
+
+    def exact_variables(self) -> dict[str, Any]:
+        """What evaluation uses, at exact depth, as NumPy arrays."""
+        return jax.tree.map(np.asarray, self.exact_state().variables())
+
+
+def percent(sums: Sums) -> float:
+    """Accuracy in percent."""
+    return 100.0 * int(sums.correct) / int(sums.count)
+
+
+def mean_loss(sums: Sums) -> float:
+    """Mean cross-entropy in nats."""
+    return float(sums.loss) / int(sums.count)

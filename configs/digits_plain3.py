@@ -1,0 +1,20 @@
+"""Plain3Net on scikit-learn's digits: the default run, no download, under a minute on two cores.
+
+python -m autogrow_jax.main
+
+1,797 handwritten digits of 8x8 pixels; validation is held out of train. The paper has no such set:
+its smallest is MNIST (`mnist_plain3.py`).
+"""
+
+from autogrow_jax.config import default_config
+
+
+def get_config():
+    """See the module's docstring."""
+    config = default_config()
+    config.model.family = "plain3"
+    config.data.name = "digits"
+    config.data.batch_size = 64
+    config.growth.window = 15
+    config.finetune.epochs = 30
+    return config

@@ -1,0 +1,38 @@
+"""Four virtual CPU devices for all tests, and where the real data lie."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported anywhere.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import jax
+import pytest
+
+# Silent promotion hides mistakes: float32 parameters that become bfloat16, or the reverse.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def _shared(name: str) -> Path:
+    return Path(__file__).resolve().parents[2] / "shared" / name
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of real data sets; skips the test where there is none."""
+    path = Path(os.environ.get("AUTOGROW_DATA_DIR", _shared("data")))
+    if not path.is_dir():
+        pytest.skip("no real data: set AUTOGROW_DATA_DIR")
+    return path
+
+
+@pytest.fixture
+def fixtures_dir() -> Path:
+    """The folder of recorded behaviour of the authors' code; skips where there is none."""
+    path = _shared("fixtures")
+    if not path.is_dir():
+        pytest.skip("no recorded fixtures beside the project")
+    return path
