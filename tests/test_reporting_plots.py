@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,9 +105,7 @@ def test_the_word_finetune_stands_between_the_lines_of_the_learning_rate(growth_
     box = panel.texts[0].get_window_extent().transformed(panel.transData.inverted())
     edges = [growth_epochs + epochs for epochs in (0, 50, 75, 100)]
     assert panel.texts[0].get_text() == "fine-tune"
-    assert any(
-        left < box.x0 and box.x1 < right for left, right in zip(edges, edges[1:], strict=False)
-    )
+    assert any(left < box.x0 and box.x1 < right for left, right in pairwise(edges))
 
 
 def test_a_smooth_schedule_is_not_marked():
@@ -204,7 +203,7 @@ def test_files_are_written_and_the_same_metrics_give_the_same_png(tmp_path):
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="no epoch yet"):
         draw_growth([], tmp_path / "growth.png")
-    with pytest.raises(UserError, match="must end in '.png'"):
+    with pytest.raises(UserError, match=r"must end in '\.png'"):
         draw_growth(_metrics(2, 0), tmp_path / "growth.pdf")
 
 

@@ -44,10 +44,9 @@ def decode_image(path: Path, mode: str, image_size: int) -> np.ndarray:
       UserError: the file is damaged.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode == "P":  # By way of RGBA, or Pillow warns about transparent palettes.
-                image = image.convert("RGBA")
-            image = image.convert(mode)
+        with Image.open(path) as file:
+            # A palette by way of RGBA, or Pillow warns where it is transparent.
+            image = (file.convert("RGBA") if file.mode == "P" else file).convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not readable as an image ({error})") from error
     return resize_center_crop(np.asarray(image), image_size)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.graft import graft, write_block
@@ -56,7 +57,7 @@ def start_block(
     features = family.widths[stage]
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
     like = jax.ShapeDtypeStruct((1, 8, 8, features), network.options.dtype)
-    block = rest_block(network, stage).lazy_init(random_key, like, False)
+    block = unfreeze(rest_block(network, stage).lazy_init(random_key, like, False))
     context = Context(family)
     if chosen.needs_images and images is not None:
         _, captured = network.apply(

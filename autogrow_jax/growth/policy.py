@@ -38,6 +38,7 @@ from autogrow_jax.growth.policy_settings import PolicySettings
 _AVERAGE_DECAY = 0.95
 
 State = dict[str, Any]
+Action = Literal["train", "grow", "finetune"]
 
 
 class Decision(NamedTuple):
@@ -52,7 +53,7 @@ class Decision(NamedTuple):
             in one decision, when `max_growth_epochs` falls on the end of an interval.
     """
 
-    action: Literal["train", "grow", "finetune"]
+    action: Action
     depths: tuple[int, ...]
     stages: tuple[int, ...] = ()
 
@@ -264,7 +265,7 @@ def _build(settings: PolicySettings) -> Policy:
             "metric": metric,
             "finished": over,
         }
-        action = "finetune" if over else "grow" if stages else "train"
+        action: Action = "finetune" if over else "grow" if stages else "train"
         return new_state, Decision(action, depths, stages)
 
     return Policy(init, update, seed_depths, settings.name)

@@ -125,7 +125,7 @@ class Stage(nn.Module):
                 return self.param("rest", init)
             stats = init(jax.random.key(0))  # Running statistics do not depend on the key.
             return self.variable(collection, "rest", lambda: stats).value if stats else {}
-        tree = self.get_variable(collection, "rest", {})
+        tree: dict[str, Any] = self.get_variable(collection, "rest", {})
         if collection == "params" and (not tree or num_slots(tree) != num_blocks):
             found = num_slots(tree) + 1 if tree else 0
             raise ValueError(

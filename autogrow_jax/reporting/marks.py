@@ -1,6 +1,7 @@
 """What happened to a run, drawn into its panels: growths, the fine-tune phase, learning rates."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +142,7 @@ def _learning_rate_drops(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int
     rates = [line.get("learning_rate") for line in metrics]
     drops = [
         (i, rate)
-        for i, (before, rate) in enumerate(zip(rates, rates[1:], strict=False), start=1)
+        for i, (before, rate) in enumerate(pairwise(rates), start=1)
         if before is not None and rate is not None and rate < before
     ]
     return drops if len(drops) <= _MAX_RATE_LINES else []

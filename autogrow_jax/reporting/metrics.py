@@ -10,6 +10,7 @@ plots where every line has it. NaN and infinities are written, and read back, as
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,7 +41,7 @@ class MetricsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = _drop_after(self._path, None)
         self._last_epoch = lines[-1]["epoch"] if lines else -1
-        self._file = open(self._path, "ab")
+        self._file = open(self._path, "ab")  # noqa: SIM115 (`close` closes it)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends one line and flushes it.
@@ -136,7 +137,7 @@ def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       did (None where several grew at once), and the depths from then on (a list).
     """
     events = []
-    for before, after in zip(metrics, metrics[1:], strict=False):
+    for before, after in pairwise(metrics):
         changed = [
             stage
             for stage, (old, new) in enumerate(zip(before["depths"], after["depths"], strict=True))

@@ -24,9 +24,14 @@ __all__ = ["draw_growth", "figure"]
 
 # Of the palette of Okabe and Ito, as are the colours of the stages: colour-blind readers can tell
 # them apart. The train curve is the smoother one and would be lost under the other.
-_TRAIN_STYLE = {"color": "#e69f00", "zorder": 2.2}
-_VALIDATION_STYLE = {"color": "#000000", "zorder": 2.1}
-_TEST_STYLE = {"color": "#f0e442", "marker": "*", "markersize": 15, "markeredgecolor": "black"}
+_TRAIN_STYLE: dict[str, Any] = {"color": "#e69f00", "zorder": 2.2}
+_VALIDATION_STYLE: dict[str, Any] = {"color": "#000000", "zorder": 2.1}
+_TEST_STYLE: dict[str, Any] = {
+    "color": "#f0e442",
+    "marker": "*",
+    "markersize": 15,
+    "markeredgecolor": "black",
+}
 
 # So few points are drawn as dots too: a single one would not be seen in a line.
 _MAX_EPOCHS_WITH_DOTS = 40
@@ -232,7 +237,9 @@ def _draw_curve(
     panel: Axes, x: np.ndarray, y: np.ndarray, label: str, style: Mapping[str, Any]
 ) -> None:
     if np.isfinite(y).any():
-        dots = {"marker": "o", "markersize": 3} if len(x) <= _MAX_EPOCHS_WITH_DOTS else {}
+        dots: dict[str, Any] = (
+            {"marker": "o", "markersize": 3} if len(x) <= _MAX_EPOCHS_WITH_DOTS else {}
+        )
         width = float(np.clip(250 / len(x), 0.6, 1.3))
         panel.plot(x, y, label=label, linewidth=width, **style, **dots)
 
