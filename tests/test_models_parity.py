@@ -152,7 +152,7 @@ def _max_pool(x):
 class _Reference:
     """Runs a state dict; in training mode `running` collects the updated running statistics.
 
-    The running variance is the biased one: PyTorch's is larger by n / (n - 1), n = N * H * W.
+    The running variance takes in the unbiased one, n / (n - 1) times as large, n = N * H * W.
     """
 
     def __init__(self, state_dict, train):
@@ -194,8 +194,9 @@ class _Reference:
         mean, var = (self.entries[f"{bn}.running_{name}"] for name in ("mean", "var"))
         if self.train:
             old, new = (mean, var), (x.mean((0, 2, 3)), x.var((0, 2, 3)))
-            for name, a, b in zip(("mean", "var"), old, new, strict=True):
-                self.running[f"{bn}.running_{name}"] = 0.9 * a + 0.1 * b
+            count = x.size // x.shape[1]
+            self.running[f"{bn}.running_mean"] = 0.9 * old[0] + 0.1 * new[0]
+            self.running[f"{bn}.running_var"] = 0.9 * old[1] + 0.1 * new[1] * count / (count - 1)
             mean, var = new
         scale = self.entries[f"{bn}.weight"] / np.sqrt(var + 1e-5)
         shift = self.entries[f"{bn}.bias"] - mean * scale

@@ -13,8 +13,8 @@ import optax
 from jax import lax
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.models.blocks import BN_EPSILON
 from autogrow_jax.models.network import Family
+from autogrow_jax.models.normalization import EPSILON
 
 Variables = dict[str, Any]
 
@@ -145,7 +145,7 @@ def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
         inputs = context.inputs.astype(jnp.float32)
         mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
         for name in stats:
-            params[name] = {"scale": jnp.sqrt(var + BN_EPSILON), "bias": mean}
+            params[name] = {"scale": jnp.sqrt(var + EPSILON), "bias": mean}
             stats[name] = {"mean": mean, "var": var}
         return {**block, "params": params, "batch_stats": stats}
     return {**block, "params": params}

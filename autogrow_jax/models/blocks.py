@@ -14,12 +14,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import conv_general_dilated
+from autogrow_jax.models.normalization import BatchNorm
 
 # What a checkpointed block keeps for its gradient; everything else is cheap to compute again.
 CONVOLUTION_OUTPUT = "convolution_output"
-
-BN_EPSILON = 1e-5
-BN_MOMENTUM = 0.9  # Of the old value: PyTorch calls the same thing momentum 0.1.
 
 KERNEL_INITS = {
     # U(+-1/sqrt(fan_in)): PyTorch's default, which the paper's networks start from.
@@ -86,10 +84,8 @@ def conv(options: BlockOptions, features: int, size: int, stride: int, in_featur
 
 def batch_norm(options: BlockOptions, train: bool, **kwargs):
     """Batch normalisation with the paper's constants; `train` picks the batch's statistics."""
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train,
-        momentum=BN_MOMENTUM,
-        epsilon=BN_EPSILON,
         dtype=options.dtype,
         scale_init=BN_SCALE_INITS[options.bn_scale_init],
         **kwargs,
@@ -157,7 +153,8 @@ class BasicBlock(nn.Module):
         y = nn.relu(_conv_bn(self, x, self.features, 3, self.stride, train, 1))
         y = _conv_bn(self, y, self.features, 3, 1, train, 2)
         if self.switch:
-            y = y * self.param("switch", nn.initializers.ones, (1,)).astype(y.dtype)
+            switch = self.param("switch", nn.initializers.ones, (1,))
+            y = y * switch.reshape((1, 1, 1, 1)).astype(y.dtype)
         return nn.relu(y + _shortcut(self, x, self.features, train))
 
 
