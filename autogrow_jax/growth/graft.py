@@ -4,6 +4,8 @@ Leaves are matched by their path, so one rule serves parameters, running statist
 of any optax chain, whose trees repeat the parameters' names.
 """
 
+import re
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -20,12 +22,18 @@ class GraftError(ValueError):
 
 def is_stacked(path: tuple[Any, ...]) -> bool:
     """Whether the leaf at a path of `jax.tree_util` has a leading axis of blocks."""
-    return any(getattr(key, "key", None) == STACKED for key in path)
+    return any(re.fullmatch(r"stage\d+", stage) for stage in _owners(path))
 
 
 def in_stage(path: tuple[Any, ...], stage: int) -> bool:
     """Whether the leaf at a path belongs to the stacked blocks of `stage`."""
-    return is_stacked(path) and any(getattr(key, "key", None) == f"stage{stage}" for key in path)
+    return f"stage{stage}" in _owners(path)
+
+
+def _owners(path: tuple[Any, ...]) -> list[str]:
+    """The keys that stand right before `rest`: "rest" alone may be a label of an optax chain."""
+    keys = [str(getattr(key, "key", "")) for key in path]
+    return [before for before, key in pairwise(keys) if key == STACKED]
 
 
 def graft(old: Tree, new: Tree) -> Tree:
@@ -113,16 +121,13 @@ def write_block(tree: Tree, fresh: Tree, stage: int, slot: jax.Array | int) -> T
       fresh: a tree of the same structure and shapes, or one whose stacked leaves of `stage` have
         no leading axis (a single block).
       stage: whose blocks to change.
-      slot: which entry of the stacked axis; may be traced. A negative one changes nothing.
+      slot: which entry of the stacked axis; may be traced. One outside the axis changes nothing.
     """
 
     def write(path, leaf, new):
-        if not in_stage(path, stage):
+        if not in_stage(path, stage) or leaf.ndim == 0 or leaf.shape[0] == 0:
             return leaf
         value = new if new.ndim == leaf.ndim - 1 else jnp.take(new, slot, axis=0, mode="clip")
-        written = leaf.at[slot].set(
-            value.astype(leaf.dtype), mode="drop", wrap_negative_indices=False
-        )
-        return written
+        return leaf.at[slot].set(value.astype(leaf.dtype), mode="drop", wrap_negative_indices=False)
 
     return jax.tree_util.tree_map_with_path(write, tree, fresh)
