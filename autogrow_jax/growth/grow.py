@@ -1,6 +1,7 @@
 """The growth step: a deeper network, the old variables grafted in, the new block started."""
 
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.graft import graft, write_block
+from autogrow_jax.growth.graft import graft, in_stage, write_block
 from autogrow_jax.growth.initializers import Context, get_initializer
 from autogrow_jax.models.network import Family, Network, get_family, rest_block
 
@@ -134,12 +135,14 @@ def grow(
       The deeper network and its variables. For the optimiser's state see `grow_optimizer_state`.
 
     Raises:
-      UserError: for a stage that is not there, an unknown initialiser, data that is missing.
-      GraftError: where the variables are not the network's.
+      UserError: for a stage that is not there, an unknown initialiser, data that is missing,
+        variables of other depths than the network's.
+      GraftError: where the variables are not the network's in another way.
     """
     num_stages = len(network.depths)
-    if not 0 <= stage < num_stages:
-        raise UserError(f"stage {stage} is not in 0..{num_stages - 1}")
+    if not isinstance(stage, Integral) or not 0 <= stage < num_stages:
+        raise UserError(f"stage {stage!r} is not one of the whole numbers 0..{num_stages - 1}")
+    stage = int(stage)
     chosen = get_initializer(initializer)
     family = get_family(network.family)
     needs_images = needs_data(initializer, family)
@@ -147,16 +150,32 @@ def grow(
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")
     if chosen.needs_labels and labels is None:
         raise UserError(f"initializer {initializer!r} trains the block: pass images= and labels=")
+    _check_depths(network, variables)
     depths = tuple(d + (i == stage) for i, d in enumerate(network.depths))
     deeper = network.clone(depths=depths)
     if not needs_images:
         images = labels = None
-    grown = _grow(deeper, stage, initializer, {**variables}, key, images, labels)
+    definitions = family.block, chosen.start
+    grown = _grow(deeper, stage, initializer, definitions, {**variables}, key, images, labels)
     return deeper, grown
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _grow(deeper, stage, initializer, variables, key, images, labels):
+def _check_depths(network: Network, variables: Variables) -> None:
+    """A tree that is too shallow would graft, and leave blocks between as `init` draws them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path({**variables}):
+        for stage, depth in enumerate(network.depths):
+            if in_stage(path, stage) and leaf.shape[0] != depth - 1:
+                raise UserError(
+                    f"stage {stage} of the network has {depth} blocks, the variables hold"
+                    f" {leaf.shape[0] + 1}; build the network with the depths the variables were"
+                    " made for"
+                )
+
+
+# The definitions behind the names are a key of the cache: a notebook may define a name anew.
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _grow(deeper, stage, initializer, definitions, variables, key, images, labels):
+    del definitions
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
     template = deeper.init(jax.random.fold_in(key, 0), like)
     template = {name: tree for name, tree in template.items() if name != "intermediates"}
