@@ -5,8 +5,9 @@ for every stage `first` (the block that changes size and width) and `rest` (all 
 with a leading axis of depth - 1), so that growth adds an entry to an axis and renames nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ class Family(NamedTuple):
       learning_rate: the rate growth starts with (PAPER: 0.1 residual, 0.01 plain).
       residual: whether a block adds to its input; decides how initialisers start a new block.
       last_bn: name of the residual branch's last batch normalisation, "" without one.
+      batch_norm: whether batch normalisation follows each convolution, the stem's too.
     """
 
     block: Callable[..., nn.Module]
@@ -126,11 +128,11 @@ class Stage(nn.Module):
             stats = init(jax.random.key(0))  # Running statistics do not depend on the key.
             return self.variable(collection, "rest", lambda: stats).value if stats else {}
         tree: dict[str, Any] = self.get_variable(collection, "rest", {})
-        if collection == "params" and (not tree or num_slots(tree) != num_blocks):
-            found = num_slots(tree) + 1 if tree else 0
-            raise ValueError(
-                f"stage {self.index} was built with {self.depth} blocks, its variables hold"
-                f" {found}; build the network with the depths the variables were made for"
+        found = num_slots(tree) if tree else 0
+        if found != num_blocks and (tree or collection == "params"):
+            raise UserError(
+                f"stage {self.index} was built with {self.depth} blocks, its {collection} hold"
+                f" {found + 1}; build the network with the depths the variables were made for"
             )
         return tree
 
@@ -161,9 +163,12 @@ class Network(nn.Module):
             `mutable=["batch_stats"]`.
           live_depths: int32 [num_stages], how many blocks of each stage to run, where `depths`
             is a capacity; None runs all.
+
+        Raises:
+          UserError: for images of another shape, and variables of a network of other depths.
         """
         if images.ndim != 4 or images.shape[-1] != self.image_channels:
-            raise ValueError(
+            raise UserError(
                 f"images have shape {images.shape}; this network takes"
                 f" [N, H, W, {self.image_channels}]"
             )
@@ -209,6 +214,7 @@ def rest_block(network: Network, stage: int) -> nn.Module:
 
 
 STEMS = ("small", "imagenet")
+DTYPES = ("float32", "bfloat16")
 
 
 def build_network(
@@ -253,23 +259,32 @@ def build_network(
     (5, 10)
     """
     stages = len(get_family(family).widths)
-    depths = tuple(depths)
-    if len(depths) != stages or not all(isinstance(d, int) and d >= 1 for d in depths):
+    depths = tuple(depths) if isinstance(depths, Iterable) else (depths,)
+    if len(depths) != stages or not all(isinstance(d, Integral) and d >= 1 for d in depths):
         raise UserError(
             f"depths {depths} do not fit {family!r}: give {stages} whole numbers of at least 1,"
             f" one for each stage, such as {(1,) * stages}"
         )
+    depths = tuple(int(depth) for depth in depths)  # NumPy's would not do for JSON.
     if stem not in STEMS:
         raise UserError(f"stem is {stem!r}; choose one of {', '.join(STEMS)}")
     if num_classes < 1 or image_channels < 1:
         raise UserError(
             f"num_classes {num_classes} and image_channels {image_channels} must be at least 1"
         )
-    options = BlockOptions(jnp.dtype(dtype), bn_scale_init, kernel_init)
+    options = BlockOptions(_dtype(dtype), bn_scale_init, kernel_init)
     options.check()
-    if not jnp.issubdtype(options.dtype, jnp.floating):
-        raise UserError(f"dtype is {dtype!r}; choose float32 or bfloat16")
     return Network(family, depths, num_classes, image_channels, stem, options, remat)
+
+
+def _dtype(given: Any) -> jnp.dtype:
+    try:
+        dtype = jnp.dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.name not in DTYPES:
+        raise UserError(f"dtype is {given!r}; choose one of {', '.join(DTYPES)}")
+    return dtype
 
 
 def num_params(variables: Any) -> int:
