@@ -56,7 +56,7 @@ class BlockOptions(NamedTuple):
             if value not in accepted:
                 raise UserError(f"{name} is {value!r}; choose one of {', '.join(accepted)}")
 
-    def bias_init(self, fan_in: int):
+    def bias_init(self, fan_in: int) -> nn.initializers.Initializer:
         """The start of a bias behind `fan_in` inputs."""
         if self.kernel_init != "torch":
             return nn.initializers.zeros
@@ -66,7 +66,9 @@ class BlockOptions(NamedTuple):
         )
 
 
-def conv(options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs):
+def conv(
+    options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs
+) -> nn.Conv:
     """A `size` x `size` convolution padded by (size - 1) / 2 on all sides."""
     pad = (size - 1) // 2
     return nn.Conv(
@@ -82,7 +84,7 @@ def conv(options: BlockOptions, features: int, size: int, stride: int, in_featur
     )
 
 
-def batch_norm(options: BlockOptions, train: bool, **kwargs):
+def batch_norm(options: BlockOptions, train: bool, **kwargs) -> BatchNorm:
     """Batch normalisation with the paper's constants; `train` picks the batch's statistics."""
     return BatchNorm(
         use_running_average=not train,

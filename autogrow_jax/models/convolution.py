@@ -132,15 +132,16 @@ def conv_general_dilated(
     """`convolution` behind the signature that `flax.linen.Conv(conv_general_dilated=...)` calls.
 
     Raises:
-      NotImplementedError: for dilated, grouped or same-padded convolutions, which none of our
-        blocks uses; pass `jax.lax.conv_general_dilated` to `nn.Conv` for those.
+      NotImplementedError: for dilated, grouped or same-padded convolutions and those of a given
+        precision, which none of our blocks uses; pass `jax.lax.conv_general_dilated` to `nn.Conv`
+        for those.
     """
-    del dimension_numbers, precision
+    del dimension_numbers
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1 or isinstance(padding, str):
+    if dilated or feature_group_count != 1 or isinstance(padding, str) or precision is not None:
         raise NotImplementedError(
-            "the canonical-form convolution takes explicit padding and neither dilation nor"
-            " groups; use jax.lax.conv_general_dilated in this block"
+            "the canonical-form convolution takes explicit padding and neither dilation,"
+            " groups nor a precision; use jax.lax.conv_general_dilated in this block"
         )
     (top, bottom), (left, right) = padding
     return convolution(lhs, rhs, tuple(window_strides), ((top, bottom), (left, right)))
