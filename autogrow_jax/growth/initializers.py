@@ -53,6 +53,11 @@ class Initializer(NamedTuple):
 
 def _replace_last_bn(block: Variables, context: Context, scale, bias) -> Variables:
     name = context.family.last_bn
+    if name not in block["params"]:
+        raise UserError(
+            f"the family's last_bn is {name!r}, but a block has {', '.join(block['params'])}; set"
+            " it, or choose the initializer 'default' or one of your own"
+        )
     bn = {
         "scale": scale(block["params"][name]["scale"]),
         "bias": bias(block["params"][name]["bias"]),
@@ -136,7 +141,9 @@ def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
 
     block = _map_kernels(block, identity)
     params = {
-        name: {**leaves, "bias": jnp.zeros_like(leaves["bias"])} if "bias" in leaves else leaves
+        name: {**leaves, "bias": jnp.zeros_like(leaves["bias"])}
+        if isinstance(leaves, dict) and "bias" in leaves
+        else leaves
         for name, leaves in block["params"].items()
     }
     stats = dict(block.get("batch_stats", {}))
