@@ -1,52 +1,60 @@
-"""The command line: flags to config to `run`.
+"""The command line: arguments to config to `run`. `--help` says what it takes.
 
-python -m autogrow_jax.main --config=configs/svhn_plain3.py --workdir=DIR --config.key=value
+python -m autogrow_jax.main --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
 """
 
+import signal
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
+from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
-from autogrow_jax.flags import DEFAULT_CONFIG, check_arguments, find_config
+from autogrow_jax.flags import UsageError, parse_arguments
 from autogrow_jax.training import run
 
-_CONFIG = config_flags.DEFINE_config_file("config", DEFAULT_CONFIG, "A file with get_config().")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/CONFIG-NAME.")
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what a cluster sends before it kills. To be treated as Ctrl-C is."""
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Args:
+      arguments: those after the program's name; by default those of the process.
+
+    Returns:
+      The exit status: 0; 1 for a mistake of the user or a loss that is no longer finite; 2 for
+      arguments that cannot be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
+    """
+    # TFDS and Orbax warn through absl of what is no concern of the user's.
+    logging.set_verbosity(logging.ERROR)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    workdir = ""
     try:
-        check_arguments(arguments)
-        return flags.FLAGS(find_config(arguments))
+        command = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+        config = load_config(command.config, command.changes)
+        workdir = command.workdir
+        run(config, workdir)
     except UserError as error:
-        sys.exit(f"error: {error}")
-    except flags.Error as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt as stop:
+        how = f"; the same command goes on from the last checkpoint in {workdir}" if workdir else ""
+        start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
+        print(f"{start}stopped{how}", file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
 
 
-def _main(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        sys.exit(f"error: unexpected argument {arguments[1]!r}; settings are --config.KEY=VALUE")
-    # Orbax tells of every file it writes, at a level that absl shows by default.
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = _WORKDIR.value or str(Path("runs") / name)
-    try:
-        run(_CONFIG.value, workdir)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"\nstopped; the same command goes on from the last checkpoint in {workdir}")
-
-
-def main() -> None:
-    """Entry point."""
-    app.run(_main, flags_parser=_parse)
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

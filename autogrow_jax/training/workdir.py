@@ -1,7 +1,9 @@
 """A run's folder: what lies where, and whose it is."""
 
+import contextlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,18 @@ class Workdir(NamedTuple):
         return self.root / "checkpoints"
 
     @property
+    def is_begun(self) -> bool:
+        """Whether it holds anything of a run that another config must not touch.
+
+        A start that failed before its first epoch leaves a config.json and nothing to lose.
+        """
+        files = (self.metrics, self.result)
+        with contextlib.suppress(FileNotFoundError):
+            if any(self.checkpoints.iterdir()):
+                return True
+        return any(file.exists() and file.stat().st_size > 0 for file in files)
+
+    @property
     def plots(self) -> Path:
         return self.root / "plots"
 
@@ -48,21 +62,20 @@ def open_workdir(path: str | os.PathLike[str], config: Any) -> Workdir:
       config: resolved.
 
     Raises:
-      UserError: where the folder cannot be written to, or holds a run of another config; then
-        lists the keys that differ.
+      UserError: where the folder cannot be written to, or holds a run of another config (then
+        lists the keys that differ) or of none that can be read.
     """
     workdir = Workdir(Path(path).expanduser())
     try:
         workdir.root.mkdir(parents=True, exist_ok=True)
-        probe = workdir.root / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=workdir.root):
+            pass
     except OSError as error:
+        why = "it is a file" if workdir.root.is_file() else error.strerror
         raise UserError(
-            f"cannot write to the workdir {workdir.root} ({error.strerror}); choose another with"
-            " --workdir"
+            f"cannot write to the workdir {workdir.root} ({why}); choose another with --workdir"
         ) from None
-    if workdir.config.exists():
+    if workdir.is_begun:
         lines = config_lib.differences(read_config(workdir), config.to_dict())
         if lines:
             raise UserError(
@@ -74,15 +87,25 @@ def open_workdir(path: str | os.PathLike[str], config: Any) -> Workdir:
 
 
 def read_config(workdir: Workdir) -> dict[str, Any]:
-    """The nested settings of config.json, sequences as tuples.
+    """The nested settings of config.json, as JSON has them: tuples are lists.
 
     Raises:
       UserError: where there is none or it is damaged.
     """
     try:
         loaded = json.loads(workdir.config.read_text())
+        if not isinstance(loaded, dict):
+            raise ValueError("it holds no JSON object")
     except FileNotFoundError:
-        raise UserError(f"{workdir.root} holds no run: there is no config.json in it") from None
-    except ValueError as error:
-        raise UserError(f"{workdir.config} is damaged ({error}); delete it") from None
+        if not workdir.is_begun:
+            raise UserError(f"{workdir.root} holds no run; give the workdir of one") from None
+        raise UserError(
+            f"{workdir.root} holds a run but no config.json, which says what run it is; bring that"
+            " back or choose another --workdir"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{workdir.config} is damaged ({error}); without it nobody knows what run it belongs"
+            " to, so bring it back or choose another --workdir"
+        ) from None
     return loaded

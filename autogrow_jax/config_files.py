@@ -1,0 +1,88 @@
+"""Config files: finding one, running it, and saying what is wrong with it in a line."""
+
+import difflib
+import importlib.util
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from autogrow_jax.config import flatten, nest
+from autogrow_jax.config_keys import check_key
+from autogrow_jax.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
+
+
+def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Runs `get_config()` of a config file.
+
+    Args:
+      name: path of a Python file, perhaps followed by ":ARGUMENT", a string that its `get_config`
+        is then called with. A file that is not there is looked for beside the package, so that
+        "configs/digits_plain3.py" works from any folder.
+      changes: {"a.b": value} to be laid over what the file says.
+
+    Returns:
+      The settings as nested dicts, for `autogrow_jax.config.resolve` to check.
+
+    Raises:
+      UserError: there is no such file, with the nearest one; it fails, with the line; it has no
+        `get_config`, or that returns no config.
+    """
+    match = re.fullmatch(r"(?P<path>.*\.py)(?::(?P<argument>.*))?", name, re.DOTALL)
+    path = find_config(match["path"] if match else name)
+    argument = () if match is None or match["argument"] is None else (match["argument"],)
+    spec = importlib.util.spec_from_file_location("autogrow_jax_user_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {path} is no Python file; its name has to end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError("it has no function get_config()")
+        config = flatten(module.get_config(*argument))
+        for key in config:
+            check_key(key)
+    except UserError as error:
+        raise UserError(f"config file {path}: {error}") from None
+    # Whatever the user's own code raises; it is for them to read, not for us to handle.
+    except Exception as error:
+        raise UserError(f"config file {path}{_describe(error, path)}") from error
+    return nest(config | (changes or {}))
+
+
+def find_config(name: str) -> Path:
+    """The path of a config file that exists.
+
+    Raises:
+      UserError: where it is neither there nor beside the package; names the nearest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    beside = CONFIGS / path.name
+    if beside.is_file() and path.parent.name in ("", "configs"):
+        return beside
+    known = sorted(found.name for found in CONFIGS.glob("[!_]*_*.py"))
+    close = difflib.get_close_matches(path.name, known, n=1)
+    if close:
+        raise UserError(f"no config file {name}; did you mean configs/{close[0]}?")
+    raise UserError(f"no config file {name}; in {CONFIGS} there are: {', '.join(known)}")
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """Where in the file and why, in one line."""
+    file = str(path.absolute())  # As the import system names it.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, reason = [error.lineno], error.msg
+    else:
+        # ml_collections wraps a KeyError, whose text would be in quotes, and shows all there is.
+        inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+        reason = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
+        reason = re.sub(r" Other fields present: .*?(?=\nDid you mean|$)", "", reason, flags=re.S)
+    place = f", line {lines[-1]}" if lines else ""
+    return f"{place}: {type(error).__name__}: {' '.join(reason.split())}"
