@@ -5,7 +5,7 @@ A config file is a Python file with `get_config()` that changes what it wants of
 The keys themselves are in `config_keys`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -13,7 +13,7 @@ import ml_collections
 from autogrow_jax.config_keys import FREE_KEYS, KEYS, check_key, check_value
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.policy import Policy, convergent, periodic
-from autogrow_jax.models.network import get_family
+from autogrow_jax.models.network import Network, build_network, get_family
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -117,6 +117,24 @@ def _fill_in(values: dict[str, Any]) -> None:
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
     values["data.validation"] = str(values["data.validation"])
+
+
+def make_network(
+    config: Any, num_classes: int, image_channels: int, depths: Sequence[int]
+) -> Network:
+    """The network that a resolved config asks for, at `depths`."""
+    model = config.model
+    return build_network(
+        model.family,
+        depths,
+        num_classes,
+        image_channels,
+        stem=model.stem,
+        dtype=model.dtype,
+        bn_scale_init=model.bn_scale_init,
+        kernel_init=model.kernel_init,
+        remat=model.remat,
+    )
 
 
 def make_policy(config: Any) -> Policy:

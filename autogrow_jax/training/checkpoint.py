@@ -6,6 +6,7 @@ one block) is not saved, which Orbax refuses, and on restoring every path and sh
 which Orbax does not do.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+
+from autogrow_jax.errors import UserError
 
 Tree = Any
 
@@ -36,6 +39,9 @@ class CheckpointStore:
     Args:
       directory: made if it is not there.
       keep: how many of the newest to keep, beside the best.
+
+    Raises:
+      UserError: where the directory cannot be made.
     """
 
     def __init__(self, directory: str | Path, keep: int):
@@ -54,7 +60,14 @@ class CheckpointStore:
             enable_async_checkpointing=True,
             step_prefix="epoch",
         )
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._directory = Path(directory).absolute()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep checkpoints in {self._directory} ({error.strerror})"
+            ) from None
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, epoch: int, tree: Tree, memory: dict[str, Any], accuracy: float) -> None:
         """Starts saving and returns once the arrays are copied.
@@ -80,13 +93,28 @@ class CheckpointStore:
         return self._manager.best_step()
 
     def read(self, epoch: int) -> Restored:
-        """Reads a checkpoint without knowing what is in it."""
-        restored = self._manager.restore(
-            epoch,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore()
-            ),
-        )
+        """Reads a checkpoint without knowing what is in it.
+
+        Raises:
+          UserError: where it is damaged; names its folder.
+        """
+        previous, sys.unraisablehook = sys.unraisablehook, _skip_closed_loop
+        try:
+            restored = self._manager.restore(
+                epoch,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore()
+                ),
+            )
+        # Orbax, JSON and tensorstore each have their own exceptions.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint {self._directory / f'epoch_{epoch}'} is damaged"
+                f" ({type(error).__name__}: {reason[:200]}); delete that folder, and the run goes"
+                " on from the one before it"
+            ) from error
+        sys.unraisablehook = previous
         arrays = {name: np.asarray(leaf) for name, leaf in restored["arrays"].items()}
         return Restored(arrays, restored["memory"])
 
@@ -99,6 +127,17 @@ class CheckpointStore:
         self._manager.close()
 
 
+def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of a saved `TrainState`, what `TrainState.variables` takes: averaged weights if there are."""
+    weights = "ema." if any(name.startswith("ema.") for name in arrays) else "params."
+    chosen = {
+        "params." + name.removeprefix(weights): array
+        for name, array in arrays.items()
+        if name.startswith(weights)
+    }
+    return chosen | {name: a for name, a in arrays.items() if name.startswith("batch_stats.")}
+
+
 def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
     """Puts saved arrays into the structure of `like`.
 
@@ -107,7 +146,7 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
       like: a pytree of arrays or shapes.
 
     Raises:
-      ValueError: lists the paths that are only here or only there, or differ in shape or dtype.
+      UserError: lists the paths that are only here or only there, or differ in shape or dtype.
     """
     wanted = _leaves(like)
     found = dict(arrays)
@@ -130,8 +169,17 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
             leaves.append(jnp.array(array, copy=True))
     complaints += [f"  {name}: only in the checkpoint" for name in found]
     if complaints:
-        raise ValueError("the checkpoint does not fit this network:\n" + "\n".join(complaints))
+        raise UserError(
+            "the checkpoint does not fit this network; was it another data set, with other classes"
+            " or channels?\n" + "\n".join(complaints)
+        )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _skip_closed_loop(report: Any) -> None:
+    """Leaves one error of many: the first failed read closes the loop that all others report to."""
+    if "loop is closed" not in str(report.exc_value):
+        sys.__unraisablehook__(report)
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

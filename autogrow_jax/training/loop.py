@@ -5,12 +5,14 @@
 until the policy says fine-tune, then `finetune.epochs` more, then the test set, once.
 """
 
+import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset, load_dataset
@@ -25,10 +27,12 @@ from autogrow_jax.reporting import (
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
-from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.reporting.result import RESULT_KEYS, format_depths
+from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.memory import TIMED, Memory
 from autogrow_jax.training.result import Result, describe_devices, find_versions
 from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.training.step import Sums
 from autogrow_jax.training.trainer import Trainer, mean_loss, percent
 from autogrow_jax.training.workdir import Workdir, open_workdir, read_config
 
@@ -190,13 +194,8 @@ def _run_epoch(
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
     trained = trainer.train_epoch(epoch, rate, progress if config.log.progress else None)
-    if trained.bad_step >= 0:
-        raise DivergedError(
-            f"the loss is not finite any more: epoch {epoch}, step {int(trained.bad_step)}"
-            f" (learning rate {rate:g}, depths {'-'.join(map(str, memory.depths))}). The last good"
-            " checkpoint is kept. Try a lower config.optimizer.learning_rate."
-        )
     validated = trainer.evaluate("validation")
+    _check_finite(trainer, epoch, rate, trained, validated)
     memory.epoch += 1
     memory.train_accuracy = percent(trained)
     memory.evaluated_depths = memory.depths
@@ -215,6 +214,28 @@ def _run_epoch(
         "seconds": time.perf_counter() - start,
         "elapsed": memory.seconds["total"],
     }
+
+
+def _check_finite(
+    trainer: Trainer, epoch: int, rate: float, trained: Sums, validated: Sums
+) -> None:
+    """Raises DivergedError before weights that are lost could become a checkpoint."""
+    if trained.bad_step >= 0:
+        step = f"step {int(trained.bad_step)}"
+    elif math.isfinite(mean_loss(validated)) or _is_finite(trainer.exact_variables()):
+        return
+    else:
+        # The loss of a step is that of the weights before it, so no step has seen these.
+        step = f"step {trainer.steps_per_epoch - 1}, the last"
+    raise DivergedError(
+        f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"
+        f" {format_depths(trainer.depths)}). Checkpoints of earlier epochs are kept. Lower"
+        " config.optimizer.learning_rate and start in another --workdir."
+    )
+
+
+def _is_finite(variables: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
 def _decide(config: Any, trainer: Trainer, memory: Memory, reporter: Reporter) -> None:
@@ -288,17 +309,28 @@ def _finish(
             "validation_examples": len(dataset.validation.labels),
             "compilations_by_program": memory.compilations,
             "devices": describe_devices(),
+            "num_classes": dataset.num_classes,
+            "image_shape": dataset.image_shape,
         },
     )
 
 
 def _read_finished(config: Any, workdir: Workdir, store: CheckpointStore) -> Result:
-    """The result of a run that is finished, with its weights."""
+    """The result of a run that is finished, with its weights; without its data or a compilation."""
     content = read_result(workdir.result)
-    trainer = Trainer(config, load_data(config))
-    memory = _begin(config, trainer, store)
-    del memory
-    return Result.from_dict(content, trainer.network, trainer.exact_variables())
+    lacking = [key for key in (*RESULT_KEYS, "image_shape", "num_classes") if key not in content]
+    latest = store.latest()
+    if lacking or latest is None:
+        what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
+        raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
+    height_width_channels = tuple(content["image_shape"])
+    network = config_lib.make_network(
+        config, content["num_classes"], height_width_channels[-1], content["depths"]
+    )
+    image = jax.ShapeDtypeStruct((1, *height_width_channels), np.float32)
+    like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
+    variables = rebuild(evaluated_arrays(store.read(latest).arrays), like)
+    return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
 
 
 def _evaluate(config: Any, workdir: Workdir, reporter: Reporter) -> Result:

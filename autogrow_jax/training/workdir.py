@@ -40,7 +40,7 @@ class Workdir(NamedTuple):
         A start that failed before its first epoch leaves a config.json and nothing to lose.
         """
         files = (self.metrics, self.result)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if any(self.checkpoints.iterdir()):
                 return True
         return any(file.exists() and file.stat().st_size > 0 for file in files)
