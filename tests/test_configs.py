@@ -1,24 +1,19 @@
 """Every config file loads, says truly how it is run and what the paper found."""
 
+import ast
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from autogrow_jax.config import make_policy, resolve
+from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.data.official import OFFICIAL_SETS
-from autogrow_jax.flags import DEFAULT_CONFIG
 from autogrow_jax.models import get_family
-
-# ml_collections loads a config file in a way that Python will drop one day.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").glob("[!_]*_*.py"))
@@ -43,15 +38,11 @@ FOUND = re.compile(
 
 
 def load(path: Path):
-    """What `--config=FILE` makes of a file, resolved."""
-    values = flags.FlagValues()
-    flag = config_flags.DEFINE_config_file("config", flag_values=values)
-    values(["main", f"--config={path}"])
-    return resolve(flag.value)
+    return resolve(load_config(str(path)))
 
 
 def docstring(path: Path) -> str:
-    return runpy.run_path(str(path))["__doc__"]
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
 def cell(name: str) -> Path:
