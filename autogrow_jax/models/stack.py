@@ -18,7 +18,7 @@ Tree = Any
 BlockFn = Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
 
 
-def _read(tree: Tree, slot: jax.Array) -> Tree:
+def _read(tree: Tree, slot: jax.Array | int) -> Tree:
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, slot, 0, keepdims=False), tree)
 
 

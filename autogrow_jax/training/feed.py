@@ -117,7 +117,8 @@ class DeviceFeed:
         self._pretrain: Callable | None = None
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
-        function, kind, extra = self._train, "train", ()
+        function, kind = self._train, "train"
+        extra: tuple[Mask, ...] = ()
         if pretrain is not None:
             recipe, mask = pretrain
             if self._pretrain is None:
@@ -203,7 +204,8 @@ class HostFeed:
         self._pretrain: Callable | None = None
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
-        function, kind, extra = self._train, "train", ()
+        function, kind = self._train, "train"
+        extra: tuple[Mask, ...] = ()
         if pretrain is not None:
             recipe, mask = pretrain
             if self._pretrain is None:

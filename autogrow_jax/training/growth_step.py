@@ -52,12 +52,17 @@ def make_grow_state(
     def grow_stage(stage, state, key, depths, images, labels):
         slot = depths[stage] - 1
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        if needs_data(start_as, get_family(network.family)):
-            data = (normalize(images, preprocessing), labels)
-        else:
-            data = (None, None)
+        needed = needs_data(start_as, get_family(network.family))
         block = start_block(
-            network, variables, stage, key, start_as, *data, live_depths=depths, slot=slot
+            network,
+            variables,
+            stage,
+            key,
+            start_as,
+            normalize(images, preprocessing) if needed else None,
+            labels if needed else None,
+            live_depths=depths,
+            slot=slot,
         )
         grown = place_block(variables, stage, slot, block)
         params = grown["params"]

@@ -6,7 +6,7 @@ A program trains for any number of consecutive steps of an epoch. Batches are a 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ class Sums(NamedTuple):
     Attributes:
       loss: sum over examples of the cross-entropy in nats.
       correct: number of examples classified correctly.
-      count: number of examples.
+      examples: number of examples.
       bad_step: first step whose loss was not finite, -1 for none.
     """
 
     loss: jax.Array
     correct: jax.Array
-    count: jax.Array
+    examples: jax.Array
     bad_step: jax.Array
 
     @staticmethod
@@ -119,7 +119,7 @@ class Mask(NamedTuple):
 
 def _add(sums: Sums, step, loss, correct, count) -> Sums:
     bad = jnp.where((sums.bad_step < 0) & ~jnp.isfinite(loss), step, sums.bad_step)
-    return Sums(sums.loss + loss * count, sums.correct + correct, sums.count + count, bad)
+    return Sums(sums.loss + loss * count, sums.correct + correct, sums.examples + count, bad)
 
 
 def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
@@ -157,7 +157,7 @@ def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
             if per_device:
                 rank = lax.axis_index(AXIS)
                 start += rank * local_size
-                step_key = jax.random.fold_in(step_key, rank)
+                step_key = _key_of_rank(step_key, rank, mesh)
             chosen = lax.dynamic_slice_in_dim(order, start, local_size)
             batch, batch_labels = images[chosen], labels[chosen]
             if not per_device:
@@ -171,6 +171,11 @@ def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
         return lax.fori_loop(0, num_steps, body, (state, sums))
 
     return _per_device(train_steps, mesh) if per_device else train_steps
+
+
+def _key_of_rank(key, rank, mesh: Mesh):
+    """Each device's own draws; on one device those of "jit", which it then equals."""
+    return key if mesh.size == 1 else jax.random.fold_in(key, rank)
 
 
 def make_batch_step(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
@@ -187,7 +192,7 @@ def make_batch_step(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
         step_key = jax.random.fold_in(key, step)
         if per_device:
             rank, size = lax.axis_index(AXIS), recipe.batch_size // mesh.size
-            step_key = jax.random.fold_in(step_key, rank)
+            step_key = _key_of_rank(step_key, rank, mesh)
             images = lax.dynamic_slice_in_dim(images, rank * size, size)
             labels = lax.dynamic_slice_in_dim(labels, rank * size, size)
         else:
@@ -215,13 +220,18 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
             # The last batch is filled up with examples that then count for nothing.
             chosen = first + jnp.minimum(offsets, count - 1)
             batch = normalize(split_batch(images[chosen], mesh), recipe.preprocessing)
-            logits = recipe.network.apply(variables, batch, train=False, live_depths=depths)
+            logits = cast(
+                jax.Array,
+                recipe.network.apply(variables, batch, train=False, live_depths=depths),
+            )
             wanted = labels[chosen]
             valid = offsets < count
             loss = jnp.sum(jnp.where(valid, _example_losses(logits, wanted), 0.0))
             correct = jnp.sum(valid & (jnp.argmax(logits, -1) == wanted), dtype=jnp.int32)
             seen = jnp.sum(valid, dtype=jnp.int32)
-            return Sums(sums.loss + loss, sums.correct + correct, sums.count + seen, sums.bad_step)
+            return Sums(
+                sums.loss + loss, sums.correct + correct, sums.examples + seen, sums.bad_step
+            )
 
         num_batches = (count + batch_size - 1) // batch_size
         return lax.fori_loop(0, num_batches, body, Sums.zero())

@@ -260,9 +260,9 @@ class Trainer:
 
 def percent(sums: Sums) -> float:
     """Accuracy in percent."""
-    return 100.0 * int(sums.correct) / int(sums.count)
+    return 100.0 * int(sums.correct) / int(sums.examples)
 
 
 def mean_loss(sums: Sums) -> float:
     """Mean cross-entropy in nats."""
-    return float(sums.loss) / int(sums.count)
+    return float(sums.loss) / int(sums.examples)
