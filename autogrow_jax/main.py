@@ -3,6 +3,7 @@
 python -m autogrow_jax.main --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
 """
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -57,4 +58,11 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _status = main()
+    if _status > 128:
+        # An exception from a signal handler may have gone through XLA's compiler, which then
+        # crashes as the interpreter ends. All files are closed by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status)
+    sys.exit(_status)
