@@ -1,6 +1,9 @@
 """Four virtual CPU devices for all tests, and where the real data lie."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before JAX is imported anywhere.
@@ -14,6 +17,13 @@ import pytest
 
 # Silent promotion hides mistakes: float32 parameters that become bfloat16, or the reverse.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Tests build the same programs again and again: compile each once a session.
+_CACHE = tempfile.mkdtemp(prefix="autogrow_jax_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _shared(name: str) -> Path:

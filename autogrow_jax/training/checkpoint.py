@@ -92,6 +92,10 @@ class CheckpointStore:
         """The checkpoint of the highest validation accuracy."""
         return self._manager.best_step()
 
+    def all_epochs(self) -> list[int]:
+        """What is kept, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def read(self, epoch: int) -> Restored:
         """Reads a checkpoint without knowing what is in it.
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from autogrow_jax.growth.graft import cut, graft
+from autogrow_jax.growth.graft import cut
 from autogrow_jax.models.network import Network
 
 Tree = Any
@@ -93,7 +94,7 @@ def pad_state(
     capacities: tuple[int, ...],
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Grafts a state onto zeros of a larger capacity.
+    """Pads the stacked axes of a state to a capacity with zeros; on the host, as NumPy arrays.
 
     Dead slots hold zeros, so decay and momentum leave them zero and no norm counts them.
     """
@@ -101,7 +102,13 @@ def pad_state(
     template = jax.eval_shape(
         lambda: init_state(roomy, optimizer, jax.random.key(0), image_shape, bool(state.ema))
     )
-    return graft(state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), template))
+    return jax.tree.map(_pad, state, template)
+
+
+def _pad(leaf: Any, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    # On the host: on the device every shape would be a program of its own to compile.
+    leaf = np.asarray(leaf)
+    return np.pad(leaf, [(0, new - old) for old, new in zip(leaf.shape, like.shape, strict=True)])
 
 
 def cut_state(state: TrainState, depths: tuple[int, ...]) -> TrainState:

@@ -1,0 +1,234 @@
+"""Whole runs on a tenth of the digits: what they leave behind, and that stopping changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.data import normalize
+from autogrow_jax.errors import DivergedError, UserError
+from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.reporting.metrics import read
+from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.training import run
+from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.loop import load_data
+
+
+def _config(**changes):
+    """Grows all stages every epoch, past the first capacity of 4, then fine-tunes two epochs."""
+    config = config_lib.default_config()
+    config.data.fraction = 0.1
+    config.data.batch_size = 32
+    config.num_devices = 1
+    config.growth.interval = 1
+    config.growth.mode = "all"
+    config.growth.max_epochs = 5
+    config.growth.max_depths = (5,)
+    config.finetune.epochs = 2
+    config.optimizer.ema = 0.9
+    config.log.progress = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+class _StopAt(QuietReporter):
+    """Ends the run, as Ctrl-C would, once `epoch` is done and its checkpoint asked for."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
+        raise AssertionError("progress is off")
+
+    def begin_run(self, title, *, num_epochs=None, previous=()):
+        self.resumed_after = len(previous)
+
+    def end_epoch(self, line):
+        if line["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, run(_config(), workdir, reporter=QuietReporter())
+
+
+def _lines(workdir):
+    """metrics.jsonl without what a clock says."""
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
+        for line in read(workdir / "metrics.jsonl")
+    ]
+
+
+def _saved(workdir):
+    store = CheckpointStore(workdir / "checkpoints", 2)
+    try:
+        return store.read(store.latest()).arrays
+    finally:
+        store.close()
+
+
+def _assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_run_grows_stops_and_fine_tunes(undisturbed):
+    workdir, result = undisturbed
+    lines = read(workdir / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(result.epochs))
+    assert [line["phase"] for line in lines] == ["growth"] * 5 + ["finetune"] * 2
+    assert [line["depths"][0] for line in lines] == [1, 2, 3, 4, 5, 5, 5]
+    assert result.depths == (5, 5, 5)
+    assert len(result.growth) == 12
+    assert result.growth[0] == {"epoch": 1, "stage": 0, "depths": [2, 1, 1]}
+    assert lines[-1]["learning_rate"] < lines[0]["learning_rate"]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_one_executable_serves_all_depths_of_a_capacity(undisturbed):
+    _, result = undisturbed
+    # Capacities 4 and 8; five depths.
+    assert result.compilations == 2
+    assert result.more["compilations_by_program"] == {"train": 2, "evaluate": 2, "growth": 2}
+
+
+def test_result_file_holds_the_contract(undisturbed):
+    workdir, result = undisturbed
+    content = json.loads((workdir / "result.json").read_text())
+    assert set(RESULT_KEYS) <= content.keys()
+    parts = ("train", "evaluate", "compile", "growth", "checkpoint")
+    assert set(content["seconds"]) == {"total", *parts}
+    assert sum(content["seconds"][part] for part in parts) <= content["seconds"]["total"]
+    assert content["validation"] == "held-out"
+    assert (workdir / "plots" / "growth.png").stat().st_size > 10_000
+    best = max(line["validation_accuracy"] for line in read(workdir / "metrics.jsonl"))
+    assert content["best_validation_accuracy"] == best == result.best_validation_accuracy
+
+
+def test_returned_network_has_the_reported_accuracy(undisturbed):
+    """The public, exact-depth network computes what the padded one was trained as."""
+    _, result = undisturbed
+    dataset = load_data(config_lib.resolve(_config()))
+    images = normalize(dataset.test.images, dataset.preprocessing)
+    logits = jax.jit(result.network.apply)(result.variables, images)
+    correct = np.argmax(logits, -1) == dataset.test.labels
+    assert 100 * correct.mean() == pytest.approx(result.test_accuracy, abs=1e-6)
+
+
+def test_checkpoints_are_bounded(undisturbed):
+    workdir, result = undisturbed
+    store = CheckpointStore(workdir / "checkpoints", 2)
+    steps = store.all_epochs()
+    best = store.best()
+    store.close()
+    assert steps[-2:] == [result.epochs - 1, result.epochs]
+    assert set(steps[:-2]) <= {best}
+
+
+@pytest.mark.parametrize("epoch", [2, 4], ids=["within-a-capacity", "as-the-capacity-doubles"])
+def test_stopped_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path, epoch):
+    workdir, result = undisturbed
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=_StopAt(epoch))
+    again = _StopAt(None)
+    resumed = run(_config(), tmp_path, reporter=again)
+    assert again.resumed_after == epoch
+    assert _lines(tmp_path) == _lines(workdir)
+    _assert_equal(_saved(tmp_path), _saved(workdir))
+    assert resumed.growth == result.growth
+    assert resumed.test_accuracy == result.test_accuracy
+
+
+def test_finished_run_returns_its_result_and_trains_nothing(undisturbed):
+    workdir, result = undisturbed
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = run(_config(), workdir, reporter=QuietReporter())
+    assert again.to_dict() == json.loads((workdir / "result.json").read_text()) | {
+        "depths": result.depths,
+        "seed_depths": result.seed_depths,
+        "growth": result.growth,
+    }
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    jax.tree.map(np.testing.assert_array_equal, again.variables, result.variables)
+
+
+def test_other_config_is_refused_with_the_keys_that_differ(undisturbed):
+    workdir, _ = undisturbed
+    with pytest.raises(UserError, match=r"growth\.interval: 1 -> 2") as error:
+        run(_config(**{"growth.interval": 2, "log.plot_every": 5}), workdir)
+    assert "log" not in str(error.value)
+
+
+def test_evaluate_mode_gives_the_same_numbers(undisturbed):
+    workdir, result = undisturbed
+    evaluated = run(_config(mode="evaluate"), workdir, reporter=QuietReporter())
+    assert evaluated.test_accuracy == result.test_accuracy
+    assert evaluated.depths == result.depths
+
+
+def test_from_scratch_trains_the_given_depths(tmp_path):
+    config = _config(mode="scratch", **{"model.depths": (2, 1, 1), "optimizer.ema": 0.0})
+    result = run(config, tmp_path, reporter=QuietReporter())
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["phase"] for line in lines] == ["scratch"] * 2
+    assert result.depths == (2, 1, 1)
+    assert not result.growth
+
+
+def test_diverging_names_epoch_and_step_and_keeps_the_last_checkpoint(tmp_path):
+    config = _config(
+        mode="scratch",
+        **{"model.family": "plain3_nobn", "optimizer.learning_rate": 1e20, "optimizer.ema": 0.0,
+           "finetune.epochs": 20, "finetune.schedule": "constant"},
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match=r"epoch \d+, step \d+") as error:
+        run(config, tmp_path, reporter=QuietReporter())
+    epochs = len(read(tmp_path / "metrics.jsonl"))
+    assert f"epoch {epochs}," in str(error.value)
+    if epochs:
+        for array in _saved(tmp_path).values():
+            assert np.isfinite(array).all()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
+    workdir, _ = undisturbed
+    flags = [
+        f"--config.{k}={v}"
+        for k, v in {
+            "data.fraction": 0.1, "data.batch_size": 32, "num_devices": 1, "growth.interval": 1,
+            "growth.mode": "all", "growth.max_epochs": 5, "growth.max_depths": 5,
+            "finetune.epochs": 2, "optimizer.ema": 0.9, "log.progress": False,
+            "growth.window": 100, "data.name": "digits",
+        }.items()
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "autogrow_jax.main", f"--workdir={tmp_path}", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (tmp_path / "metrics.jsonl").exists() and len(_safe_lines(tmp_path)) >= 3:
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "result.json").exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert _lines(tmp_path) == _lines(workdir)
+    _assert_equal(_saved(tmp_path), _saved(workdir))
+
+
+def _safe_lines(workdir):
+    return (workdir / "metrics.jsonl").read_text().splitlines()
