@@ -1,0 +1,388 @@
+"""Every key is checked, changes something, and survives being written and read."""
+
+import ast
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+import autogrow_jax
+from autogrow_jax.config import (
+    default_config,
+    differences,
+    flatten,
+    make_network,
+    make_policy,
+    nest,
+    resolve,
+)
+from autogrow_jax.config_keys import FREE_KEYS, KEYS
+from autogrow_jax.errors import UserError
+from autogrow_jax.growth import replay
+from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
+from autogrow_jax.models.network import FAMILIES, get_family, register_family
+from autogrow_jax.reporting.files import to_json
+from autogrow_jax.training import make_optimizer, make_schedule
+from autogrow_jax.training.loop import load_data
+from autogrow_jax.training.trainer import Trainer
+
+
+def _resolve(**changes):
+    return resolve(nest(changes))
+
+
+# --- What is accepted.
+
+ACCEPTED = [
+    ("seed", 2**32 - 1, 2**32 - 1),
+    ("seed", np.int64(3), 3),
+    ("model.depths", (2, 1, 1), (2, 1, 1)),
+    ("model.depths", [2, 1, 1], (2, 1, 1)),
+    ("model.depths", np.array([2, 1, 1]), (2, 1, 1)),
+    ("model.depths", (), (1, 1, 1)),
+    ("growth.max_depths", 20, (20, 20, 20)),
+    ("growth.max_depths", (20,), (20, 20, 20)),
+    ("growth.max_depths", (), (200, 200, 200)),
+    ("optimizer.learning_rate", 1, 1.0),
+    ("optimizer.learning_rate", None, 0.01),
+    ("optimizer.learning_rate", np.float32(0.5), 0.5),
+    ("optimizer.ema", 0, 0.0),
+    ("data.validation", 0.2, "0.2"),
+    ("data.validation", "0.2", "0.2"),
+    ("data.validation", "test", "test"),
+    ("data.crop_padding", -1, -1),
+    ("finetune.epochs", 0, 0),
+]
+
+
+@pytest.mark.parametrize("name, value, wanted", ACCEPTED)
+def test_accepted_values_take_one_form(name, value, wanted):
+    found = flatten(_resolve(**{name: value}))[name]
+    assert found == wanted
+    assert type(found) is type(wanted)
+
+
+REFUSED = [
+    ("mode", "grew", "did you mean 'grow'"),
+    ("mode", ["grow"], "Known: grow"),
+    ("seed", -1, "from 0 to 4294967295"),
+    ("seed", 2**32, "from 0 to 4294967295"),
+    ("seed", True, "whole number"),
+    ("parallel", "none", "Known: jit, pmap"),
+    ("num_devices", -1, "0 means all"),
+    ("model.family", "plan3", "did you mean 'plain3'"),
+    ("model.depths", (2, 1), "plain3 has 3 stages, so give 3 numbers, such as"),
+    ("model.depths", (2, 1, 0), "at least 1"),
+    ("model.depths", (2, 1, 1.5), "whole numbers"),
+    ("model.depths", "2,1,1", "whole numbers"),
+    ("model.dtype", "float16", "Known: float32, bfloat16"),
+    ("model.stem", "big", "Known: small, imagenet"),
+    ("model.bn_scale_init", "one", "did you mean 'ones'"),
+    ("model.kernel_init", 3, "Known: torch"),
+    ("model.remat", "yes", "True or False"),
+    ("data.name", 3, "digits, mnist"),
+    ("data.dir", None, "folder"),
+    ("data.batch_size", 0, "at least 1"),
+    ("data.batch_size", "ten", "'ten'; it takes a whole number of images"),
+    ("data.fraction", 0.0, "above 0 and up to 1"),
+    ("data.fraction", 1.5, "above 0 and up to 1"),
+    ("data.fraction", float("nan"), "above 0 and up to 1"),
+    ("data.validation", "tset", "'held-out', 'test'"),
+    ("data.validation", 1.5, "'held-out', 'test'"),
+    ("data.validation", True, "'held-out', 'test'"),
+    ("data.validation_fraction", 1.0, "between 0 and 1"),
+    ("data.image_size", -1, "0 means as it is"),
+    ("data.crop_padding", -2, "the set's own"),
+    ("data.flip", True, "Known: auto, yes, no"),
+    ("growth.policy", "periodical", "did you mean 'periodic'"),
+    ("growth.interval", 0, "at least 1"),
+    ("growth.window", 2.0, "whole number of epochs"),
+    ("growth.threshold", -0.1, "at least 0"),
+    ("growth.metric", "mean", "Known: max, avg"),
+    ("growth.mode", "groups", "did you mean 'group'"),
+    ("growth.mode", "sub", "needs sub"),
+    ("growth.sub", (1, 1, 1), "mode='sub' only"),
+    ("growth.max_depths", (9, 9), "plain3 has 3 stages"),
+    ("growth.max_epochs", 0, "at least 1"),
+    ("growth.initializer", "gausian", "did you mean 'gaussian'"),
+    ("optimizer.name", "sdg", "did you mean 'sgd'"),
+    ("optimizer.learning_rate", 0.0, "above 0"),
+    ("optimizer.learning_rate", float("inf"), "above 0"),
+    ("optimizer.momentum", 1.0, "below 1"),
+    ("optimizer.weight_decay", -1e-4, "at least 0"),
+    ("optimizer.ema", 1.0, "below 1"),
+    ("finetune.epochs", -1, "at least 0"),
+    ("finetune.schedule", "step", "staircase"),
+    ("checkpoint.every", 0, "at least 1"),
+    ("checkpoint.keep", 0, "at least 1"),
+    ("log.progress", 1, "True or False"),
+    ("log.plot_every", -1, "0 means at the end only"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", REFUSED)
+def test_refused_values_name_the_key_and_what_it_accepts(name, value, message):
+    with pytest.raises(UserError) as error:
+        _resolve(**{name: value})
+    assert message in str(error.value)
+    assert f"config.{name.split('.')[0]}" in str(error.value)
+
+
+def test_seed_deeper_than_the_maximum():
+    with pytest.raises(UserError, match=r"config\.model\.depths is \(9, 1, 1\).*stage 0.*\(5, 5"):
+        _resolve(**{"model.depths": (9, 1, 1), "growth.max_depths": 5})
+    # The maximum is of growth; from scratch there is none.
+    _resolve(**{"mode": "scratch", "model.depths": (9, 1, 1), "growth.max_depths": 5})
+
+
+def test_scratch_of_no_epochs():
+    with pytest.raises(UserError, match=r"config\.finetune\.epochs is 0"):
+        _resolve(**{"mode": "scratch", "finetune.epochs": 0})
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("model.depth", "did you mean 'model.depths'"),
+        ("batch_size", "did you mean 'data.batch_size'"),
+        ("modle.depths", "did you mean 'model.depths'"),
+        ("xyzzy", "Known: checkpoint, data"),
+        ("model.xyzzy", "'model' has: model.family"),
+        ("data", "config.data is a group of keys: data.name"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(name, message):
+    with pytest.raises(UserError) as error:
+        _resolve(**{name: 1})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("config", [None, 3, "digits", [("seed", 1)]])
+def test_what_is_no_config(config):
+    with pytest.raises(UserError, match="default_config"):
+        resolve(config)
+
+
+def test_default_config_is_locked():
+    config = default_config()
+    with pytest.raises(AttributeError):
+        config.data.batchsize = 3
+
+
+def test_what_is_registered_later_is_accepted():
+    try:
+        register_family("mine2", get_family("plain3")._replace(widths=(8, 16)))
+        register_initializer("mine", INITIALIZERS["default"].start)
+        config = _resolve(**{"model.family": "mine2", "growth.initializer": "mine"})
+        assert config.model.depths == (1, 1)
+        with pytest.raises(UserError, match="mine2"):
+            _resolve(**{"model.family": "mine3"})
+    finally:
+        FAMILIES.pop("mine2", None)
+        INITIALIZERS.pop("mine", None)
+
+
+# --- One form, kept.
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_resolving_twice_changes_nothing(family):
+    once = _resolve(**{"model.family": family, "growth.max_depths": 20, "data.validation": 0.25})
+    assert resolve(once).to_dict() == once.to_dict()
+    assert flatten(once).keys() == KEYS.keys()
+
+
+def test_all_forms_of_a_config_resolve_alike():
+    changed = default_config()
+    changed.model.depths = (3, 2, 1)
+    frozen = ml_collections.FrozenConfigDict(changed)
+    for config in (changed, frozen, changed.to_dict(), {"model": {"depths": [3, 2, 1]}}):
+        assert resolve(config).to_dict() == resolve(changed).to_dict()
+
+
+@pytest.mark.parametrize("family", ["plain3", "basic4"])
+def test_config_file_round_trip(family):
+    config = _resolve(**{"model.family": family, "growth.mode": "rate"})
+    read = json.loads(to_json(config.to_dict()))
+    assert differences(read, config) == []
+    assert resolve(read).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_differences_are_of_keys_that_matter(name):
+    old = flatten(resolve(default_config()))
+    lines = differences(nest(old), nest(old | {name: "changed"}))
+    assert lines == ([] if name in FREE_KEYS else [f"{name}: {old[name]!r} -> 'changed'"])
+
+
+def test_a_key_younger_than_the_run_had_its_default():
+    config = resolve(default_config())
+    old = flatten(config)
+    del old["optimizer.ema"]
+    assert differences(nest(old), config) == []
+    assert differences(nest(old), nest(flatten(config) | {"optimizer.ema": 0.9}))
+
+
+# --- Every key changes something.
+
+
+def _attribute_chains():
+    """All "a.b" of expressions like config.a.b in the package."""
+    for path in Path(autogrow_jax.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                value = node.value
+                owner = getattr(value, "attr", getattr(value, "id", None))
+                yield f"{owner}.{node.attr}"
+
+
+def test_every_key_is_read():
+    chains = set(_attribute_chains())
+    unread = []
+    for name in KEYS:
+        wanted = {name} if "." in name else {f"config.{name}", f"_config.{name}"}
+        if not wanted & chains:
+            unread.append(name)
+    assert not unread
+
+
+def _probe_network(config):
+    # What each of its fields does is in test_models_network.py.
+    return make_network(config, 10, 3, config.model.depths)
+
+
+def _probe_data(config):
+    data = load_data(config)
+    parts = [(split.images.shape, split.labels.tolist()) for split in (data.train, data.validation)]
+    return parts, data.preprocessing
+
+
+def _probe_data_error(config):
+    try:
+        return load_data(config)
+    except UserError as error:
+        return str(error)
+
+
+def _probe_policy(config):
+    rng = np.random.default_rng(0)
+    curve = 90 * (1 - np.exp(-np.arange(200) / 20)) + rng.normal(size=200)
+    events = replay(make_policy(config), curve)
+    return events.growth, events.depths, events.growth_epochs
+
+
+def _probe_optimizer(config):
+    chosen = config.optimizer
+    optimizer = make_optimizer(
+        chosen.name,
+        momentum=chosen.momentum,
+        nesterov=chosen.nesterov,
+        weight_decay=chosen.weight_decay,
+    )
+    params = jnp.float32(2.0)
+    state = optimizer.init(params)
+    updates = []
+    for gradient in (1.0, 0.5):
+        update, state = optimizer.update(jnp.float32(gradient), state, params)
+        updates.append(float(update))
+    return updates
+
+
+def _probe_schedule(config):
+    base, epochs = config.optimizer.learning_rate, config.finetune.epochs
+    schedule = make_schedule(config.finetune.schedule, base, config.growth.policy)
+    return [schedule("finetune", epoch, epochs) for epoch in range(epochs)]
+
+
+def _probe_trainer(config):
+    trainer = Trainer(config, load_data(config))
+    mesh = trainer._recipe.mesh
+    ema = bool(trainer.abstract_state(trainer.depths).ema)
+    feed = type(trainer._feed).__name__
+    return trainer.steps_per_epoch, mesh.size, trainer._recipe.parallel, feed, ema
+
+
+PROBES = {
+    _probe_network: {
+        "model.family": "basic3",
+        "model.depths": (2, 1, 1),
+        "model.dtype": "bfloat16",
+        "model.stem": "imagenet",
+        "model.bn_scale_init": "uniform",
+        "model.kernel_init": "he",
+        "model.remat": True,
+    },
+    _probe_data: {
+        "seed": 1,
+        "data.fraction": 0.5,
+        "data.validation": "test",
+        "data.validation_fraction": 0.3,
+        "data.image_size": 12,
+        "data.crop_padding": 2,
+        "data.flip": "yes",
+    },
+    _probe_data_error: {"data.name": "nonsense", "data.dir": "elsewhere", "data.batch_size": 10**6},
+    _probe_policy: {
+        "growth.policy": "convergent",
+        "growth.interval": 5,
+        "growth.window": 20,
+        "growth.threshold": 5.0,
+        "growth.metric": "avg",
+        "growth.mode": "all",
+        "growth.sub": (2, 0, 1),
+        "growth.rate": 0.8,
+        "growth.max_depths": 5,
+        "growth.max_epochs": 9,
+    },
+    _probe_optimizer: {
+        "optimizer.name": "rmsprop",
+        "optimizer.momentum": 0.5,
+        "optimizer.nesterov": True,
+        "optimizer.weight_decay": 0.1,
+    },
+    _probe_schedule: {
+        "optimizer.learning_rate": 0.3,
+        "finetune.epochs": 8,
+        "finetune.schedule": "cosine",
+    },
+    _probe_trainer: {
+        "num_devices": 1,
+        "parallel": "pmap",
+        "data.on_device": "no",
+        "optimizer.ema": 0.9,
+    },
+}
+# What a change of a key is compared with, where that is not the default.
+BASE = {
+    "growth.sub": {"growth.mode": "sub", "growth.sub": (1, 1, 1)},
+    "growth.rate": {"growth.mode": "rate", "growth.rate": 0.3},
+    "growth.metric": {"growth.window": 30, "growth.threshold": 1.0},
+    "growth.threshold": {"growth.window": 30},
+    "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},
+}
+# Seen in whole runs only: test_training_run.py, test_main.py and test_growth_grow.py.
+IN_RUNS = {
+    "mode",
+    "data.cache_dir",
+    "growth.initializer",
+    "growth.reset_optimizer",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.progress",
+    "log.tensorboard",
+    "log.plot_every",
+}
+CASES = [(probe, name, value) for probe, group in PROBES.items() for name, value in group.items()]
+
+
+def test_the_probes_leave_out_no_key():
+    assert {name for _, name, _ in CASES} | IN_RUNS == KEYS.keys()
+
+
+@pytest.mark.parametrize("probe, name, value", CASES, ids=[name for _, name, _ in CASES])
+def test_every_key_changes_something(probe, name, value):
+    base = BASE.get(name, {})
+    assert probe(_resolve(**base)) != probe(_resolve(**base | {name: value}))
