@@ -1,0 +1,92 @@
+"""The network as one would write it without growth in mind: a Python loop over blocks.
+
+What the padded network is measured against. It takes the same values as `Network` does, but one
+set of variables for each block, at exact depth, and keeps whatever autodiff keeps.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from autogrow_jax.models import BlockOptions, get_family
+from autogrow_jax.models.blocks import PlainBlock
+from autogrow_jax.models.normalization import DECAY, EPSILON
+
+MakeBlock = Callable[..., nn.Module]
+Tree = Any
+
+
+class FlaxBlock(nn.Module):
+    """`PlainBlock` from Flax's own layers, whose gradients are those JAX derives.
+
+    Its running variance is the biased one: nothing that takes time.
+    """
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Conv(
+            self.features,
+            (3, 3),
+            (self.stride, self.stride),
+            ((1, 1), (1, 1)),
+            use_bias=False,
+            name="conv1",
+        )(x)
+        x = nn.BatchNorm(not train, momentum=DECAY, epsilon=EPSILON, name="bn1")(x)
+        return nn.relu(x)
+
+
+class UnrolledPlain(nn.Module):
+    """plain3 with `depths` blocks, one after the other.
+
+    Attributes:
+      depths: blocks in each stage.
+      block: `PlainBlock` or `FlaxBlock`.
+    """
+
+    depths: tuple[int, ...]
+    block: MakeBlock = PlainBlock
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool, live_depths: jax.Array) -> jax.Array:
+        """Logits [N, 10] of images [N, H, W, C]; `live_depths` is for the padded network only."""
+        del live_depths
+        family = get_family("plain3")
+        # A plain block with stride 1 is what the stem is.
+        x = self.block(features=family.stem_width, name="stem")(images, train)
+        for stage, depth in enumerate(self.depths):
+            for number in range(depth):
+                x = self.block(
+                    features=family.widths[stage],
+                    stride=2 if stage and number == 0 else 1,
+                    name=block_name(stage, number),
+                )(x, train)
+        return nn.Dense(10, name="head")(jnp.mean(x, axis=(1, 2)))
+
+
+def block_name(stage: int, number: int) -> str:
+    """Where a block's variables are: number counts from 0 within the stage."""
+    return f"stage{stage}_block{number}"
+
+
+def unroll(collection: Tree, depths: tuple[int, ...]) -> Tree:
+    """`Network`'s params or batch_stats at exact depth, as `UnrolledPlain` names them."""
+    unrolled = {"stem": {"bn1": collection["stem_bn"]}}
+    if "head" in collection:  # Among the parameters, that is.
+        unrolled["head"] = collection["head"]
+        unrolled["stem"]["conv1"] = collection["stem_conv"]
+    for stage, depth in enumerate(depths):
+        blocks = collection[f"stage{stage}"]
+        unrolled[block_name(stage, 0)] = blocks["first"]
+        for number in range(1, depth):
+            unrolled[block_name(stage, number)] = jax.tree.map(
+                lambda leaf, i=number - 1: leaf[i], blocks["rest"]
+            )
+    return unrolled
