@@ -51,12 +51,14 @@ class CheckpointStore:
                 [
                     policies.LatestN(keep),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["validation_accuracy"],
+                        get_metric_fn=_accuracy,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
             ),
+            # The policy decides what stays; this, which `best_step` names.
+            best_fn=_accuracy,
             enable_async_checkpointing=True,
             step_prefix="epoch",
         )
@@ -140,6 +142,10 @@ def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name.startswith(weights)
     }
     return chosen | {name: a for name, a in arrays.items() if name.startswith("batch_stats.")}
+
+
+def _accuracy(metrics: dict[str, float]) -> float:
+    return metrics["validation_accuracy"]
 
 
 def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:

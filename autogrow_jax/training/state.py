@@ -108,6 +108,8 @@ def pad_state(
 def _pad(leaf: Any, like: jax.ShapeDtypeStruct) -> np.ndarray:
     # On the host: on the device every shape would be a program of its own to compile.
     leaf = np.asarray(leaf)
+    if leaf.shape == like.shape:
+        return leaf
     return np.pad(leaf, [(0, new - old) for old, new in zip(leaf.shape, like.shape, strict=True)])
 
 

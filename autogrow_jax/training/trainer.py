@@ -35,8 +35,8 @@ from autogrow_jax.training.state import (
 )
 from autogrow_jax.training.step import Recipe, Sums
 
-# What a random draw is for; folded into the run's key first.
-_INIT, _ORDER, _AUGMENT, _GROWTH, _PRETRAIN = range(5)
+# What a random draw is for; its place in this list is folded into the run's key first.
+PURPOSES = ("init", "order", "augment", "growth", "pretrain")
 
 
 def build_from_config(config: Any, dataset: Dataset, depths: tuple[int, ...]) -> Network:
@@ -108,8 +108,9 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return self._feed.steps_per_epoch
 
-    def _key(self, purpose: int, epoch: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(self._root, purpose), epoch)
+    def key(self, purpose: str, epoch: int) -> jax.Array:
+        """The key of everything random for a purpose (one of `PURPOSES`) in an epoch."""
+        return jax.random.fold_in(jax.random.fold_in(self._root, PURPOSES.index(purpose)), epoch)
 
     @contextmanager
     def timed(self, what: str):
@@ -136,7 +137,7 @@ class Trainer:
             lambda key: init_state(
                 self._network, self._optimizer, key, self._image_shape, self._recipe.ema > 0
             )
-        )(self._key(_INIT, 0))
+        )(self.key("init", 0))
         self.restore(exact, self.depths, self.capacities)
 
     def abstract_state(self, depths: tuple[int, ...]) -> TrainState:
@@ -166,10 +167,11 @@ class Trainer:
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
-        return cut_state(jax.device_get(self._padded), self.depths)
+        return cut_state(jax.device_get(self.padded_state), self.depths)
 
     @property
-    def _padded(self) -> TrainState:
+    def padded_state(self) -> TrainState:
+        """The state as it lies on the devices, its stacked axes padded to the capacities."""
         assert self._state is not None, "start() or restore() comes first"
         return self._state
 
@@ -181,19 +183,19 @@ class Trainer:
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
         settings = Epoch(
-            self._key(_ORDER, epoch),
-            self._key(_AUGMENT, epoch),
+            self.key("order", epoch),
+            self.key("augment", epoch),
             self._live_depths(),
             learning_rate,
         )
         with self.timed("train"):
-            self._state, sums = self._feed.train_epoch(self._padded, settings, progress)
+            self._state, sums = self._feed.train_epoch(self.padded_state, settings, progress)
             return jax.device_get(sums)
 
     def evaluate(self, part: str) -> Sums:
         """Evaluates the "validation" or "test" part; returns the sums on the host."""
         with self.timed("evaluate"):
-            variables = self._padded.variables()
+            variables = self.padded_state.variables()
             return jax.device_get(self._feed.evaluate(variables, part, self._live_depths()))
 
     def grow(self, stages: tuple[int, ...], epoch: int, train_accuracy: float) -> None:
@@ -206,9 +208,9 @@ class Trainer:
         """
         for number, stage in enumerate(stages):
             with self.timed("growth"):
-                self._grow_one(stage, jax.random.fold_in(self._key(_GROWTH, epoch), number))
+                self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
                 if self._config.growth.initializer == "adam":
-                    key = jax.random.fold_in(self._key(_PRETRAIN, epoch), number)
+                    key = jax.random.fold_in(self.key("pretrain", epoch), number)
                     self._pretrain(stage, key, train_accuracy)
 
     def _grow_one(self, stage: int, key: jax.Array) -> None:
@@ -220,7 +222,7 @@ class Trainer:
         self._state = self.programs.call(
             "growth",
             self._grow_state,
-            self._padded,
+            self.padded_state,
             key,
             jnp.int32(stage),
             self._live_depths(),
@@ -233,8 +235,8 @@ class Trainer:
     def _pretrain(self, stage: int, key: jax.Array, train_accuracy: float) -> None:
         """The paper's Adam initialiser: epochs on the new block alone, all else frozen."""
         recipe = pretraining_recipe(self._recipe)
-        mask = block_mask(recipe.network, self._padded, stage, self.depths[stage] - 2)
-        state = self._padded
+        mask = block_mask(recipe.network, self.padded_state, stage, self.depths[stage] - 2)
+        state = self.padded_state
         trained = TrainState(
             state.params, state.batch_stats, recipe.optimizer.init(state.params), {}
         )

@@ -1,0 +1,89 @@
+"""Capacities, padding, and checkpoints of exact-depth trees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from autogrow_jax.models import build_network
+from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.training.state import choose_capacities, cut_state, init_state, pad_state
+
+_SHAPE = (8, 8, 1)
+
+
+def _round_robin(last, seed):
+    depths = list(seed)
+    yield tuple(depths)
+    while min(depths) < last:
+        stage = depths.index(min(depths))
+        depths[stage] += 1
+        yield tuple(depths)
+
+
+@pytest.mark.parametrize("seed", [(1, 1, 1), (1, 3, 2), (3, 1, 1, 2)])
+def test_a_run_to_depth_20_changes_capacity_at_most_five_times(seed):
+    capacities, seen = (), []
+    for depths in _round_robin(20, seed):
+        capacities = choose_capacities(depths, capacities)
+        assert all(d <= c for d, c in zip(depths, capacities, strict=True))
+        if capacities not in seen:
+            seen.append(capacities)
+    assert len(seen) <= 6
+
+
+def test_capacity_follows_a_stage_that_grows_alone():
+    capacities = (4, 4, 4)
+    for depth in range(1, 40):
+        capacities = choose_capacities((2, depth, 2), capacities)
+    assert capacities == (4, 64, 4)
+    assert choose_capacities((100, 1, 1)) == (128, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def state():
+    network = build_network("basic3", (3, 1, 2), image_channels=1)
+    optimizer = optax.scale_by_adam()
+    made = init_state(network, optimizer, jax.random.key(0), _SHAPE, ema=True)
+    return network, optimizer, jax.device_get(made)
+
+
+def test_cutting_undoes_padding(state):
+    network, optimizer, exact = state
+    padded = pad_state(exact, network, optimizer, (4, 8, 4), _SHAPE)
+    assert padded.params["stage1"]["rest"]["conv1"]["kernel"].shape == (7, 3, 3, 32, 32)
+    assert not padded.params["stage0"]["rest"]["conv1"]["kernel"][2:].any()
+    cut = cut_state(padded, (3, 1, 2))
+    assert jax.tree.structure(cut) == jax.tree.structure(exact)
+    jax.tree.map(np.testing.assert_array_equal, cut, exact)
+
+
+def test_checkpoints_keep_the_newest_and_the_best(state, tmp_path):
+    _, _, exact = state
+    store = CheckpointStore(tmp_path, keep=2)
+    for epoch, accuracy in enumerate([50.0, 90.0, 60.0, 70.0, 80.0]):
+        changed = exact._replace(ema=jax.tree.map(lambda a, e=epoch: a + e, exact.ema))
+        store.save(epoch, changed, {"epoch": epoch, "pi": 3.141592653589793}, accuracy)
+    store.wait()
+    assert store.all_epochs() == [1, 3, 4]
+    assert store.latest() == 4
+    assert store.best() == 1
+    restored = store.read(1)
+    store.close()
+    assert restored.memory == {"epoch": 1, "pi": 3.141592653589793}
+    rebuilt = rebuild(restored.arrays, exact)
+    assert jax.tree.structure(rebuilt) == jax.tree.structure(exact)
+    jax.tree.map(np.testing.assert_array_equal, rebuilt.params, exact.params)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), rebuilt.ema, exact.ema)
+
+
+def test_a_checkpoint_of_other_depths_is_refused():
+    """Orbax itself restores a shallower checkpoint into a deeper target without a word."""
+    deep = {"rest": jnp.zeros((3, 2)), "head": jnp.zeros(4)}
+    arrays = {"rest": np.zeros((2, 2), np.float32), "other": np.zeros(1, np.float32)}
+    with pytest.raises(ValueError, match="does not fit") as error:
+        rebuild(arrays, deep)
+    for complaint in ("rest: float32[2, 2] in the checkpoint, float32[3, 2]", "head: not in",
+                      "other: only in the checkpoint"):  # fmt: skip
+        assert complaint in str(error.value)

@@ -1,0 +1,249 @@
+"""Epochs, growth and evaluation on the padded state, against plain JAX and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.data import augment, normalize
+from autogrow_jax.growth.graft import in_stage
+from autogrow_jax.training.loop import load_data
+from autogrow_jax.training.step import epoch_order
+from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+
+_TINY = {
+    "data.fraction": 0.1,
+    "data.batch_size": 32,
+    "num_devices": 1,
+    "model.depths": (2, 1, 1),
+    "log.progress": False,
+}
+
+
+@pytest.fixture
+def optax_promotion():
+    """optax's Adam raises a Python float to an int32 power, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _make(**changes):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict({**_TINY, **changes})
+    resolved = config_lib.resolve(config)
+    dataset = load_data(resolved)
+    trainer = Trainer(resolved, dataset)
+    trainer.start()
+    return trainer, dataset
+
+
+def _leaves(tree):
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _close(a, b, tolerance):
+    a, b = _leaves(a), _leaves(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def _equal(a, b):
+    _close(a, b, 0)
+
+
+def test_an_epoch_is_what_plain_optax_makes_of_the_same_batches():
+    """The padded, looped, donated step against the public network and optax.sgd, step by step."""
+    trainer, dataset = _make(**{"data.crop_padding": 1})
+    network, state = trainer.network, trainer.exact_state()
+    params, stats = state.params, state.batch_stats
+    # The paper's L2: added to the gradient, before momentum.
+    sgd = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.05, momentum=0.9))
+    opt_state = sgd.init(params)
+
+    @jax.jit
+    def step(params, stats, opt_state, images, labels):
+        def loss_fn(params):
+            logits, updated = network.apply(
+                {"params": params, "batch_stats": stats}, images, train=True, mutable=True
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updated["batch_stats"]
+
+        (loss, stats_), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state_ = sgd.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), stats_, opt_state_, loss
+
+    order = np.asarray(epoch_order(trainer.key("order", 3), len(dataset.train.labels)))
+    losses = []
+    for number in range(trainer.steps_per_epoch):
+        rows = order[32 * number : 32 * (number + 1)]
+        key = jax.random.fold_in(trainer.key("augment", 3), number)
+        images = augment(key, jnp.asarray(dataset.train.images[rows]), dataset.preprocessing)
+        images = normalize(images, dataset.preprocessing)
+        params, stats, opt_state, loss = step(
+            params, stats, opt_state, images, jnp.asarray(dataset.train.labels[rows])
+        )
+        losses.append(float(loss))
+    sums = trainer.train_epoch(3, 0.05, None)
+    assert mean_loss(sums) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(sums.examples) == 32 * trainer.steps_per_epoch
+    _close(trainer.exact_variables(), {"params": params, "batch_stats": stats}, 1e-4)
+
+
+def test_every_epoch_has_its_own_order_and_visits_no_example_twice():
+    trainer, dataset = _make()
+    count = len(dataset.train.labels)
+    orders = [np.asarray(epoch_order(trainer.key("order", e), count)) for e in (0, 1)]
+    assert not np.array_equal(*orders)
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+
+
+def test_batches_from_the_host_train_the_same_network():
+    results = []
+    for on_device in ("yes", "no"):
+        trainer, _ = _make(**{"data.on_device": on_device})
+        sums = trainer.train_epoch(0, 0.05, None)
+        validated = trainer.evaluate("validation")
+        results.append((mean_loss(sums), percent(validated), trainer.exact_variables()))
+    device, host = results
+    assert device[0] == pytest.approx(host[0], rel=1e-5)
+    assert device[1] == host[1]
+    _close(device[2], host[2], 1e-5)
+
+
+def test_watching_changes_no_bit():
+    """A progress bar cuts the epoch into several dispatches."""
+    plain, _ = _make()
+    watched, _ = _make()
+    seen = []
+    sums = plain.train_epoch(0, 0.05, None)
+    cut = watched.train_epoch(0, 0.05, lambda steps, images: seen.append((steps, images)))
+    assert len(seen) >= 1
+    assert [images for _, images in seen] == [32 * steps for steps, _ in seen]
+    assert float(sums.loss) == float(cut.loss)
+    _equal(plain.exact_variables(), watched.exact_variables())
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_four_devices(parallel):
+    """Global statistics: four devices give what one gives. Per device: they do not."""
+    trained = []
+    for num_devices in (1, 4):
+        trainer, _ = _make(num_devices=num_devices, parallel=parallel)
+        sums = trainer.train_epoch(0, 0.05, None)
+        trainer.grow((1,), 1, 0.0)
+        trainer.train_epoch(1, 0.05, None)
+        trained.append((mean_loss(sums), percent(trainer.evaluate("test")), trainer))
+    (loss, accuracy, one), (loss4, accuracy4, four) = trained
+    if parallel == "jit":
+        assert loss == pytest.approx(loss4, rel=1e-5)
+        assert accuracy == accuracy4
+        _close(one.exact_variables(), four.exact_variables(), 1e-4)
+    else:
+        assert loss != pytest.approx(loss4, rel=1e-5)
+        assert loss == pytest.approx(loss4, rel=0.2)
+
+
+def test_per_device_statistics_on_one_device_are_global():
+    jit, _ = _make()
+    pmap, _ = _make(parallel="pmap")
+    assert float(jit.train_epoch(0, 0.05, None).loss) == float(pmap.train_epoch(0, 0.05, None).loss)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize(("optimizer", "reset"), [("sgd", False), ("adam", False), ("adam", True)])
+def test_growth_keeps_old_arrays_and_momentum(optimizer, reset):
+    trainer, _ = _make(**{"optimizer.name": optimizer, "growth.reset_optimizer": reset})
+    trainer.train_epoch(0, 0.01, None)
+    before = trainer.exact_state()
+    trainer.grow((0, 0, 2), 1, 0.0)
+    after = trainer.exact_state()
+    assert trainer.depths == (4, 1, 2)
+    moments = 0
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        grown = in_stage(path, 0) or in_stage(path, 2)
+        kept, fresh = (new[: len(old)], new[len(old) :]) if grown else (new, 0)
+        if ".opt_state" not in name:
+            np.testing.assert_array_equal(kept, old, err_msg=name)
+            continue
+        if reset:
+            assert not np.any(new), name
+        else:
+            np.testing.assert_array_equal(kept, old, err_msg=name)
+        assert not np.any(fresh), name
+        moments += 1
+    assert moments > 10
+    kernel = after.params["stage0"]["rest"]["conv1"]["kernel"]
+    # He-normal draws, and the two new blocks do not start alike.
+    assert np.std(kernel[1:]) == pytest.approx((2 / (9 * 16)) ** 0.5, rel=0.1)
+    assert not np.array_equal(kernel[1], kernel[2])
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [("amsgrad", 0.01), ("adagrad", 0.05), ("adadelta", 1.0), ("rmsprop", 1e-3)],
+)
+def test_every_optimizer_learns_and_leaves_dead_slots_zero(optimizer, rate):
+    trainer, _ = _make(**{"optimizer.name": optimizer})
+    losses = [mean_loss(trainer.train_epoch(epoch, rate, None)) for epoch in range(4)]
+    assert losses[-1] < losses[0]
+    checked = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trainer.padded_state):
+        for stage, depth in enumerate(trainer.depths):
+            if in_stage(path, stage):
+                assert leaf.shape[0] == trainer.capacities[stage] - 1
+                assert not np.any(leaf[depth - 1 :]), jax.tree_util.keystr(path)
+                checked += 1
+    assert checked >= 3 * 5
+
+
+def test_average_of_weights():
+    trainer, _ = _make(**{"optimizer.ema": 0.5, "data.batch_size": 128})
+    start = trainer.exact_state()
+    trainer.train_epoch(0, 0.05, None)
+    after = trainer.exact_state()
+    expected = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, start.params, after.params)
+    _close(after.ema, expected, 1e-6)
+    _equal(trainer.exact_variables()["params"], after.ema)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("family", ["plain3", pytest.param("basic3", marks=pytest.mark.slow)])
+def test_adam_pretraining_changes_the_new_block_only(family):
+    trainer, _ = _make(**{"model.family": family, "growth.initializer": "adam"})
+    trainer.train_epoch(0, 0.01, None)
+    before = trainer.exact_state()
+    default, _ = _make(**{"model.family": family, "growth.initializer": "default"})
+    default.restore(before, trainer.depths, trainer.capacities)
+    # An accuracy nothing reaches: all ten epochs.
+    trainer.grow((0,), 1, 200.0)
+    default.grow((0,), 1, 0.0)
+    after, start = trainer.exact_state(), default.exact_state()
+    moved = set()
+    for (path, old), new, first in zip(
+        jax.tree_util.tree_leaves_with_path(before),
+        jax.tree.leaves(after),
+        jax.tree.leaves(start),
+        strict=True,
+    ):
+        name = jax.tree_util.keystr(path)
+        kept = new[: len(old)] if in_stage(path, 0) else new
+        np.testing.assert_array_equal(kept, old, err_msg=name)
+        if ".params" in name and not np.array_equal(new, first):
+            moved.add(name.split(".params")[1])
+    bn = "['stage0']['rest']['bn2']" if family == "basic3" else "['stage0']['rest']['bn1']"
+    expected = {f"{bn}['scale']", f"{bn}['bias']"}
+    if family == "plain3":
+        expected.add("['stage0']['rest']['conv1']['kernel']")
+    assert moved == expected
