@@ -18,9 +18,12 @@ import pytest
 # Silent promotion hides mistakes: float32 parameters that become bfloat16, or the reverse.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Tests build the same programs again and again: compile each once a session.
-_CACHE = tempfile.mkdtemp(prefix="autogrow_jax_tests_")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+# Tests build the same programs again and again: compile each once a session. The workers of xdist
+# inherit the folder from the process that started them, which removes it at the end.
+_CACHE = os.environ.get("AUTOGROW_TEST_CACHE") or tempfile.mkdtemp(prefix="autogrow_jax_tests_")
+if "AUTOGROW_TEST_CACHE" not in os.environ:
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["AUTOGROW_TEST_CACHE"] = _CACHE
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
