@@ -31,9 +31,8 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, A
       UserError: there is no such file, with the nearest one; it fails, with the line; it has no
         `get_config`, or that returns no config.
     """
-    match = re.fullmatch(r"(?P<path>.*\.py)(?::(?P<argument>.*))?", name, re.DOTALL)
-    path = find_config(match["path"] if match else name)
-    argument = () if match is None or match["argument"] is None else (match["argument"],)
+    file, argument = split_name(name)
+    path = find_config(file)
     spec = importlib.util.spec_from_file_location("autogrow_jax_user_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"config file {path} is no Python file; its name has to end in .py")
@@ -51,6 +50,12 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, A
     except Exception as error:
         raise UserError(f"config file {path}{_describe(error, path)}") from error
     return nest(config | (changes or {}))
+
+
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """ "FILE.py:ARGUMENT" as ("FILE.py", ("ARGUMENT",)); without a colon the second is empty."""
+    match = re.fullmatch(r"(.*?\.py):(.*)", name, re.DOTALL)
+    return (match[1], (match[2],)) if match else (name, ())
 
 
 def find_config(name: str) -> Path:

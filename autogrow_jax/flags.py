@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from autogrow_jax.config_files import CONFIGS, DEFAULT_CONFIG
+from autogrow_jax.config_files import CONFIGS, DEFAULT_CONFIG, split_name
 from autogrow_jax.config_keys import KEYS, check_key
 from autogrow_jax.errors import UserError
 
@@ -59,8 +59,8 @@ def parse_arguments(arguments: Sequence[str]) -> CommandLine:
         close = difflib.get_close_matches(name, ["--config", "--workdir", "--help"], n=1)
         hint = f"; did you mean {close[0]}?" if close else "; --help lists all there are"
         raise UsageError(f"unknown option {name}{hint}")
-    stem = re.sub(r"\.py(:.*)?$", "", Path(known.config).name)
-    return CommandLine(known.config, known.workdir or str(Path("runs") / stem), changes)
+    name = Path(split_name(known.config)[0]).stem
+    return CommandLine(known.config, known.workdir or str(Path("runs") / name), changes)
 
 
 def parse_value(name: str, text: str) -> Any:

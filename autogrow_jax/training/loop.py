@@ -105,12 +105,14 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             f"{config.model.family} on {dataset.name}: {workdir.root}", previous=lines
         )
         with MetricsWriter(workdir.metrics) as metrics:
-            board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
-            board_write = board.write if config.log.tensorboard else lambda line: None
+            board = None
+            if config.log.tensorboard:
+                board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
             while not _is_done(config, memory):
                 line = _run_epoch(config, trainer, memory, clock, reporter)
                 metrics.write(line)
-                board_write(line)
+                if board is not None:
+                    board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
                 _decide(config, trainer, memory, reporter)
@@ -118,7 +120,8 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
                 every = config.log.plot_every
                 if every and memory.epoch % every == 0:
                     _plot(workdir, lines, dataset, config)
-            board.close()
+            if board is not None:
+                board.close()
         result = _finish(config, trainer, memory, dataset, clock)
         with clock.timed("checkpoint"):
             store.wait()

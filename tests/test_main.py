@@ -1,0 +1,310 @@
+"""The command line as a user meets it: its syntax, its errors, its exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from autogrow_jax import config_files, main
+from autogrow_jax.config import default_config, flatten, resolve
+from autogrow_jax.config_files import load_config
+from autogrow_jax.config_keys import KEYS
+from autogrow_jax.errors import UserError
+from autogrow_jax.flags import UsageError, parse_arguments, parse_value
+from autogrow_jax.reporting.metrics import read
+
+ROOT = Path(__file__).resolve().parents[1]
+# Two epochs on a tenth of the digits.
+SMALL = [
+    "--config.mode=scratch", "--config.data.fraction=0.1", "--config.data.batch_size=32",
+    "--config.num_devices=1", "--config.finetune.epochs=2", "--config.log.progress=false",
+]  # fmt: skip
+
+
+# --- Syntax.
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("model.depths", "2,1,1", (2, 1, 1)),
+        ("model.depths", "(2, 1, 1)", (2, 1, 1)),
+        ("model.depths", "[2,1,1]", (2, 1, 1)),
+        ("model.depths", "2-1-1", (2, 1, 1)),
+        ("model.depths", "()", ()),
+        ("model.depths", "", ()),
+        ("growth.max_depths", "20", (20,)),
+        ("growth.max_depths", "(20,)", (20,)),
+        ("model.depths", "2,1,x", "2,1,x"),
+        ("optimizer.learning_rate", "0.05", 0.05),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("optimizer.learning_rate", "none", None),
+        ("optimizer.learning_rate", "abc", "abc"),
+        ("data.validation", "0.2", "0.2"),
+        ("data.validation", "test", "test"),
+        ("data.batch_size", "64", 64),
+        ("data.batch_size", "1.5", "1.5"),
+        ("data.crop_padding", "-1", -1),
+        ("log.progress", "False", False),
+        ("log.progress", "true", True),
+        ("log.progress", "maybe", "maybe"),
+        ("data.name", "folder:2-1-1", "folder:2-1-1"),
+    ],
+)
+def test_values_are_read_by_their_key(name, text, value):
+    assert parse_value(name, text) == value
+    assert parse_arguments([f"--config.{name}={text}"]).changes == {name: value}
+
+
+def test_every_default_is_read_as_it_is_printed():
+    for name, value in flatten(resolve(default_config())).items():
+        assert parse_value(name, str(value)) == value
+
+
+def test_arguments_in_any_order_and_form():
+    wanted = {"seed": 3, "log.progress": True, "data.crop_padding": -1}
+    command = parse_arguments(
+        ["--config.seed", "3", "-workdir=w", "--config.data.crop_padding", "-1",
+         "--config.log.progress", "--config", "c.py"]
+    )  # fmt: skip
+    assert command == ("c.py", "w", wanted)
+    assert parse_arguments(["--config.seed=1", "--config.seed=3"]).changes == {"seed": 3}
+
+
+def test_workdir_is_named_after_the_config():
+    assert parse_arguments([]).workdir == str(Path("runs/digits_plain3"))
+    assert parse_arguments(["--config=a/b.py:x/y"]).workdir == str(Path("runs/b"))
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["--workdri=x"], "unknown option --workdri; did you mean --workdir?"),
+        (["--xyzzy"], "--help lists all"),
+        (["digits"], "unexpected argument 'digits'"),
+        (["--workdir"], "--workdir: expected one argument"),
+        (["--config.data.name"], "--config.data.name lacks a value"),
+        (["--config.unknown=1"], "no config key 'unknown'"),
+        (["--config.batch_size=1"], "did you mean 'data.batch_size'"),
+        (["--config.model=plain3"], "group of keys: model.family"),
+    ],
+)
+def test_wrong_arguments(arguments, part, capsys):
+    with pytest.raises(UsageError):
+        parse_arguments(arguments)
+    assert main.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert part in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--help", "-h", "--helpshort", "--helpfull"])
+def test_help_tells_every_key(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main([option])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "--workdir" in out
+    for name in KEYS:
+        assert f"--config.{name}=" in out
+
+
+# --- Config files.
+
+
+def _file(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_changes_lie_over_the_config_file(tmp_path):
+    name = _file(tmp_path, "def get_config():\n  return {'seed': 1, 'data': {'name': 'svhn'}}\n")
+    assert load_config(name, {"seed": 2}) == {"seed": 2, "data": {"name": "svhn"}}
+
+
+def test_config_file_with_an_argument(tmp_path):
+    name = _file(tmp_path, "def get_config(seed='7'):\n  return {'seed': int(seed)}\n")
+    assert load_config(name) == {"seed": 7}
+    assert load_config(name + ":11") == {"seed": 11}
+
+
+def test_own_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs/digits_plain3.py", "digits_plain3.py"):
+        assert config_files.find_config(name) == config_files.CONFIGS / "digits_plain3.py"
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("def get_config(:\n  pass\n", "line 1: SyntaxError: invalid syntax"),
+        ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named"),
+        ("x = 1\n", "no function get_config()"),
+        ("def get_config():\n  pass\n", "the config is None"),
+        ("def get_config():\n  return 3\n", "the config is 3"),
+        ("def get_config():\n  return {'seeed': 1}\n", "did you mean 'seed'"),
+        ("def get_config():\n  return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        (
+            "from autogrow_jax.config import default_config\n\ndef get_config():\n"
+            "  config = default_config()\n  config.data.batchsize = 3\n  return config\n",
+            'line 5: AttributeError: Key "batchsize" does not exist and cannot be added since the'
+            ' config is locked. Did you mean "batch_size" instead of "batchsize"?',
+        ),
+    ],
+)
+def test_config_file_that_fails_names_file_and_line(tmp_path, text, part, capsys):
+    name = _file(tmp_path, text)
+    with pytest.raises(UserError):
+        load_config(name)
+    assert main.main([f"--config={name}", f"--workdir={tmp_path / 'run'}"]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert name in err
+    assert part in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"did you mean configs/svhn_plain3\.py\?"):
+        load_config("configs/svhn_plan3.py")
+    with pytest.raises(UserError, match=r"there are: .*digits_plain3\.py"):
+        load_config("xyzzy.py")
+    with pytest.raises(UserError, match="no config file"):
+        load_config(str(tmp_path))
+    (tmp_path / "config.txt").write_text("")
+    with pytest.raises(UserError, match=r"has to end in \.py"):
+        load_config(str(tmp_path / "config.txt"))
+
+
+# --- Whole runs.
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Workdir of a finished run, seldom saved and without TensorBoard."""
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    arguments = ["--config.checkpoint.every=2", "--config.log.tensorboard=false"]
+    arguments += ["--config.log.plot_every=1", "--config.checkpoint.keep=1"]
+    assert main.main([f"--workdir={workdir}", *SMALL, *arguments]) == 0
+    return workdir
+
+
+def test_logging_and_checkpoint_keys(finished):
+    assert not (finished / "tensorboard").exists()
+    assert [folder.name for folder in (finished / "checkpoints").iterdir()] == ["epoch_2"]
+    assert (finished / "plots" / "growth.png").exists()
+
+
+def test_finished_run_shows_its_result_without_its_data(finished, capsys, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr("autogrow_jax.training.loop.load_dataset", refuse)
+    assert main.main([f"--workdir={finished}", *SMALL]) == 0
+    out, err = capsys.readouterr()
+    accuracy = json.loads((finished / "result.json").read_text())["test_accuracy"]
+    assert "is finished" in out
+    assert f"{accuracy:.2f} %" in out
+    assert not err
+
+
+def test_user_errors_end_with_status_1(finished, capsys):
+    assert main.main([f"--workdir={finished}", *SMALL, "--config.seed=5"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "seed: 0 -> 5" in err
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status):
+    monkeypatch.setattr(main, "run", lambda config, workdir: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main.main([f"--workdir={tmp_path}"]) == status
+    assert signal.getsignal(signal.SIGTERM) is before
+    err = capsys.readouterr().err
+    assert err == f"stopped; the same command goes on from the last checkpoint in {tmp_path}\n"
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch, tmp_path):
+    def fail(config, workdir):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main.main([f"--workdir={tmp_path}"])
+
+
+# --- Processes.
+
+
+def _environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "argument, status, part",
+    [
+        ("--config.model.depths=2,1", 1, "such as (2, 2, 2)"),
+        ("--config.data.nmae=mnist", 2, "did you mean 'data.name'"),
+        ("--config.data.name=nowhere.npz", 1, "nowhere.npz: no such file"),
+        ("--config.data.name=tfds:xyzzy", 1, "TFDS has no set 'xyzzy'"),
+    ],
+)
+def test_errors_are_all_that_is_printed(tmp_path, argument, status, part):
+    command = [sys.executable, "-m", "autogrow_jax.main", f"--workdir={tmp_path}", argument]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == status
+    assert not ended.stdout
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert part in ended.stderr
+
+
+@pytest.mark.multiprocess
+def test_errors_do_not_wait_for_slow_imports(tmp_path):
+    code = (
+        "import sys; from autogrow_jax.main import main; main(['--config.model.depths=2,1'])\n"
+        "slow = {'sklearn', 'matplotlib', 'tensorflow_datasets', 'tensorflow', 'tensorboardX'}\n"
+        "sys.exit(str(slow & sys.modules.keys()) if slow & sys.modules.keys() else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=_environment(), check=True)
+
+
+@pytest.mark.multiprocess
+def test_terminated_run_goes_on(finished, tmp_path):
+    """Without the pretence of the test above, so that also what XLA does at the end counts."""
+    # What the fixture compiled, and its number of devices, for which it was.
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | cache
+    command = [sys.executable, "-m", "autogrow_jax.main", f"--workdir={tmp_path}", *SMALL]
+    command.append("--config.finetune.epochs=100")
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 143
+    assert err == f"stopped; the same command goes on from the last checkpoint in {tmp_path}\n"
+    done = len(read(metrics))
+    assert 0 < done < 100
+    assert main.main(command[3:]) == 0
+    assert [line["epoch"] for line in read(metrics)] == list(range(100))
