@@ -12,6 +12,14 @@ from autogrow_jax.growth.graft import cut, write_block
 WIDTH = 4
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Everything here is compiled to run once: optimising it costs more than it saves."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _params(depths, seed=0, width=WIDTH):
     """A tree of the names that a network's parameters have."""
     generator = np.random.default_rng(seed)
@@ -134,8 +142,9 @@ def test_optimizer_state_keeps_the_old_and_starts_the_new(name):
     # Some of optax counts its steps in an integer that it raises to a power.
     with jax.numpy_dtype_promotion("standard"):
         state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
         for seed in (2, 3):
-            _, state = optimizer.update(_params(depths, seed=seed), state, params)
+            _, state = update(_params(depths, seed=seed), state, params)
         grown = grow_optimizer_state(optimizer, state, deeper_params)
         fresh = optimizer.init(deeper_params)
         _assert_old_leaves_kept(state, grown)
@@ -146,7 +155,7 @@ def test_optimizer_state_keeps_the_old_and_starts_the_new(name):
                 np.testing.assert_array_equal(new[len(old) :], start[len(old) :])
         assert moved, "no leaf of the state belongs to the blocks"
         # The grown state is one that the optimiser takes.
-        optimizer.update(_params(deeper, seed=4), grown, deeper_params)
+        jax.eval_shape(optimizer.update, _params(deeper, seed=4), grown, deeper_params)
 
 
 def test_the_state_of_another_optimizer_is_refused():

@@ -11,9 +11,17 @@ from autogrow_jax.growth import INITIALIZERS, Context, get_initializer, register
 from autogrow_jax.models import get_family
 
 KEY = jax.random.key(0)
-MANY = 100_000
+MANY = 20_000
 RESIDUAL = ["basic3", "basic4", "bottleneck4", "switch3"]
 PLAIN = ["plain3", "plain4", "plain3_nobn", "plain4_nobn"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Everything here is compiled to run once: optimising it costs more than it saves."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _residual_block(family, width=MANY):
@@ -64,7 +72,7 @@ def test_residual_blocks_draw_scale_and_shift_of_the_last_normalisation(family, 
         assert stats.kstest(sample, distribution.cdf).pvalue > 1e-3
         lowest, highest = distribution.support()
         assert lowest <= sample.min() and sample.max() < highest
-    assert abs(np.corrcoef(scale, bias)[0, 1]) < 0.02, "scale and shift are drawn alike"
+    assert abs(np.corrcoef(scale, bias)[0, 1]) < 0.03, "scale and shift are drawn alike"
 
 
 @pytest.mark.parametrize("family", PLAIN)
