@@ -209,7 +209,7 @@ def test_finished_run_shows_its_result_without_its_data(finished, capsys, monkey
     def refuse(*args, **kwargs):
         raise AssertionError("data were loaded")
 
-    monkeypatch.setattr("autogrow_jax.training.loop.load_dataset", refuse)
+    monkeypatch.setattr("autogrow_jax.training.start.load_dataset", refuse)
     assert main.main([f"--workdir={finished}", *SMALL]) == 0
     out, err = capsys.readouterr()
     accuracy = json.loads((finished / "result.json").read_text())["test_accuracy"]

@@ -1,4 +1,4 @@
-"""Whole runs on a tenth of the digits: what they leave behind, and that stopping changes nothing."""
+"""Whole runs on a tenth of the digits: what they leave behind; stopping one changes nothing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.loop import load_data
+from autogrow_jax.training.start import load_data
 
 
 def _config(**changes):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from autogrow_jax import config as config_lib
-from autogrow_jax.data import Dataset, load_dataset
+from autogrow_jax.data import Dataset
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.reporting import (
@@ -23,15 +23,15 @@ from autogrow_jax.reporting import (
     MetricsWriter,
     Reporter,
     TensorBoardWriter,
-    read_result,
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
-from autogrow_jax.reporting.result import RESULT_KEYS, format_depths
-from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.memory import TIMED, Memory
 from autogrow_jax.training.result import Result, describe_devices, find_versions
 from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.training.start import begin, load_data, read_finished
 from autogrow_jax.training.step import Sums
 from autogrow_jax.training.trainer import Trainer, mean_loss, percent
 from autogrow_jax.training.workdir import Workdir, open_workdir, read_config
@@ -64,41 +64,18 @@ def run(
         reporter.close()
 
 
-def load_data(config: Any) -> Dataset:
-    """The data set of a resolved config."""
-    data = config.data
-    dataset = load_dataset(
-        data.name,
-        directory=data.dir,
-        validation=data.validation,
-        validation_fraction=data.validation_fraction,
-        fraction=data.fraction,
-        seed=config.seed,
-        image_size=data.image_size,
-        crop_padding=None if data.crop_padding < 0 else data.crop_padding,
-        flip={"auto": None, "yes": True, "no": False}[data.flip],
-        cache_directory=data.cache_dir,
-    )
-    if data.batch_size > len(dataset.train.labels):
-        raise UserError(
-            f"config.data.batch_size is {data.batch_size}, but {dataset.name} has"
-            f" {len(dataset.train.labels)} training images; make it smaller"
-        )
-    return dataset
-
-
 def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
     start = time.perf_counter()
     store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
     try:
         if workdir.result.exists():
-            result = _read_finished(config, workdir, store)
+            result = read_finished(config, workdir, store)
             reporter.message(f"{workdir.root} is finished; this is its result.")
             reporter.end_run(result.to_dict())
             return result
         dataset = load_data(config)
         trainer = Trainer(config, dataset)
-        memory = _begin(config, trainer, store)
+        memory = begin(config, trainer, store)
         clock = _Clock(memory, trainer, start)
         lines = truncate(workdir.metrics, memory.epoch)
         reporter.begin_run(
@@ -154,28 +131,6 @@ class _Clock:
             kind: self._compiled_before.get(kind, 0) + counts.get(kind, 0)
             for kind in {**self._compiled_before, **counts}
         }
-
-
-def _begin(config: Any, trainer: Trainer, store: CheckpointStore) -> Memory:
-    """The memory and state of the newest checkpoint, or of a new run."""
-    latest = store.latest()
-    if latest is None:
-        trainer.start()
-        grows = config.mode == "grow"
-        return Memory(
-            epoch=0,
-            phase="growth" if grows else "scratch",
-            phase_start=0,
-            depths=trainer.depths,
-            evaluated_depths=trainer.depths,
-            capacities=trainer.capacities,
-            policy=config_lib.make_policy(config).init() if grows else {},
-        )
-    restored = store.read(latest)
-    memory = Memory.from_dict(restored.memory)
-    exact = rebuild(restored.arrays, trainer.abstract_state(memory.depths))
-    trainer.restore(exact, memory.depths, memory.capacities)
-    return memory
 
 
 def _is_done(config: Any, memory: Memory) -> bool:
@@ -318,24 +273,6 @@ def _finish(
     )
 
 
-def _read_finished(config: Any, workdir: Workdir, store: CheckpointStore) -> Result:
-    """The result of a run that is finished, with its weights; without its data or a compilation."""
-    content = read_result(workdir.result)
-    lacking = [key for key in (*RESULT_KEYS, "image_shape", "num_classes") if key not in content]
-    latest = store.latest()
-    if lacking or latest is None:
-        what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
-        raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
-    height_width_channels = tuple(content["image_shape"])
-    network = config_lib.make_network(
-        config, content["num_classes"], height_width_channels[-1], content["depths"]
-    )
-    image = jax.ShapeDtypeStruct((1, *height_width_channels), np.float32)
-    like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
-    variables = rebuild(evaluated_arrays(store.read(latest).arrays), like)
-    return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
-
-
 def _evaluate(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
     """Evaluates the newest checkpoint of a run on this config's data."""
     saved = read_config(workdir)
@@ -352,7 +289,7 @@ def _evaluate(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
         start = time.perf_counter()
         dataset = load_data(run_config)
         trainer = Trainer(run_config, dataset)
-        memory = _begin(run_config, trainer, store)
+        memory = begin(run_config, trainer, store)
         clock = _Clock(memory, trainer, start)
         validated = trainer.evaluate("validation")
         reporter.message(

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset
-from autogrow_jax.models import Network, build_network
+from autogrow_jax.models import Network
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.growth_step import (
     PRETRAIN_EPOCHS,
@@ -37,22 +38,6 @@ from autogrow_jax.training.step import Recipe, Sums
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
-
-
-def build_from_config(config: Any, dataset: Dataset, depths: tuple[int, ...]) -> Network:
-    """The network of a resolved config for a data set, at `depths`."""
-    model = config.model
-    return build_network(
-        model.family,
-        depths,
-        dataset.num_classes,
-        dataset.image_shape[2],
-        stem=model.stem,
-        dtype=model.dtype,
-        bn_scale_init=model.bn_scale_init,
-        kernel_init=model.kernel_init,
-        remat=model.remat,
-    )
 
 
 class Trainer:
@@ -82,7 +67,9 @@ class Trainer:
         )
         self.depths: tuple[int, ...] = tuple(config.model.depths)
         self.capacities = choose_capacities(self.depths)
-        self._network = build_from_config(config, dataset, self.depths)
+        self._network = config_lib.make_network(
+            config, dataset.num_classes, dataset.image_shape[2], self.depths
+        )
         self._root = jax.random.key(config.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
