@@ -2,7 +2,8 @@
 
 The claim: a run of plain3 from 1-1-1 to 20-20-20 compiles the training step at most 6 times, and
 on a CPU, averaged over that run, a step costs at most 1.15 times that of the unrolled network of
-the same depth.
+the same depth. The padded network takes a measurement's steps in one dispatch, so --steps 1 is the
+hardest on it; a run takes about half a second's worth.
 
 python -m benchmarks.depth_as_data [--last 20] [--batch-size 128] [--steps 1] [--repeats 5]
                                    [--samples 9 | --all] [--json FILE]
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.depth_as_data")
     parser.add_argument("--last", type=int, default=20, help="depth of each stage at the end")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=1, help="training steps a dispatch")
+    parser.add_argument("--steps", type=int, default=1, help="training steps a measurement")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each variant")
     parser.add_argument("--samples", type=int, default=9, help="depths measured, at least")
     parser.add_argument("--all", action="store_true", help="measure every depth of the path")

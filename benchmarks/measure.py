@@ -99,7 +99,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:#.3g}"
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

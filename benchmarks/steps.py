@@ -11,7 +11,7 @@ import numpy as np
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import Network, build_network
 from autogrow_jax.training.optimizer import make_optimizer
-from autogrow_jax.training.parallel import make_mesh
+from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state, pad_state
 from autogrow_jax.training.step import Recipe, Sums, make_batch_step, make_train_steps
@@ -52,9 +52,9 @@ class Bench:
         )
         rng = np.random.default_rng(0)
         total = batch_size * steps
-        self._images = jnp.asarray(rng.integers(0, 256, (total, *_IMAGE_SHAPE), np.uint8))
-        self._labels = jnp.asarray(rng.integers(0, 10, total, np.int32))
-        self._order = jnp.arange(total, dtype=jnp.int32)
+        self._images = self._replicate(rng.integers(0, 256, (total, *_IMAGE_SHAPE), np.uint8))
+        self._labels = self._replicate(rng.integers(0, 10, total, np.int32))
+        self._order = self._replicate(np.arange(total, dtype=np.int32))
         self._key = jax.random.key(0)
         self._train_steps: dict[Depths, Callable] = {}
         self.programs = {name: Programs() for name in (OURS, SAME_BLOCKS, FLAX)}
@@ -63,18 +63,23 @@ class Bench:
         """A random start."""
         network = self._recipe.network.clone(depths=depths)
         init = partial(init_state, network, self._recipe.optimizer)
-        return jax.jit(lambda key: init(key, _IMAGE_SHAPE, False))(self._key)
+        state = jax.jit(lambda key: init(key, _IMAGE_SHAPE, False))(self._key)
+        return self._replicate(state)
 
     def padded_state(self, exact: TrainState, capacities: Depths) -> TrainState:
         """What a run trains."""
         network, optimizer = self._recipe.network, self._recipe.optimizer
-        return pad_state(exact, network, optimizer, capacities, _IMAGE_SHAPE)
+        return self._replicate(pad_state(exact, network, optimizer, capacities, _IMAGE_SHAPE))
 
     def unrolled_state(self, exact: TrainState, depths: Depths) -> TrainState:
         """The same values for the unrolled network, in buffers of their own."""
         params = jax.tree.map(jnp.copy, unroll(exact.params, depths))
         stats = jax.tree.map(jnp.copy, unroll(exact.batch_stats, depths))
-        return TrainState(params, stats, self._recipe.optimizer.init(params), {})
+        return self._replicate(TrainState(params, stats, self._recipe.optimizer.init(params), {}))
+
+    def _replicate(self, tree: Any) -> Any:
+        # As the trainer does: where an array lies is part of what a program is compiled for.
+        return replicate(tree, self._recipe.mesh)
 
     def train_padded(
         self, state: TrainState, depths: Depths, capacities: Depths, num_steps: int
@@ -87,12 +92,12 @@ class Bench:
             "train",
             self._train_steps[capacities],
             state,
-            Sums.zero(),
+            self._replicate(Sums.zero()),
             self._images,
             self._labels,
             self._order,
             self._key,
-            jnp.asarray(depths, jnp.int32),
+            self._replicate(jnp.asarray(depths, jnp.int32)),
             jnp.float32(_LEARNING_RATE),
             jnp.int32(0),
             jnp.int32(num_steps),
@@ -111,11 +116,11 @@ class Bench:
             (self._images[i * size : (i + 1) * size], self._labels[i * size : (i + 1) * size])
             for i in range(self._steps)
         ]
-        live, rate = jnp.asarray(depths, jnp.int32), jnp.float32(_LEARNING_RATE)
+        live, rate = self._replicate(jnp.asarray(depths, jnp.int32)), jnp.float32(_LEARNING_RATE)
 
         def train(state: TrainState, num_steps: int) -> tuple[TrainState, Sums]:
             # A dispatch a step: in a loop Flax's convolutions would be slower many times over.
-            sums = Sums.zero()
+            sums = self._replicate(Sums.zero())
             for number, batch in enumerate(batches[:num_steps]):
                 state, sums = self.programs[variant].call(
                     "train",
