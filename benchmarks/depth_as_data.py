@@ -41,7 +41,7 @@ def capacities_along(path: Sequence[Depths]) -> list[Depths]:
     """The capacities a run has at each depth of its path."""
     found: list[Depths] = []
     for depths in path:
-        found.append(choose_capacities(depths, found[-1] if found else ()))
+        found.append(choose_capacities(depths, found[-1] if found else (4, 4, 4)))
     return found
 
 
