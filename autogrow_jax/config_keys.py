@@ -127,6 +127,7 @@ KEYS: dict[str, Key] = {
     "growth.max_depths": _depths((), "; one number serves all, none means 200"),
     "growth.max_epochs": _whole(4000, 1, "epochs"),
     "growth.initializer": _choice("gaussian", INITIALIZERS),
+    "growth.capacity": _whole(4, 1, " blocks in each stage that the first program has room for"),
     "growth.reset_optimizer": _flag(False),
     "optimizer.name": _choice("sgd", OPTIMIZERS),
     "optimizer.learning_rate": _number(

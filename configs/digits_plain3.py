@@ -16,5 +16,7 @@ def get_config():
     config.data.name = "digits"
     config.data.batch_size = 64
     config.growth.window = 15
+    # Images this small make spare room cheap; compiling twice would take longer than the growth.
+    config.growth.capacity = 8
     config.finetune.epochs = 30
     return config

@@ -302,7 +302,8 @@ def _probe_trainer(config):
     mesh = trainer._recipe.mesh
     ema = bool(trainer.abstract_state(trainer.depths).ema)
     feed = type(trainer._feed).__name__
-    return trainer.steps_per_epoch, mesh.size, trainer._recipe.parallel, feed, ema
+    recipe = trainer._recipe
+    return trainer.steps_per_epoch, mesh.size, recipe.parallel, feed, ema, trainer.capacities
 
 
 PROBES = {
@@ -353,6 +354,7 @@ PROBES = {
         "parallel": "pmap",
         "data.on_device": "no",
         "optimizer.ema": 0.9,
+        "growth.capacity": 8,
     },
 }
 # What a change of a key is compared with, where that is not the default.

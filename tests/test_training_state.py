@@ -24,7 +24,7 @@ def _round_robin(last, seed):
 
 @pytest.mark.parametrize("seed", [(1, 1, 1), (1, 3, 2), (3, 1, 1, 2)])
 def test_a_run_to_depth_20_changes_capacity_at_most_five_times(seed):
-    capacities, seen = (), []
+    capacities, seen = (4,) * len(seed), []
     for depths in _round_robin(20, seed):
         capacities = choose_capacities(depths, capacities)
         assert all(d <= c for d, c in zip(depths, capacities, strict=True))
@@ -38,7 +38,7 @@ def test_capacity_follows_a_stage_that_grows_alone():
     for depth in range(1, 40):
         capacities = choose_capacities((2, depth, 2), capacities)
     assert capacities == (4, 64, 4)
-    assert choose_capacities((100, 1, 1)) == (128, 4, 4)
+    assert choose_capacities((100, 1, 1), (4, 4, 4)) == (128, 4, 4)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,6 @@ from autogrow_jax.growth.graft import cut
 from autogrow_jax.models.network import Network
 
 Tree = Any
-# The first capacity; each further one is twice the last.
-MIN_CAPACITY = 4
 
 
 class TrainState(NamedTuple):
@@ -63,7 +61,7 @@ def init_state(
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params), average)
 
 
-def choose_capacities(depths: tuple[int, ...], now: tuple[int, ...] = ()) -> tuple[int, ...]:
+def choose_capacities(depths: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
     """Blocks to make room for in each stage.
 
     Capacities only grow, by doubling. When one stage runs out, stages within a quarter of their
@@ -72,9 +70,8 @@ def choose_capacities(depths: tuple[int, ...], now: tuple[int, ...] = ()) -> tup
 
     Args:
       depths: what has to fit.
-      now: the capacities so far; empty at the start.
+      now: the capacities so far; at the start those to begin with.
     """
-    now = now or (MIN_CAPACITY,) * len(depths)
     if all(depth <= capacity for depth, capacity in zip(depths, now, strict=True)):
         return now
     result = []

@@ -66,7 +66,8 @@ class Trainer:
             weight_decay=optimizer.weight_decay,
         )
         self.depths: tuple[int, ...] = tuple(config.model.depths)
-        self.capacities = choose_capacities(self.depths)
+        first = (config.growth.capacity,) * len(self.depths)
+        self.capacities = choose_capacities(self.depths, first)
         self._network = config_lib.make_network(
             config, dataset.num_classes, dataset.image_shape[2], self.depths
         )
@@ -120,11 +121,13 @@ class Trainer:
 
     def start(self) -> None:
         """Makes the state before the first epoch."""
-        exact = jax.jit(
+        exact = self.programs.call(
+            "init",
             lambda key: init_state(
                 self._network, self._optimizer, key, self._image_shape, self._recipe.ema > 0
-            )
-        )(self.key("init", 0))
+            ),
+            self.key("init", 0),
+        )
         self.restore(exact, self.depths, self.capacities)
 
     def abstract_state(self, depths: tuple[int, ...]) -> TrainState:
