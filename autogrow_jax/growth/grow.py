@@ -72,12 +72,7 @@ def start_block(
         grown = live_depths.at[stage].add(1)
 
         def loss(block_variables):
-            full = {
-                name: write_block(tree, _under(tree, stage, block_variables[name]), stage, slot)
-                if name in block_variables
-                else tree
-                for name, tree in variables.items()
-            }
+            full = place_block(variables, stage, slot, block_variables)
             logits, updated = network.apply(
                 full, images, train=True, live_depths=grown, mutable=["batch_stats"]
             )

@@ -65,6 +65,17 @@ def _replace_last_bn(block: Variables, context: Context, scale, bias) -> Variabl
     return {**block, "params": {**block["params"], name: bn}}
 
 
+def _draw_last_bn(key: jax.Array, block: Variables, context: Context, draw) -> Variables:
+    """Draws scale and shift of the last BN, each from draw(key, shape, dtype)."""
+    scale_key, bias_key = jax.random.split(key)
+    return _replace_last_bn(
+        block,
+        context,
+        lambda a: draw(scale_key, a.shape, a.dtype),
+        lambda a: draw(bias_key, a.shape, a.dtype),
+    )
+
+
 def _map_kernels(block: Variables, draw) -> Variables:
     """Replaces every convolution's kernel by draw(number, kernel)."""
     params = dict(block["params"])
@@ -88,13 +99,7 @@ def default(key: jax.Array, block: Variables, context: Context) -> Variables:
 def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Residual: scale and shift of the last BN U[0, 1). Plain: kernels U(+-sqrt(6 / fan_in))."""
     if context.family.residual:
-        scale_key, bias_key = jax.random.split(key)
-        return _replace_last_bn(
-            block,
-            context,
-            lambda a: jax.random.uniform(scale_key, a.shape, a.dtype),
-            lambda a: jax.random.uniform(bias_key, a.shape, a.dtype),
-        )
+        return _draw_last_bn(key, block, context, jax.random.uniform)
 
     def draw(number, kernel):
         bound = (6.0 / _fan_in(kernel)) ** 0.5
@@ -107,13 +112,7 @@ def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
 def gaussian(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Residual: scale and shift of the last BN N(0, 1). Plain: kernels N(0, 2 / fan_in)."""
     if context.family.residual:
-        scale_key, bias_key = jax.random.split(key)
-        return _replace_last_bn(
-            block,
-            context,
-            lambda a: jax.random.normal(scale_key, a.shape, a.dtype),
-            lambda a: jax.random.normal(bias_key, a.shape, a.dtype),
-        )
+        return _draw_last_bn(key, block, context, jax.random.normal)
 
     def draw(number, kernel):
         key_ = jax.random.fold_in(key, number)

@@ -86,7 +86,30 @@ def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: s
     return HostFeed(dataset, recipe, programs)
 
 
-class DeviceFeed:
+class _Functions:
+    """The functions of a recipe, made anew when the capacity changes."""
+
+    def __init__(self, make_train: Callable[[Recipe], Callable], recipe: Recipe):
+        self._make_train = make_train
+        self.prepare(recipe)
+
+    def prepare(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._train = self._make_train(recipe)
+        self._evaluate = make_evaluate(recipe)
+        self._pretrain: Callable | None = None
+
+    def _choose(self, pretrain: tuple[Recipe, Mask] | None):
+        """Kind, function and further arguments of the step to train with."""
+        if pretrain is None:
+            return "train", self._train, ()
+        recipe, mask = pretrain
+        if self._pretrain is None:
+            self._pretrain = self._make_train(recipe)
+        return "pretrain", self._pretrain, (mask,)
+
+
+class DeviceFeed(_Functions):
     """All parts lie one behind the other in one array on the device.
 
     So one program evaluates every part, and an epoch is a few dispatches.
@@ -108,22 +131,10 @@ class DeviceFeed:
         self._programs = programs
         self._steps_per_dispatch = 1
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
-        self.prepare(recipe)
-
-    def prepare(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._train = make_train_steps(recipe)
-        self._evaluate = make_evaluate(recipe)
-        self._pretrain: Callable | None = None
+        super().__init__(make_train_steps, recipe)
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
-        function, kind = self._train, "train"
-        extra: tuple[Mask, ...] = ()
-        if pretrain is not None:
-            recipe, mask = pretrain
-            if self._pretrain is None:
-                self._pretrain = make_train_steps(recipe)
-            function, kind, extra = self._pretrain, "pretrain", (mask,)
+        kind, function, extra = self._choose(pretrain)
         mesh = self._recipe.mesh
         order = replicate(epoch_order(epoch.order_key, self._range["train"][1]), mesh)
         sums = replicate(Sums.zero(), mesh)
@@ -184,7 +195,7 @@ class DeviceFeed:
         return self._images[:count], self._labels[:count]
 
 
-class HostFeed:
+class HostFeed(_Functions):
     """Images stay on the host (or in a memory-mapped file) and travel a batch at a time."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
@@ -195,22 +206,10 @@ class HostFeed:
         }
         self._programs = programs
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
-        self.prepare(recipe)
-
-    def prepare(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._train = make_batch_step(recipe)
-        self._evaluate = make_evaluate(recipe)
-        self._pretrain: Callable | None = None
+        super().__init__(make_batch_step, recipe)
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
-        function, kind = self._train, "train"
-        extra: tuple[Mask, ...] = ()
-        if pretrain is not None:
-            recipe, mask = pretrain
-            if self._pretrain is None:
-                self._pretrain = make_batch_step(recipe)
-            function, kind, extra = self._pretrain, "pretrain", (mask,)
+        kind, function, extra = self._choose(pretrain)
         train, size = self._parts["train"], self._recipe.batch_size
         order = np.asarray(epoch_order(epoch.order_key, len(train.labels)))
         sums = replicate(Sums.zero(), self._recipe.mesh)
