@@ -1,0 +1,90 @@
+"""One epoch of a run: train, validate, and the line of metrics.jsonl about it."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from autogrow_jax.errors import DivergedError
+from autogrow_jax.reporting import Reporter
+from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.training.clock import Clock
+from autogrow_jax.training.memory import Memory
+from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.training.step import Sums
+from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+
+
+def run_epoch(
+    config: Any, trainer: Trainer, memory: Memory, clock: Clock, reporter: Reporter
+) -> dict[str, Any]:
+    """Trains and validates.
+
+    Args:
+      config: resolved.
+      trainer: whose state is trained.
+      memory: told of the epoch.
+      clock: brought up to date.
+      reporter: told about progress within the epoch.
+
+    Returns:
+      The line of metrics.jsonl.
+
+    Raises:
+      DivergedError: when the loss or a weight is no longer finite.
+    """
+    start, epoch = time.perf_counter(), memory.epoch
+    schedule = make_schedule(
+        config.finetune.schedule, config.optimizer.learning_rate, config.growth.policy
+    )
+    rate = schedule(memory.phase, memory.epoch_of_phase, config.finetune.epochs)
+
+    def progress(steps: int, images: int) -> None:
+        seconds = max(time.perf_counter() - start, 1e-9)
+        reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
+
+    trained = trainer.train_epoch(epoch, rate, progress if config.log.progress else None)
+    validated = trainer.evaluate("validation")
+    _check_finite(trainer, epoch, rate, trained, validated)
+    memory.epoch += 1
+    memory.train_accuracy = percent(trained)
+    memory.evaluated_depths = memory.depths
+    memory.validation_accuracy = accuracy = percent(validated)
+    memory.best_validation_accuracy = max(memory.best_validation_accuracy, accuracy)
+    clock.update()
+    return {
+        "epoch": epoch,
+        "phase": memory.phase,
+        "depths": list(memory.depths),
+        "train_loss": mean_loss(trained),
+        "train_accuracy": memory.train_accuracy,
+        "validation_loss": mean_loss(validated),
+        "validation_accuracy": accuracy,
+        "learning_rate": rate,
+        "seconds": time.perf_counter() - start,
+        "elapsed": memory.seconds["total"],
+    }
+
+
+def _check_finite(
+    trainer: Trainer, epoch: int, rate: float, trained: Sums, validated: Sums
+) -> None:
+    """Raises DivergedError before weights that are lost could become a checkpoint."""
+    if trained.bad_step >= 0:
+        step = f"step {int(trained.bad_step)}"
+    elif math.isfinite(mean_loss(validated)) or _is_finite(trainer.exact_variables()):
+        return
+    else:
+        # The loss of a step is that of the weights before it, so no step has seen these.
+        step = f"step {trainer.steps_per_epoch - 1}, the last"
+    raise DivergedError(
+        f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"
+        f" {format_depths(trainer.depths)}). Checkpoints of earlier epochs are kept. Lower"
+        " config.optimizer.learning_rate and start in another --workdir."
+    )
+
+
+def _is_finite(variables: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))

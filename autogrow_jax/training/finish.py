@@ -1,0 +1,123 @@
+"""How a run ends: the test set, once, and the result; also of a run evaluated later."""
+
+import time
+from typing import Any
+
+import jax
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.data import Dataset
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import num_params
+from autogrow_jax.reporting import Reporter
+from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.clock import Clock
+from autogrow_jax.training.memory import Memory
+from autogrow_jax.training.result import Result, describe_devices, find_versions
+from autogrow_jax.training.start import begin, load_data
+from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+from autogrow_jax.training.workdir import Workdir, read_config
+
+
+def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, clock: Clock) -> Result:
+    """Looks at the test set, once, and puts the result together.
+
+    Args:
+      config: resolved.
+      trainer: after the last epoch.
+      memory: its `seconds` are brought up to date.
+      dataset: the trainer's.
+      clock: of this start.
+    """
+    tested = trainer.evaluate("test")
+    variables = trainer.exact_variables()
+    clock.update()
+    return Result(
+        family=config.model.family,
+        dataset=dataset.name,
+        seed_depths=tuple(config.model.depths),
+        depths=memory.depths,
+        test_accuracy=percent(tested),
+        best_validation_accuracy=memory.best_validation_accuracy,
+        validation=config.data.validation,
+        num_params=num_params(variables),
+        growth=tuple(memory.growth),
+        epochs=memory.epoch,
+        seconds=memory.seconds,
+        compilations=memory.compilations.get("train", 0),
+        seed=config.seed,
+        versions=find_versions(),
+        network=trainer.network,
+        variables=variables,
+        more={
+            "mode": config.mode,
+            "test_loss": mean_loss(tested),
+            "growth_epochs": memory.phase_start if memory.phase == "finetune" else 0,
+            "validation_examples": len(dataset.validation.labels),
+            "compilations_by_program": memory.compilations,
+            "devices": describe_devices(),
+            "num_classes": dataset.num_classes,
+            "image_shape": dataset.image_shape,
+        },
+    )
+
+
+def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
+    """Evaluates the newest checkpoint of a run on this config's data.
+
+    Args:
+      config: resolved; where to evaluate. The network and its training are the saved run's.
+      workdir: of that run.
+      reporter: is told the validation accuracy, then the result.
+
+    Raises:
+      UserError: where there is no checkpoint, or it does not fit the data.
+    """
+    saved = read_config(workdir)
+    own = config_lib.flatten(config.to_dict())
+    given = config_lib.flatten(saved)
+    merged = {**given, **{k: v for k, v in own.items() if k.startswith(("data.", "log."))}}
+    merged["num_devices"], merged["data.fraction"] = own["num_devices"], 1.0
+    run_config = config_lib.resolve(config_lib.nest(merged))
+    store = CheckpointStore(workdir.checkpoints, run_config.checkpoint.keep)
+    try:
+        if store.latest() is None:
+            raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
+        start = time.perf_counter()
+        dataset = load_data(run_config)
+        trainer = Trainer(run_config, dataset)
+        memory = begin(run_config, trainer, store)
+        clock = Clock(memory, trainer, start)
+        validated = trainer.evaluate("validation")
+        reporter.message(
+            f"{workdir.root} after {memory.epoch} epochs: validation accuracy"
+            f" {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
+        )
+        result = finish(run_config, trainer, memory, dataset, clock)
+        reporter.end_run(result.to_dict())
+        return result
+    finally:
+        store.close()
+
+
+def plot(
+    workdir: Workdir,
+    lines: list[dict[str, Any]],
+    dataset: Dataset,
+    config: Any,
+    test_accuracy: float | None = None,
+) -> None:
+    """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only."""
+    if jax.process_index() or not lines:
+        return
+    # Here, not at the top: matplotlib takes a while and not every run ends with a picture.
+    from autogrow_jax.reporting.plots import draw_growth
+    from autogrow_jax.reporting.result import validation_label
+
+    draw_growth(
+        lines,
+        workdir.plots / "growth.png",
+        title=f"{config.model.family} on {dataset.name}, seed {config.seed}",
+        validation_name=validation_label(config.data.validation),
+        test_accuracy=test_accuracy,
+    )
