@@ -1,0 +1,176 @@
+"""The cells of a study: one run each, in a folder of its own whose name says what it is.
+
+A cell's name ends with a hash of all it computes with, so that the same run in two sections is one
+cell, and a study file that was changed finds what is still valid of an earlier start.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.config_files import load_config
+from autogrow_jax.config_keys import FREE_KEYS, KEYS
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import read_result
+from autogrow_jax.studies.study import Row, Section, Study
+
+# What a run in a study need not leave behind; a study file or the command line may say otherwise.
+_QUIET = {"log.progress": False, "log.tensorboard": False, "checkpoint.keep": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A run of a study.
+
+    Attributes:
+      name: of its folder; unique in the study.
+      label: for people.
+      seed: of the run.
+      settings: nested, complete but for `model.depths` where `found_by` is given.
+      found_by: name of the cell that finds the net which this one trains from scratch.
+    """
+
+    name: str
+    label: str
+    seed: int
+    settings: dict[str, Any]
+    found_by: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where the cells of a row stand in the tables: one a seed, and their baselines."""
+
+    section: Section
+    row: Row
+    cells: tuple[Cell, ...]
+    baselines: tuple[Cell, ...]
+
+
+class Folder:
+    """The files of a cell.
+
+    Attributes:
+      root: `WORKDIR/cells/NAME`.
+    """
+
+    def __init__(self, workdir: Path, cell: Cell):
+        self.root = workdir / "cells" / cell.name
+
+    @property
+    def run(self) -> Path:
+        """The workdir of the run itself."""
+        return self.root / "run"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.root / "log.txt"
+
+    @property
+    def error(self) -> Path:
+        """Why the last start failed; not there otherwise."""
+        return self.root / "error.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of the run's result.json, None where there is none yet.
+
+        Raises:
+          UserError: where it is damaged.
+        """
+        path = self.run / "result.json"
+        return read_result(path) if path.is_file() else None
+
+    def why_failed(self) -> str:
+        """The error of the last start, "" where it did not fail."""
+        with contextlib.suppress(OSError):
+            return self.error.read_text(encoding="utf-8").strip()
+        return ""
+
+
+def expand(
+    study: Study, changes: Mapping[str, Any] | None = None
+) -> tuple[list[Cell], list[Entry]]:
+    """The cells of a study, in an order in which no cell comes before the one it waits for.
+
+    Args:
+      study: what to run.
+      changes: {"a.b": value} laid over every cell's config, as from the command line.
+
+    Returns:
+      All cells, each once, those that wait for another last; and for every row its cells.
+
+    Raises:
+      UserError: names the section and the row whose config cannot be used.
+    """
+    changes = dict(changes or {})
+    if "seed" in changes:
+        raise UserError("config.seed cannot be changed for a whole study; use --seeds=0,1,2")
+    # A config file may register a family or a policy: it is run once.
+    load = functools.cache(lambda name: config_lib.flatten(load_config(name)) if name else {})
+    cells: dict[str, Cell] = {}
+    baselines: dict[str, Cell] = {}
+    entries = []
+    for section in study.sections:
+        for row in section.rows:
+            try:
+                pairs = [_make_cells(row, seed, changes, load(row.config)) for seed in study.seeds_of(section)]
+            except UserError as error:
+                raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
+            runs = tuple(cells.setdefault(cell.name, cell) for cell, _ in pairs)
+            extra = tuple(baselines.setdefault(b.name, b) for _, b in pairs if b is not None)
+            entries.append(Entry(section, row, runs, extra))
+    return [*cells.values(), *baselines.values()], entries
+
+
+def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:
+    """The settings of a cell that trains from scratch the net another cell found."""
+    flat = config_lib.flatten(cell.settings)
+    return config_lib.nest(flat | {"model.depths": tuple(depths)})
+
+
+def _make_cells(
+    row: Row, seed: int, changes: dict[str, Any], base: dict[str, Any]
+) -> tuple[Cell, Cell | None]:
+    flat = _QUIET | base | dict(row.overrides) | changes | {"seed": seed}
+    cell = _make_cell(row, flat)
+    if row.scratch is None:
+        return cell, None
+    baseline = flat | {"mode": "scratch", "model.depths": ()} | dict(row.scratch) | changes
+    return cell, _make_cell(row, baseline | {"seed": seed}, cell.name)
+
+
+def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
+    settings = config_lib.resolve(config_lib.nest(flat)).to_dict()
+    if settings["mode"] == "evaluate":
+        raise UserError("mode 'evaluate' trains nothing; a study takes 'grow' and 'scratch'")
+    # Only what differs from the defaults: a key that a later version adds leaves names as they are.
+    computed = {
+        name: value
+        for name, value in config_lib.flatten(settings).items()
+        if name not in FREE_KEYS and value != KEYS[name].default
+    }
+    text = json.dumps([computed, found_by], sort_keys=True, default=list)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    seed = settings["seed"]
+    words = [settings["model"]["family"], _short(settings["data"]["name"]), *row.names]
+    if found_by:
+        words.append("scratch")
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.").lower()[:80]
+    label = f"{row.label}{', from scratch' if found_by else ''}, seed {seed}"
+    return Cell(f"{slug}-s{seed}-{digest}", label, seed, settings, found_by)
+
+
+def _short(dataset: str) -> str:
+    return Path(dataset.split(":")[-1]).stem if ":" in dataset or "/" in dataset else dataset

@@ -1,0 +1,247 @@
+"""What became of a study's cells, and the lines of its tables: numbers only, nothing is laid out.
+
+Everything is read from the cells' folders, so a table can be made at any time from whatever has
+finished.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import estimate_cost
+from autogrow_jax.reporting import metrics
+from autogrow_jax.studies.cells import Cell, Entry, Folder
+from autogrow_jax.studies.study import Published, Section
+
+State = Literal["done", "failed", "missing"]
+
+# The usual estimate: the gradients with respect to the input and to the weights each take as many
+# multiply-adds as the forward pass.
+_TRAINING_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What became of a cell. All numbers are None where it is not done.
+
+    Attributes:
+      cell: which.
+      state: "done", "failed" (with `error`) or "missing": not run yet, or still running.
+      error: the reason, in a line or a few.
+      depths: of the net that was found.
+      accuracy: in percent, what is reported: on the test set with the final weights; under the
+        paper's protocol, where the test set steered growth, the best of all epochs, as the paper
+        reports it.
+      test_accuracy: in percent, of the final weights.
+      best_validation_accuracy: in percent.
+      validation: which split steered: "held-out", "test" or a fraction.
+      epochs: trained in all.
+      growth_epochs: of these, in the growth phase.
+      num_params: of the net.
+      flops: of one forward pass of one image, two for each multiply-add of convolutions and the
+        linear layer.
+      training_flops: of the whole run, three forward passes a training image, each epoch at its
+        depths.
+      seconds: of the whole run, on a machine that may have done other things at the same time.
+      compile_seconds: of these, compiling.
+      machine: device and processor, in words.
+      versions: of the libraries.
+    """
+
+    cell: Cell
+    state: State
+    error: str = ""
+    depths: tuple[int, ...] | None = None
+    accuracy: float | None = None
+    test_accuracy: float | None = None
+    best_validation_accuracy: float | None = None
+    validation: str | None = None
+    epochs: int | None = None
+    growth_epochs: int | None = None
+    num_params: int | None = None
+    flops: int | None = None
+    training_flops: float | None = None
+    seconds: float | None = None
+    compile_seconds: float | None = None
+    machine: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation of what several seeds gave.
+
+    Attributes:
+      values: one for each seed that is done; may be empty.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """None of fewer than two values."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a table: a row of the study over its seeds.
+
+    Attributes:
+      names: the first columns.
+      records: of its cells, one for each seed.
+      baselines: of the nets it found, trained from scratch; empty where the row asks for none.
+      published: what the paper has.
+      found: drawn as the net that was found, among fixed depths.
+    """
+
+    names: tuple[str, ...]
+    records: tuple[Record, ...]
+    baselines: tuple[Record, ...]
+    published: Published | None
+    found: bool
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.state == "done")
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        return tuple(r for r in (*self.records, *self.baselines) if r.state == "failed")
+
+    def stat(self, name: str) -> Stat:
+        """Over the seeds that are done, of a number of `Record` such as "accuracy"."""
+        values = (getattr(record, name) for record in self.done)
+        return Stat(tuple(float(value) for value in values if value is not None))
+
+    @property
+    def blocks(self) -> Stat:
+        """Blocks in all stages together."""
+        return Stat(tuple(float(sum(record.depths or ())) for record in self.done))
+
+    @property
+    def baseline(self) -> Stat:
+        """Accuracy in percent of the found nets trained from scratch."""
+        values = (record.accuracy for record in self.baselines)
+        return Stat(tuple(value for value in values if value is not None))
+
+    @property
+    def delta(self) -> Stat:
+        """Accuracy less that of the same seed's net from scratch, in points."""
+        pairs = zip(self.records, self.baselines, strict=False)
+        return Stat(
+            tuple(
+                found.accuracy - scratch.accuracy
+                for found, scratch in pairs
+                if found.accuracy is not None and scratch.accuracy is not None
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A section with its lines."""
+
+    section: Section
+    seeds: tuple[int, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(r for line in self.lines for r in (*line.records, *line.baselines))
+
+
+def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
+    """The tables of a study, from whatever its cells have left.
+
+    Args:
+      entries: from `expand`.
+      workdir: of the study.
+    """
+    known: dict[str, Record] = {}
+
+    def look_up(cells: Iterable[Cell]) -> tuple[Record, ...]:
+        for cell in cells:
+            if cell.name not in known:
+                known[cell.name] = read_record(cell, workdir)
+        return tuple(known[cell.name] for cell in cells)
+
+    lines: dict[str, list[Line]] = {}
+    tables = []
+    for entry in entries:
+        row = entry.row
+        line = Line(
+            row.names, look_up(entry.cells), look_up(entry.baselines), row.published, row.found
+        )
+        if entry.section.title not in lines:
+            lines[entry.section.title] = []
+            seeds = tuple(cell.seed for cell in entry.cells)
+            tables.append((entry.section, seeds))
+        lines[entry.section.title].append(line)
+    return [Table(section, seeds, tuple(lines[section.title])) for section, seeds in tables]
+
+
+def read_record(cell: Cell, workdir: Path) -> Record:
+    """What became of one cell."""
+    folder = Folder(workdir, cell)
+    error = folder.why_failed()
+    if error:
+        return Record(cell, "failed", error)
+    try:
+        result = folder.result()
+        if result is None:
+            return Record(cell, "missing")
+        return _read_done(cell, result, metrics.read(folder.run / "metrics.jsonl"))
+    except (UserError, KeyError, TypeError) as problem:
+        return Record(cell, "failed", f"{folder.run} cannot be read: {problem}")
+
+
+def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) -> Record:
+    validation = str(result["validation"])
+    best, tested = result["best_validation_accuracy"], result["test_accuracy"]
+    depths = tuple(result["depths"])
+    image_shape = tuple(result["image_shape"])
+    config = config_lib.resolve(cell.settings)
+    network = config_lib.make_network(config, result["num_classes"], image_shape[-1], depths)
+    passes = [
+        estimate_cost(network, image_shape, tuple(line["depths"])).flops * line["train_images"]
+        for line in lines
+        if "train_images" in line
+    ]
+    return Record(
+        cell,
+        "done",
+        depths=depths,
+        accuracy=best if validation == "test" else tested,
+        test_accuracy=tested,
+        best_validation_accuracy=best,
+        validation=validation,
+        epochs=result["epochs"],
+        growth_epochs=result.get("growth_epochs"),
+        num_params=result["num_params"],
+        flops=estimate_cost(network, image_shape).flops,
+        training_flops=_TRAINING_PASSES * math.fsum(passes) if len(passes) == len(lines) else None,
+        seconds=result["seconds"]["total"],
+        compile_seconds=result["seconds"]["compile"],
+        machine=describe_machine(result.get("devices") or {}),
+        versions=result["versions"],
+    )
+
+
+def describe_machine(devices: dict[str, Any]) -> str:
+    """The device of a result.json in words: "2 x NVIDIA H200" or "AMD EPYC 9B14, 2 cores"."""
+    if devices.get("platform") == "cpu":
+        processor, cores = devices.get("processor") or "CPU", devices.get("cores")
+        words = f"{processor}, {cores} {'core' if cores == 1 else 'cores'}" if cores else processor
+        count = devices.get("count", 1)
+        return words if count == 1 else f"{words} as {count} devices"
+    return f"{devices.get('count', 1)} x {devices.get('kind', 'unknown device')}"
