@@ -5,14 +5,15 @@ A config file is a Python file with `get_config()` that changes what it wants of
 The keys themselves are in `config_keys`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from autogrow_jax.config_keys import FREE_KEYS, KEYS, check_key, check_value
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.policy import Policy, convergent, periodic
+from autogrow_jax.growth.policy import Policy
+from autogrow_jax.growth.registry import DepthsCost, PolicyArguments, get_policy_maker
 from autogrow_jax.models.network import Network, build_network, get_family
 
 
@@ -84,10 +85,7 @@ def resolve(config: Any) -> ml_collections.FrozenConfigDict:
     _fill_in(values)
     resolved = ml_collections.FrozenConfigDict(nest(values))
     if values["mode"] == "grow":
-        try:
-            make_policy(resolved)  # It checks what concerns several of its settings.
-        except UserError as error:
-            raise UserError(f"config.growth: {error}") from None
+        make_policy(resolved)  # It checks what concerns several of its settings.
     elif values["mode"] == "scratch" and values["finetune.epochs"] < 1:
         raise UserError("config.finetune.epochs is 0; mode 'scratch' trains for that many epochs")
     return resolved
@@ -137,24 +135,48 @@ def make_network(
     )
 
 
-def make_policy(config: Any) -> Policy:
-    """The growth policy that a resolved config asks for."""
-    growth = config.growth
-    shared = {
-        "seed_depths": config.model.depths,
-        "max_depths": growth.max_depths,
-        "interval": growth.interval,
-        "threshold": growth.threshold,
-        "metric": growth.metric,
-        "mode": growth.mode,
-        "sub": growth.sub or None,
-        "rate": growth.rate,
-        "max_growth_epochs": growth.max_epochs,
-        "seed": config.seed,
-    }
-    if growth.policy == "convergent":
-        return convergent(**shared)
-    return periodic(**shared, window=growth.window)
+def make_policy(
+    config: Any,
+    image_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+) -> Policy:
+    """The growth policy that a resolved config asks for.
+
+    Args:
+      config: a resolved config.
+      image_shape: height, width and channels of the images, and
+      num_classes: number of classes, for policies and limits that weigh costs. Without them such
+        a policy is built and checked, but cannot be begun.
+
+    Raises:
+      UserError: settings that contradict each other.
+    """
+    network_cost = _make_cost(config, image_shape, num_classes)
+    arguments = PolicyArguments(config.growth, config.model.depths, config.seed, network_cost)
+    try:
+        return get_policy_maker(config.growth.policy)(arguments)
+    except UserError as error:
+        raise UserError(f"config.growth: {error}") from None
+
+
+def _make_cost(
+    config: Any, image_shape: tuple[int, int, int] | None, num_classes: int | None
+) -> Callable[[tuple[int, ...]], DepthsCost]:
+    """depths -> cost, for the network of a config."""
+    if image_shape is None or num_classes is None:
+
+        def unknown(depths: tuple[int, ...]) -> DepthsCost:
+            raise UserError(
+                f"the cost of depths {depths} depends on the images; give make_policy their"
+                " shape and the number of classes"
+            )
+
+        return unknown
+    from autogrow_jax.models.cost import estimate_cost
+
+    shape = image_shape
+    network = make_network(config, num_classes, shape[-1], config.model.depths)
+    return lambda depths: estimate_cost(network, shape, depths)
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.growth.initializers import INITIALIZERS
+from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.blocks import BN_SCALE_INITS, KERNEL_INITS
 from autogrow_jax.models.network import FAMILIES, STEMS
 from autogrow_jax.training.optimizer import OPTIMIZERS
@@ -14,7 +15,6 @@ from autogrow_jax.training.schedule import SCHEDULES
 
 MODES = ("grow", "scratch", "evaluate")
 PARALLEL = ("jit", "pmap")
-POLICIES = ("periodic", "convergent")
 
 # Keys that change what is seen or kept, not what is computed: a resumed run may change them.
 FREE_KEYS = {
@@ -65,7 +65,7 @@ def _number(default: float | None, words: str, ok: Callable[[float], bool]) -> K
 
 
 def _choice(default: str, accepted: Any) -> Key:
-    # The names themselves, not words made of them: families and initialisers are registered later.
+    # The names themselves, not words made of them: users register more of them later.
     return Key(default, accepted, lambda v: isinstance(v, str) and v in accepted)
 
 

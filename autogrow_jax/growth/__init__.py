@@ -10,15 +10,18 @@ from autogrow_jax.growth.initializers import (
     register_initializer,
 )
 from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
+from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
 from autogrow_jax.growth.replay import Replay, replay
 
 __all__ = [
     "INITIALIZERS",
+    "POLICIES",
     "Context",
     "Decision",
     "GraftError",
     "Initializer",
     "Policy",
+    "PolicyArguments",
     "Replay",
     "convergent",
     "get_initializer",
@@ -27,5 +30,6 @@ __all__ = [
     "grow_optimizer_state",
     "periodic",
     "register_initializer",
+    "register_policy",
     "replay",
 ]

@@ -1,0 +1,99 @@
+"""Growth policies by name: what `growth.policy` of a config accepts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.growth.policy import Policy, convergent, periodic
+
+
+class DepthsCost(Protocol):
+    """What a network costs, as `autogrow_jax.models.cost.Cost` has it."""
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters."""
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one forward pass of one image, two for each multiply-add."""
+
+
+class PolicyArguments(NamedTuple):
+    """What a policy is made from.
+
+    Attributes:
+      growth: the config's `growth` keys as attributes, checked: `growth.interval`,
+        `growth.threshold` and so on, plain Python values.
+      seed_depths: blocks in each stage at the start.
+      seed: of all randomness in the run.
+      cost: depths -> the cost of a network of these depths. Call it in `init` or `update`, not
+        while the policy is made: configs are checked before the images are known, and then it
+        raises UserError.
+    """
+
+    growth: Any
+    seed_depths: tuple[int, ...]
+    seed: int
+    cost: Callable[[tuple[int, ...]], DepthsCost]
+
+    def shared(self) -> dict[str, Any]:
+        """The keyword arguments that all policies of this package have in common."""
+        growth = self.growth
+        return {
+            "seed_depths": self.seed_depths,
+            "max_depths": growth.max_depths,
+            "interval": growth.interval,
+            "threshold": growth.threshold,
+            "metric": growth.metric,
+            "mode": growth.mode,
+            "sub": growth.sub or None,
+            "rate": growth.rate,
+            "max_growth_epochs": growth.max_epochs,
+            "seed": self.seed,
+        }
+
+
+MakePolicy = Callable[[PolicyArguments], Policy]
+
+
+def _make_periodic(given: PolicyArguments) -> Policy:
+    return periodic(**given.shared(), window=given.growth.window)
+
+
+def _make_convergent(given: PolicyArguments) -> Policy:
+    return convergent(**given.shared())
+
+
+POLICIES: dict[str, MakePolicy] = {
+    "periodic": _make_periodic,
+    "convergent": _make_convergent,
+}
+
+
+def get_policy_maker(name: str) -> MakePolicy:
+    """Looks a policy up by name; UserError names the nearest one where there is none."""
+    if name not in POLICIES:
+        raise UserError(f"no growth policy {name!r}{nearest(name, POLICIES)}")
+    return POLICIES[name]
+
+
+def register_policy(name: str, make: MakePolicy) -> None:
+    """Adds a policy of one's own, after which `growth.policy` takes its name.
+
+    Args:
+      name: a name not yet taken.
+      make: `make(arguments) -> Policy`, called with `PolicyArguments` whenever a run needs its
+        policy: once an epoch, so it should cost little and always build the same.
+
+    Raises:
+      UserError: where the name is taken.
+
+    Example:
+      >>> def make(arguments):
+      ...     return periodic(arguments.seed_depths, arguments.growth.max_depths, interval=1)
+      >>> register_policy("every_epoch", make)
+    """
+    if name in POLICIES:
+        raise UserError(f"there is a growth policy {name!r} already; choose another name")
+    POLICIES[name] = make
