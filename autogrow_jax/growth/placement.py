@@ -9,9 +9,25 @@ from autogrow_jax.growth.policy_settings import PolicySettings
 def find_open_stages(
     depths: Sequence[int], frozen: Sequence[bool], settings: PolicySettings
 ) -> tuple[int, ...]:
-    """Indices, ascending, of the stages neither frozen nor at their maximum depth."""
-    stages = zip(depths, settings.max_depths, frozen, strict=True)
-    return tuple(i for i, (depth, most, shut) in enumerate(stages) if depth < most and not shut)
+    """Indices, ascending, of the stages not frozen that have room for another block.
+
+    A stage has room below its maximum depth, if `settings.allowed` lets it have one block more.
+    """
+    return tuple(
+        stage
+        for stage, shut in enumerate(frozen)
+        if not shut and _has_room(depths, stage, settings)
+    )
+
+
+def _has_room(depths: Sequence[int], stage: int, settings: PolicySettings) -> bool:
+    if depths[stage] >= settings.max_depths[stage]:
+        return False
+    return settings.allowed is None or settings.allowed(_deepen(depths, stage))
+
+
+def _deepen(depths: Sequence[int], stage: int) -> tuple[int, ...]:
+    return tuple(depth + (i == stage) for i, depth in enumerate(depths))
 
 
 def choose_stages(
@@ -36,17 +52,28 @@ def choose_stages(
     if settings.mode == "group":
         last = -1 if grown is None else grown
         return (next((stage for stage in open_stages if stage > last), open_stages[0]),)
-    if settings.mode == "all":
-        return tuple(open_stages)
-    room = [most - depth for depth, most in zip(depths, settings.max_depths, strict=True)]
-    if settings.sub is not None:
-        return tuple(i for i in open_stages for _ in range(min(settings.sub[i], room[i])))
+    if settings.mode == "rate":
+        return _draw_stages(depths, open_stages, epochs, settings)
+    chosen: list[int] = []
+    for stage in open_stages:
+        for _ in range(1 if settings.sub is None else settings.sub[stage]):
+            # One by one: each may fit by itself where all of them together do not.
+            if _has_room(depths, stage, settings):
+                chosen.append(stage)
+                depths = _deepen(depths, stage)
+    return tuple(chosen)
+
+
+def _draw_stages(
+    depths: Sequence[int], open_stages: Sequence[int], epochs: int, settings: PolicySettings
+) -> tuple[int, ...]:
     # Seeding with a string and calling `random()` draws alike on every Python and platform.
     draw = random.Random(f"{settings.seed},{epochs}").random
     chosen: list[int] = []
     for _ in range(max(1, round(settings.rate * sum(depths)))):
-        candidates = [stage for stage in open_stages if chosen.count(stage) < room[stage]]
+        candidates = [stage for stage in open_stages if _has_room(depths, stage, settings)]
         if not candidates:
             break
         chosen.append(candidates[int(draw() * len(candidates))])
+        depths = _deepen(depths, chosen[-1])
     return tuple(sorted(chosen))

@@ -27,15 +27,14 @@ Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convol
 KDD 2020, arXiv 1906.02909.
 """
 
-import math
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import choose_stages, find_open_stages
-from autogrow_jax.growth.policy_settings import PolicySettings
-
-_AVERAGE_DECAY = 0.95
+from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
+from autogrow_jax.growth.rules import Rule, gain_rule
 
 State = dict[str, Any]
 Action = Literal["train", "grow", "finetune"]
@@ -71,7 +70,7 @@ class UpdateFn(Protocol):
 
 
 class Policy(NamedTuple):
-    """A growth policy: two pure functions. Write your own by filling these four fields.
+    """A growth policy: two pure functions. Write your own by filling the first four fields.
 
     Attributes:
         init: `init() -> state`. A state is a dict of plain Python values and stays the same through
@@ -82,12 +81,15 @@ class Policy(NamedTuple):
             never changed. Once a decision said "finetune", all later ones do, and the state stays.
         seed_depths: blocks in each stage before the first epoch.
         name: the policy's name in configs and reports.
+        restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
+            block would make depths that `allowed(depths)` refuses. None where it cannot do that.
     """
 
     init: Callable[[], State]
     update: UpdateFn
     seed_depths: tuple[int, ...]
     name: str = "custom"
+    restrict: "Callable[[Allowed], Policy] | None" = None
 
 
 def periodic(
@@ -151,7 +153,7 @@ def periodic(
         max_growth_epochs,
         seed,
     )
-    return _build(settings)
+    return build_policy(settings, gain_rule(settings))
 
 
 def convergent(
@@ -199,10 +201,14 @@ def convergent(
         max_growth_epochs,
         seed,
     )
-    return _build(settings)
+    return build_policy(settings, gain_rule(settings))
 
 
-def _build(settings: PolicySettings) -> Policy:
+def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
+    """The mechanism of this module, with `rule` to say when the curve has stalled.
+
+    Convergent growth if `settings.name` is "convergent", else growth at every interval.
+    """
     seed_depths = tuple(settings.seed_depths)
     num_stages = len(seed_depths)
 
@@ -213,7 +219,7 @@ def _build(settings: PolicySettings) -> Policy:
             "frozen": [False] * num_stages,
             "grown": None,  # the stage grown last
             "grew": False,  # whether the current interval began with growth
-            "metric": [],  # of the last `window + 1` epochs: no rule looks further back
+            "metric": [],  # the rule's history, of the last `window + 1` epochs
             "finished": False,
         }
 
@@ -223,7 +229,6 @@ def _build(settings: PolicySettings) -> Policy:
         *,
         measurements: Mapping[str, float] | None = None,
     ) -> tuple[State, Decision]:
-        del measurements  # both of the paper's policies look at the accuracy alone
         depths = tuple(state["depths"])
         if len(depths) != num_stages:
             raise UserError(
@@ -233,17 +238,16 @@ def _build(settings: PolicySettings) -> Policy:
             )
         if state["finished"]:
             return state, Decision("finetune", depths)
-        metric = _push(state["metric"], accuracy, settings)
+        metric = rule.push(state["metric"], accuracy, depths, measurements or {})
         epochs = state["epochs"] + 1
         over = epochs >= settings.max_growth_epochs
         frozen = list(state["frozen"])
         grown, grew = state["grown"], state["grew"]
         stages: tuple[int, ...] = ()
         if epochs % settings.interval == 0:
-            stalled = _gain(metric, settings.window) < settings.threshold
-            if settings.name == "periodic":
-                may_freeze, may_grow = True, True
-            else:
+            stalled = rule.stalled(metric)
+            may_freeze, may_grow = True, True
+            if settings.name == "convergent":
                 may_freeze, may_grow = grew, stalled and not over
             # The order matters: a stage frozen now must not grow now.
             if stalled and may_freeze:
@@ -268,24 +272,7 @@ def _build(settings: PolicySettings) -> Policy:
         action: Action = "finetune" if over else "grow" if stages else "train"
         return new_state, Decision(action, depths, stages)
 
-    return Policy(init, update, seed_depths, settings.name)
+    def restrict(allowed: Allowed) -> Policy:
+        return build_policy(dataclasses.replace(settings, allowed=allowed), rule)
 
-
-def _push(metric: list[float], accuracy: float, settings: PolicySettings) -> list[float]:
-    accuracy = float(accuracy)
-    if not math.isfinite(accuracy):
-        raise ValueError(
-            f"the validation accuracy is {accuracy}; growth needs a finite number of percent. "
-            "Training has most likely diverged: look at the loss, lower the learning rate."
-        )
-    if settings.metric == "avg":
-        last = metric[-1] if metric else 0.0
-        value = _AVERAGE_DECAY * last + (1.0 - _AVERAGE_DECAY) * accuracy
-    else:
-        value = max(metric[-1], accuracy) if metric else accuracy
-    return [*metric[-settings.window :], value]
-
-
-def _gain(metric: list[float], window: int) -> float:
-    # Before the window is full the rule counts from zero, so it cannot fire on a curve above it.
-    return metric[-1] - metric[-1 - window] if len(metric) > window else metric[-1]
+    return Policy(init, update, seed_depths, settings.name, restrict)

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from autogrow_jax.errors import UserError
@@ -12,13 +12,16 @@ from autogrow_jax.errors import UserError
 METRICS = ("max", "avg")
 MODES = ("group", "all", "sub", "rate")
 
+Allowed = Callable[[tuple[int, ...]], bool]
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicySettings:
-    """What `periodic` and `convergent` were called with, checked and made plain Python values.
+    """What a policy of this package was called with, checked and made plain Python values.
 
     The fields are described at `autogrow_jax.growth.periodic`. Depths may be given as any sequence
-    of whole numbers, NumPy's included, and are tuples of ints afterwards.
+    of whole numbers, NumPy's included, and are tuples of ints afterwards. `allowed(depths)` refuses
+    depths that may not be grown to, beside those above `max_depths`; None refuses none.
 
     Raises:
         UserError: if a value is of the wrong kind or out of range, or two of them contradict.
@@ -36,6 +39,7 @@ class PolicySettings:
     rate: float
     max_growth_epochs: int
     seed: int
+    allowed: Allowed | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -43,10 +47,10 @@ class PolicySettings:
             "max_depths": _whole_numbers("max_depths", self.max_depths, least=1),
             "interval": _whole_number("interval", self.interval, least=1),
             "window": _whole_number("window", self.window, least=1),
-            "threshold": _real("threshold", self.threshold),
+            "threshold": check_number("threshold", self.threshold),
             "metric": _choice("metric", self.metric, METRICS),
             "mode": _choice("mode", self.mode, MODES),
-            "rate": _real("rate", self.rate),
+            "rate": check_number("rate", self.rate),
             "max_growth_epochs": _whole_number(
                 "max_growth_epochs", self.max_growth_epochs, least=1
             ),
@@ -115,7 +119,8 @@ def _whole_numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
     return tuple(_whole_number(f"{name}[{i}]", value, least) for i, value in enumerate(values))
 
 
-def _real(name: str, value: Any) -> float:
+def check_number(name: str, value: Any) -> float:
+    """The value as a float; UserError if it is not a finite number of at least 0."""
     try:
         number = float(value)
     except (TypeError, ValueError):
