@@ -1,6 +1,7 @@
 """Networks as pure functions of a depth tuple."""
 
 from autogrow_jax.models.blocks import BlockOptions
+from autogrow_jax.models.cost import Cost, PieceCosts, estimate_cost, piece_costs
 from autogrow_jax.models.network import (
     FAMILIES,
     Family,
@@ -15,11 +16,15 @@ from autogrow_jax.models.network import (
 __all__ = [
     "FAMILIES",
     "BlockOptions",
+    "Cost",
     "Family",
     "Network",
+    "PieceCosts",
     "build_network",
+    "estimate_cost",
     "get_family",
     "num_params",
+    "piece_costs",
     "register_family",
     "rest_block",
 ]

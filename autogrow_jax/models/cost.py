@@ -1,0 +1,250 @@
+"""What a tuple of depths costs: parameters and multiply-adds, by arithmetic on shapes alone.
+
+All blocks of a stage but the first are alike, so that cost is affine in depths: that of one block
+in each stage, and that of a further block as often as there is one. These pieces are traced once
+for a network and an image shape; their jaxprs say what is multiplied, whatever blocks they hold.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.models.network import (
+    Family,
+    Network,
+    Stage,
+    build_network,
+    get_family,
+    num_params,
+    rest_block,
+)
+
+
+class Cost(NamedTuple):
+    """What a network, or a part of one, takes.
+
+    Multiply-adds are counted as the literature does: those of convolutions and of matrix products
+    (the linear layer, and any in a block of one's own), k * k * input channels / groups for each
+    output, whether or not part of the kernel lies on padding. Normalisation, activations, sums
+    and pooling count nothing.
+
+    Attributes:
+      num_params: trainable parameters.
+      macs: multiply-adds of evaluating one image, forward.
+    """
+
+    num_params: int
+    macs: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of `macs`: a multiplication and an addition each."""
+        return 2 * self.macs
+
+
+class PieceCosts(NamedTuple):
+    """The parts that networks of a family are put together from, at one image shape.
+
+    Attributes:
+      stem_and_head: everything outside the stages.
+      first: the first block of each stage.
+      rest: any further block of each stage; what growth by one block adds.
+    """
+
+    stem_and_head: Cost
+    first: tuple[Cost, ...]
+    rest: tuple[Cost, ...]
+
+    def stage(self, index: int, depth: int) -> Cost:
+        """The cost of stage `index` with `depth` blocks."""
+        return Cost(
+            *(a + (depth - 1) * b for a, b in zip(self.first[index], self.rest[index], strict=True))
+        )
+
+
+def estimate_cost(
+    network: Network, image_shape: Sequence[int], depths: Sequence[int] | None = None
+) -> Cost:
+    """Counts parameters and multiply-adds exactly; nothing is compiled, no array is made.
+
+    The first call for a network and an image shape traces its pieces, which takes a fraction of a
+    second; every other depth is then a sum of a few integers.
+
+    Args:
+      network: made by `build_network`.
+      image_shape: of one image, (H, W, C) in pixels and channels.
+      depths: blocks in each stage; by default those of `network`.
+
+    Raises:
+      UserError: for depths or an image shape that do not fit the network, and for a block whose
+        products cannot be counted (see `piece_costs`).
+
+    >>> estimate_cost(build_network("basic3", (3, 3, 3)), (32, 32, 3))
+    Cost(num_params=272474, macs=40813184)
+    """
+    if depths is None:
+        depths = network.depths
+    else:
+        depths = build_network(network.family, depths).depths  # Checks them.
+    pieces = piece_costs(network, image_shape)
+    stages = [pieces.stage(index, depth) for index, depth in enumerate(depths)]
+    return Cost(*map(sum, zip(pieces.stem_and_head, *stages, strict=True)))
+
+
+def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
+    """The costs that are the same at all depths of `network`.
+
+    Args:
+      network: made by `build_network`; its depths do not matter.
+      image_shape: of one image, (H, W, C) in pixels and channels.
+
+    Raises:
+      UserError: for an image shape that does not fit the network, and for a block with products
+        that cannot be counted before it runs: in a loop of unknown length, in branches of unlike
+        cost, or behind an operation that hides them.
+    """
+    shape = tuple(image_shape)
+    if (
+        len(shape) != 3
+        or not all(isinstance(size, Integral) and size >= 1 for size in shape)
+        or shape[2] != network.image_channels
+    ):
+        raise UserError(
+            f"image_shape is {shape}; this network takes (H, W, {network.image_channels}), pixels"
+            " and channels of one image"
+        )
+    family = get_family(network.family)
+    return _piece_costs(
+        network.clone(depths=(1,) * len(family.widths)),
+        shape,
+        family._replace(widths=tuple(family.widths)),
+    )
+
+
+@lru_cache(maxsize=128)
+def _piece_costs(network: Network, shape: tuple[int, ...], family: Family) -> PieceCosts:
+    del family  # Part of the key only: a network knows its family by a name, which may be given up.
+    seen: dict[int, tuple[Stage, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]] = {}
+
+    def record(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        if isinstance(context.module, Stage) and context.method_name == "__call__":
+            seen[context.module.index] = (context.module.clone(), _like(args[0]), _like(y))
+        return y
+
+    with nn.intercept_methods(record):
+        whole = _cost(network, jax.ShapeDtypeStruct((1, *shape), "float32"))
+    stages = [seen[index] for index in range(len(seen))]
+    first = tuple(_cost(stage, x) for stage, x, _ in stages)
+    rest = tuple(_cost(rest_block(network, index), y) for index, (_, _, y) in enumerate(stages))
+    inside = map(sum, zip(*first, strict=True))
+    return PieceCosts(Cost(*(a - b for a, b in zip(whole, inside, strict=True))), first, rest)
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _cost(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
+    """The cost of `module(x, train=False)`."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(lambda key, x: module.init(key, x, False), key, x)
+    macs = count_macs(lambda variables, x: module.apply(variables, x, False), variables, x)
+    return Cost(num_params(variables), macs)
+
+
+def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
+    """Counts the multiply-adds of `function(*inputs)`, as `Cost` says.
+
+    Args:
+      function: anything JAX can trace.
+      inputs: trees of arrays or of `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
+
+    Raises:
+      UserError: for products that cannot be counted (see `piece_costs`).
+
+    >>> x, kernel = jax.ShapeDtypeStruct((8, 3), "float32"), jax.ShapeDtypeStruct((3, 5), "float32")
+    >>> count_macs(lambda x, kernel: x @ kernel, x, kernel)
+    120
+    """
+    return _macs(jax.make_jaxpr(function)(*inputs).jaxpr)
+
+
+# Run the one jaxpr they hold once. Names differ between versions of JAX.
+_CALLS = frozenset(
+    "jit pjit closed_call core_call remat remat2 checkpoint composite custom_jvp_call"
+    " custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call".split()
+)
+# Multiply, or may, without saying how much.
+_OPAQUE = frozenset("ffi_call pure_callback io_callback ragged_dot ragged_dot_general".split())
+_WAYS_OUT = {
+    "while": "its length is not known; lax.scan, or lax.fori_loop between constants, is counted",
+    "cond": "its branches take {inside} multiply-adds; make them alike",
+}
+
+
+def _macs(jaxpr: Any) -> int:
+    """The multiply-adds of running a jaxpr once.
+
+    A convolution that `convolution` writes as a matrix product of patches counts the same here:
+    its patches hold the padding too, so that there are as many products as the kernel has entries
+    for each output.
+    """
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "conv_general_dilated":
+            total += _convolution_macs(eqn)
+        elif name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            x = eqn.invars[0].aval.shape
+            total += prod(eqn.outvars[0].aval.shape) * prod(x[axis] for axis in contracted)
+        else:
+            total += _nested_macs(name, eqn.params)
+    return total
+
+
+def _nested_macs(name: str, params: dict[str, Any]) -> int:
+    inside = [_macs(jaxpr) for jaxpr in _jaxprs_in(params)]
+    if name not in _OPAQUE:
+        if not any(inside):
+            return 0
+        if name == "scan":
+            return params["length"] * inside[0]
+        if name in _CALLS or (name == "cond" and len(set(inside)) == 1):
+            return inside[0]
+    way_out = _WAYS_OUT.get(name, "write the block with convolutions and matrix products")
+    raise UserError(
+        f"a block's multiply-adds inside the operation {name!r} cannot be counted: "
+        + way_out.format(inside=" and ".join(map(str, inside)))
+    )
+
+
+def _jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            jaxpr = getattr(item, "jaxpr", item)  # Closed over constants, or not.
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
+
+
+def _convolution_macs(eqn: Any) -> int:
+    x, kernel = (var.aval.shape for var in eqn.invars)
+    y = eqn.outvars[0].aval.shape
+    lhs_spec, rhs_spec, out_spec = eqn.params["dimension_numbers"]
+    # One product for each output and kernel entry. Where the input is dilated (a transposed
+    # convolution) most kernel entries fall into its holes: there each input meets each entry.
+    places = [
+        y[out] if dilation == 1 else x[of]
+        for out, of, dilation in zip(
+            out_spec[2:], lhs_spec[2:], eqn.params["lhs_dilation"], strict=True
+        )
+    ]
+    outputs = y[out_spec[0]] * y[out_spec[1]] * prod(places)
+    return outputs * prod(kernel) // kernel[rhs_spec[0]]
