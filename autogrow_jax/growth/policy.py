@@ -37,24 +37,33 @@ from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
 from autogrow_jax.growth.rules import Rule, gain_rule
 
 State = dict[str, Any]
-Action = Literal["train", "grow", "finetune"]
+Action = Literal["train", "grow", "trial", "finetune"]
 
 
 class Decision(NamedTuple):
     """What to do before the next epoch.
 
+    "trial" opens a round of trials or goes on with one: take the net as it was when the round
+    began, let `stages` (a single stage) grow a block, train that net for an epoch and tell its
+    accuracy. The first decision that is no trial closes the round. Its `stages` name the one tried
+    stage whose net is kept, with the weights of its trial; or none, and the net that all trials
+    began with goes on.
+
     Attributes:
-        action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase) or
-            "finetune" (the growth phase is over).
-        depths: blocks in each stage after this decision.
+        action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase),
+            "trial" (as above) or "finetune" (the growth phase is over).
+        depths: blocks in each stage after this decision; of a trial, those of the net it trains.
         stages: index of each stage that gains a block, once per block; empty if the net stays as
             it is. Not only with "grow": periodic growth may grow once more and pass to "finetune"
             in one decision, when `max_growth_epochs` falls on the end of an interval.
+        best: only with "trial": of the stages tried before in this round, the one that may still be
+            kept. The weights of the others are dropped; None drops them all.
     """
 
     action: Action
     depths: tuple[int, ...]
     stages: tuple[int, ...] = ()
+    best: int | None = None
 
 
 class UpdateFn(Protocol):
@@ -204,6 +213,20 @@ def convergent(
     return build_policy(settings, gain_rule(settings))
 
 
+def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
+    """Refuses the state of a policy for another number of stages.
+
+    Raises:
+        UserError: if `depths`, of the state, and `seed_depths`, of the policy, differ in length.
+    """
+    if len(depths) != len(seed_depths):
+        raise UserError(
+            f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
+            f"{len(seed_depths)} (seed_depths {seed_depths}). Continue a run with the "
+            "policy that began it, or start anew from policy.init()."
+        )
+
+
 def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
     """The mechanism of this module, with `rule` to say when the curve has stalled.
 
@@ -230,12 +253,7 @@ def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
         measurements: Mapping[str, float] | None = None,
     ) -> tuple[State, Decision]:
         depths = tuple(state["depths"])
-        if len(depths) != num_stages:
-            raise UserError(
-                f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
-                f"{num_stages} (seed_depths {seed_depths}). Continue a run with the "
-                "policy that began it, or start anew from policy.init()."
-            )
+        check_state(depths, seed_depths)
         if state["finished"]:
             return state, Decision("finetune", depths)
         metric = rule.push(state["metric"], accuracy, depths, measurements or {})

@@ -15,12 +15,14 @@ class Replay(NamedTuple):
 
     Attributes:
         growth: `(epoch, depths)` for each growth; the net has `depths` from that epoch on (from
-            0). A growth with which the growth phase ends counts too.
+            0). A growth with which the growth phase ends counts too; one that was only tried does
+            not, and one that was tried and kept counts from the end of its round of trials.
         depths: blocks in each stage at the end.
         growth_epochs: length of the growth phase; of all recorded epochs where it did not end.
         finetune_epochs: length of the fine-tune phase; 0 where the growth phase did not end.
         finished: whether the policy ended the growth phase within the recorded curve.
         learning_rates: rate of each epoch, both phases; empty if no schedule was given.
+        trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
     """
 
     growth: list[tuple[int, tuple[int, ...]]]
@@ -29,6 +31,7 @@ class Replay(NamedTuple):
     finetune_epochs: int
     finished: bool
     learning_rates: list[float]
+    trial_epochs: int = 0
 
     @property
     def total_epochs(self) -> int:
@@ -50,7 +53,8 @@ def replay(
     """Run a policy over a recorded curve.
 
     The curve does not answer to the depths, so this shows the policy, not what training under it
-    would have found.
+    would have found. Each accuracy is that of the next epoch trained, whether the policy keeps that
+    net or only tries it.
 
     Args:
         policy: any policy.
@@ -79,10 +83,14 @@ def replay(
     state = policy.init()
     depths = policy.seed_depths
     growth: list[tuple[int, tuple[int, ...]]] = []
-    growth_epochs, finished = 0, False
+    growth_epochs, trial_epochs, finished, on_trial = 0, 0, False, False
     for accuracy in curve:
         state, decision = policy.update(state, accuracy)
         growth_epochs += 1
+        trial_epochs += on_trial
+        on_trial = decision.action == "trial"
+        if on_trial:
+            continue
         depths = decision.depths
         if decision.stages:
             growth.append((growth_epochs, depths))
@@ -97,4 +105,4 @@ def replay(
     if schedule is not None:
         for phase, length in (("growth", growth_epochs), ("finetune", finetune_epochs)):
             rates += [schedule(phase, epoch, finetune_epochs) for epoch in range(length)]
-    return Replay(growth, depths, growth_epochs, finetune_epochs, finished, rates)
+    return Replay(growth, depths, growth_epochs, finetune_epochs, finished, rates, trial_epochs)

@@ -1,0 +1,212 @@
+"""Lookahead growth: try the next block in each open stage for an epoch, keep the best stage.
+
+The paper's policies choose the stage to grow by turns. This one chooses it by trial, and is
+otherwise periodic growth, so that a comparison of the two shows what the choice is worth.
+
+1.  The *kept net* is trained for `interval` epochs. Its accuracies, and only they, enter the
+    metric and fill the window of the stop rule, which is that of `periodic`.
+2.  Then, in this order: *freeze* the stage that grew last, if stalled; *leave* if no stage is open;
+    *look ahead*.
+3.  Looking ahead is a round of trials, one epoch for each open stage. Every trial starts from the
+    kept net and adds a block to one stage. The trial with the highest validation accuracy becomes
+    the kept net, and its epoch is the first of the next interval. Of equals the stage that is next
+    by turns after the one that grew last is kept, so that a curve that cannot tell the stages apart
+    gives periodic growth. With a single open stage there is nothing to choose: it grows, untried.
+4.  `max_growth_epochs` counts every epoch trained, trials included. What does not fit in is not
+    begun: a round of n trials needs n epochs, a growth without trials one. So every block in the
+    found net was trained in the growth phase, no round is broken off, and the phase ends.
+
+| epoch over                     | open stages | epochs left for the phase   | then                |
+|--------------------------------|-------------|-----------------------------|---------------------|
+| within an interval             | any         | some                        | train on            |
+| last of an interval            | none        | any                         | fine-tune           |
+| last of an interval            | one         | at least 1                  | grow it             |
+| last of an interval            | n > 1       | at least n                  | first trial         |
+| last of an interval            | n           | some, but fewer than needed | train on            |
+| a trial, not the round's last  | n > 1       | enough, as checked before   | next trial          |
+| the round's last trial         | n > 1       | some                        | keep the best, grow |
+| the round's last trial         | n > 1       | none                        | keep it, fine-tune  |
+| any of the kept net            | any         | none                        | fine-tune           |
+
+The cost: with M open stages, a block costs M - 1 epochs more than in periodic growth.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.growth.placement import find_open_stages
+from autogrow_jax.growth.policy import Action, Decision, Policy, State, check_state
+from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
+from autogrow_jax.growth.rules import check_accuracy, gain_rule
+
+
+def lookahead(
+    seed_depths: Sequence[int] = (1, 1, 1),
+    max_depths: Sequence[int] = (200, 200, 200),
+    interval: int = 3,
+    window: int = 100,
+    threshold: float = 0.05,
+    metric: str = "max",
+    max_growth_epochs: int = 4000,
+) -> Policy:
+    """Growth of the stage whose next block does best in an epoch of trial.
+
+    The rules are at the top of this module. Not of the paper.
+
+    Args:
+        seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
+        max_depths: the most blocks each stage may have, as many entries as `seed_depths`.
+        interval: K, epochs that the kept net is trained between two growths, the epoch of its trial
+            included, at least 2.
+        window: J, epochs of the kept net over which the gain is measured, at least 1.
+        threshold: tau, accuracy gain in percentage points, at least 0; below it the stage that grew
+            last is frozen.
+        metric: "max", the running maximum, or "avg", the exponential average (decay 0.95).
+        max_growth_epochs: epochs, trials included, after which the growth phase ends in any case,
+            at least 1.
+
+    Returns:
+        The policy. Its `update` raises ValueError on an accuracy that is not finite.
+
+    Raises:
+        UserError: for a value outside of what is said above.
+
+    Example:
+        >>> policy = lookahead((1, 1), (9, 9), interval=2)
+        >>> state = policy.init()
+        >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials
+        ...     state, decision = policy.update(state, accuracy)
+        >>> decision
+        Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
+    """
+    settings = PolicySettings(
+        "lookahead",
+        seed_depths,
+        max_depths,
+        interval,
+        window,
+        threshold,
+        metric,
+        "group",
+        None,
+        0.0,
+        max_growth_epochs,
+        0,
+    )
+    if settings.interval < 2:
+        raise UserError(
+            f"interval={interval} leaves a tried net no epoch after its trial, which is the first "
+            "of the interval; lookahead needs an interval of at least 2."
+        )
+    return _build(settings)
+
+
+def _build(settings: PolicySettings) -> Policy:
+    seed_depths = tuple(settings.seed_depths)
+    rule = gain_rule(settings)
+
+    def init() -> State:
+        return {
+            "epochs": 0,  # all, trials included
+            "depths": list(seed_depths),  # of the kept net, as `frozen` and all below
+            "frozen": [False] * len(seed_depths),
+            "grown": None,  # the stage grown last
+            "since": 0,  # epochs since growth
+            "metric": [],  # the rule's history, of the last `window + 1` epochs
+            "tried": [],  # [stage, accuracy] of each trial of the open round
+            "untried": [],  # stages of the open round, the one on trial first
+            "finished": False,
+        }
+
+    def update(
+        state: State,
+        accuracy: float,
+        *,
+        measurements: Mapping[str, float] | None = None,
+    ) -> tuple[State, Decision]:
+        del measurements  # trials and stop rule look at the accuracy alone
+        depths = tuple(state["depths"])
+        check_state(depths, seed_depths)
+        if state["finished"]:
+            return state, Decision("finetune", depths)
+        accuracy = check_accuracy(accuracy)
+        state = {**state, "epochs": state["epochs"] + 1}
+        if state["untried"]:
+            stage, *untried = state["untried"]
+            state |= {"tried": [*state["tried"], [stage, accuracy]], "untried": untried}
+            return next_trial(state) if untried else keep_best(state)
+        state = {**measure(state, accuracy), "since": state["since"] + 1}
+        if state["since"] % settings.interval == 0:
+            return end_interval(state)
+        return finish_or(state, "train")
+
+    def measure(state: State, accuracy: float) -> State:
+        return {**state, "metric": rule.push(state["metric"], accuracy, tuple(state["depths"]), {})}
+
+    def end_interval(state: State) -> tuple[State, Decision]:
+        if rule.stalled(state["metric"]):
+            frozen = [f or i == state["grown"] for i, f in enumerate(state["frozen"])]
+            state = {**state, "frozen": frozen}
+        stages = _by_turns(
+            find_open_stages(state["depths"], state["frozen"], settings), state["grown"]
+        )
+        if not stages:
+            return _finish(state)
+        if state["epochs"] + len(stages) > settings.max_growth_epochs:
+            return finish_or(state, "train")
+        if len(stages) > 1:
+            return next_trial({**state, "untried": stages})
+        state = _grow(state, stages[0], since=0)
+        return state, Decision("grow", tuple(state["depths"]), (stages[0],))
+
+    def next_trial(state: State) -> tuple[State, Decision]:
+        stage = state["untried"][0]
+        best = _find_best(state["tried"])[0] if state["tried"] else None
+        return state, Decision("trial", _deepen(state["depths"], stage), (stage,), best)
+
+    def keep_best(state: State) -> tuple[State, Decision]:
+        stage, accuracy = _find_best(state["tried"])
+        state = _grow({**state, "tried": []}, stage, since=1)
+        return finish_or(measure(state, accuracy), "grow", (stage,))
+
+    def finish_or(
+        state: State, action: Action, stages: tuple[int, ...] = ()
+    ) -> tuple[State, Decision]:
+        if state["epochs"] >= settings.max_growth_epochs:
+            return _finish(state, stages)
+        return state, Decision(action, tuple(state["depths"]), stages)
+
+    def restrict(allowed: Allowed) -> Policy:
+        return _build(dataclasses.replace(settings, allowed=allowed))
+
+    return Policy(init, update, seed_depths, settings.name, restrict)
+
+
+def _finish(state: State, stages: tuple[int, ...] = ()) -> tuple[State, Decision]:
+    return {**state, "finished": True}, Decision("finetune", tuple(state["depths"]), stages)
+
+
+def _by_turns(stages: Sequence[int], grown: int | None) -> list[int]:
+    """`stages` (ascending) from the one after `grown` on, and round."""
+    last = -1 if grown is None else grown
+    return [s for s in stages if s > last] + [s for s in stages if s <= last]
+
+
+def _find_best(tried: Sequence[Sequence[float]]) -> tuple[int, float]:
+    """Stage and accuracy of the best trial, the first of equals."""
+    stage, accuracy = max(tried, key=lambda trial: trial[1])
+    return int(stage), accuracy
+
+
+def _deepen(depths: Sequence[int], stage: int) -> tuple[int, ...]:
+    return tuple(depth + (i == stage) for i, depth in enumerate(depths))
+
+
+def _grow(state: State, stage: int, since: int) -> State:
+    return {
+        **state,
+        "depths": list(_deepen(state["depths"], stage)),
+        "grown": stage,
+        "since": since,
+    }
