@@ -1,10 +1,12 @@
-"""Config files: finding one, running it, and saying what is wrong with it in a line."""
+"""Config and study files: finding one, running it, and saying what is wrong with it in a line."""
 
 import difflib
 import importlib.util
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from autogrow_jax.config import flatten, nest
@@ -12,6 +14,7 @@ from autogrow_jax.config_keys import check_key
 from autogrow_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+STUDIES = CONFIGS / "studies"
 DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
 
 
@@ -32,24 +35,51 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, A
         `get_config`, or that returns no config.
     """
     file, argument = split_name(name)
-    path = find_config(file)
-    spec = importlib.util.spec_from_file_location("autogrow_jax_user_config", path)
+
+    def read(module: ModuleType) -> dict[str, Any]:
+        config = flatten(_call(module, "get_config", argument))
+        for key in config:
+            check_key(key)
+        return config
+
+    return nest(_run_file(find_config(file), "config", read) | (changes or {}))
+
+
+def load_study(name: str) -> Any:
+    """Runs `get_study()` of a study file and returns what it returns.
+
+    Args:
+      name: path of a Python file, perhaps followed by ":ARGUMENT"; one that is not there is looked
+        for beside the package, so that "configs/studies/smoke.py" works from any folder.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    file, argument = split_name(name)
+    path = find_config(file, STUDIES)
+    return _run_file(path, "study", lambda module: _call(module, "get_study", argument))
+
+
+def _call(module: ModuleType, function: str, argument: tuple[str, ...]) -> Any:
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"it has no function {function}()")
+    return getattr(module, function)(*argument)
+
+
+def _run_file(path: Path, what: str, read: Callable[[ModuleType], Any]) -> Any:
+    """Executes a file and returns what `read` makes of its module; errors name file and line."""
+    spec = importlib.util.spec_from_file_location(f"autogrow_jax_user_{what}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"config file {path} is no Python file; its name has to end in .py")
+        raise UserError(f"{what} file {path} is no Python file; its name has to end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not callable(getattr(module, "get_config", None)):
-            raise UserError("it has no function get_config()")
-        config = flatten(module.get_config(*argument))
-        for key in config:
-            check_key(key)
+        return read(module)
     except UserError as error:
-        raise UserError(f"config file {path}: {error}") from None
+        raise UserError(f"{what} file {path}: {error}") from None
     # Whatever the user's own code raises; it is for them to read, not for us to handle.
     except Exception as error:
-        raise UserError(f"config file {path}{_describe(error, path)}") from error
-    return nest(config | (changes or {}))
+        raise UserError(f"{what} file {path}{_describe(error, path)}") from error
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
@@ -58,8 +88,8 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
     return (match[1], (match[2],)) if match else (name, ())
 
 
-def find_config(name: str) -> Path:
-    """The path of a config file that exists.
+def find_config(name: str, folder: Path | None = None) -> Path:
+    """The path of a config file, or a study's in `folder`, that exists.
 
     Raises:
       UserError: where it is neither there nor beside the package; names the nearest.
@@ -67,14 +97,17 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    beside = CONFIGS / path.name
-    if beside.is_file() and path.parent.name in ("", "configs"):
+    folder = folder or CONFIGS
+    beside = folder / path.name
+    if beside.is_file() and path.parent.name in ("", folder.name):
         return beside
-    known = sorted(found.name for found in CONFIGS.glob("[!_]*_*.py"))
+    what, pattern = ("study", "[!_]*.py") if folder == STUDIES else ("config", "[!_]*_*.py")
+    known = sorted(found.name for found in folder.glob(pattern))
     close = difflib.get_close_matches(path.name, known, n=1)
     if close:
-        raise UserError(f"no config file {name}; did you mean configs/{close[0]}?")
-    raise UserError(f"no config file {name}; in {CONFIGS} there are: {', '.join(known)}")
+        shown = (folder / close[0]).relative_to(CONFIGS.parent)
+        raise UserError(f"no {what} file {name}; did you mean {shown}?")
+    raise UserError(f"no {what} file {name}; in {folder} there are: {', '.join(known)}")
 
 
 def _describe(error: Exception, path: Path) -> str:

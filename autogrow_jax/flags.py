@@ -46,21 +46,31 @@ def parse_arguments(arguments: Sequence[str]) -> CommandLine:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
       SystemExit: after `--help`, which is printed.
     """
-    options, changes = _take_changes(arguments)
+    options, changes = take_changes(arguments)
     parser = _make_parser()
     known, unknown = parser.parse_known_args(options)
-    if unknown:
-        name = unknown[0].partition("=")[0]
-        if not name.startswith("-"):
-            raise UsageError(
-                f"unexpected argument {name!r}; options are --config=FILE, --workdir=DIR and"
-                " --config.KEY=VALUE"
-            )
-        close = difflib.get_close_matches(name, ["--config", "--workdir", "--help"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; --help lists all there are"
-        raise UsageError(f"unknown option {name}{hint}")
+    refuse_unknown(unknown, ("--config", "--workdir", "--help"))
     name = Path(split_name(known.config)[0]).stem
     return CommandLine(known.config, known.workdir or str(Path("runs") / name), changes)
+
+
+def refuse_unknown(unknown: Sequence[str], options: Sequence[str]) -> None:
+    """Raises UsageError, with the nearest of `options`, where arguments are left that no one takes.
+
+    Args:
+      unknown: what argparse did not know.
+      options: those there are, with their dashes.
+    """
+    if not unknown:
+        return
+    name = unknown[0].partition("=")[0]
+    if not name.startswith("-"):
+        raise UsageError(
+            f"unexpected argument {name!r}; options are {', '.join(options)} and --config.KEY=VALUE"
+        )
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "; --help lists all there are"
+    raise UsageError(f"unknown option {name}{hint}")
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -87,8 +97,12 @@ def parse_value(name: str, text: str) -> Any:
         return text
 
 
-def _take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without all `--config.KEY=VALUE`, and those as a dict."""
+def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without all `--config.KEY=VALUE`, and those as {"a.b": value}.
+
+    Raises:
+      UsageError: an unknown key, with the nearest known one; a lacking value.
+    """
     options: list[str] = []
     changes: dict[str, Any] = {}
     rest = list(arguments)
@@ -116,13 +130,15 @@ def _take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return options, changes
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Argparse, but a mistake is a UsageError and does not end the process."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m autogrow_jax.main",
         usage="%(prog)s [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]",
         description="Grows a network while it trains, fine-tunes and tests it. The same command"

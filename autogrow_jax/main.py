@@ -3,22 +3,16 @@
 python -m autogrow_jax.main --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
 """
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import logging
 
 from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError, parse_arguments
+from autogrow_jax.interrupt import catch_sigterm, exit_status, leave
 from autogrow_jax.training import run
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what a cluster sends before it kills. To be treated as Ctrl-C is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # TFDS and Orbax warn through absl of what is no concern of the user's.
     logging.set_verbosity(logging.ERROR)
-    previous = signal.signal(signal.SIGTERM, _terminate)
     workdir = ""
     try:
-        command = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-        config = load_config(command.config, command.changes)
-        workdir = command.workdir
-        run(config, workdir)
+        with catch_sigterm():
+            command = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+            config = load_config(command.config, command.changes)
+            workdir = command.workdir
+            run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -47,22 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         how = f"; the same command goes on from the last checkpoint in {workdir}" if workdir else ""
         start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
         print(f"{start}stopped{how}", file=sys.stderr)
-        return 143 if isinstance(stop, _Terminated) else 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        return exit_status(stop)
     return 0
 
 
-def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated
-
-
 if __name__ == "__main__":
-    _status = main()
-    if _status > 128:
-        # An exception from a signal handler may have gone through XLA's compiler, which then
-        # crashes as the interpreter ends. All files are closed by now.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(_status)
-    sys.exit(_status)
+    leave(main())

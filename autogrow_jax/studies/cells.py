@@ -100,13 +100,16 @@ class Folder:
 
 
 def expand(
-    study: Study, changes: Mapping[str, Any] | None = None
+    study: Study,
+    changes: Mapping[str, Any] | None = None,
+    seeds: tuple[int, ...] = (),
 ) -> tuple[list[Cell], list[Entry]]:
     """The cells of a study, in an order in which no cell comes before the one it waits for.
 
     Args:
       study: what to run.
       changes: {"a.b": value} laid over every cell's config, as from the command line.
+      seeds: instead of the study's and its sections'; empty for those.
 
     Returns:
       All cells, each once, those that wait for another last; and for every row its cells.
@@ -125,7 +128,10 @@ def expand(
     for section in study.sections:
         for row in section.rows:
             try:
-                pairs = [_make_cells(row, seed, changes, load(row.config)) for seed in study.seeds_of(section)]
+                pairs = [
+                    _make_cells(row, seed, changes, load(row.config))
+                    for seed in seeds or study.seeds_of(section)
+                ]
             except UserError as error:
                 raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
             runs = tuple(cells.setdefault(cell.name, cell) for cell, _ in pairs)

@@ -1,0 +1,113 @@
+"""Where a study stands: a line for each cell that ends, and on a terminal a bar below."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import metrics
+from autogrow_jax.reporting.result import format_depths, format_duration
+from autogrow_jax.studies.cells import Cell, Folder
+
+_BAR_SECONDS = 1.0
+
+
+class StudyProgress:
+    """Tells about a study.
+
+    Args:
+      title: of the study.
+      stream: where to; standard error by default, as the table goes to standard output.
+    """
+
+    def __init__(self, title: str, stream: TextIO | None = None):
+        self._title = title
+        self._stream = stream or sys.stderr
+        self._bar: tqdm | None = None
+        self._total = self._ended = self._num_failed = self._ended_now = 0
+        self._began = self._shown = 0.0
+
+    def begin(self, num_cells: int, num_done: int) -> None:
+        """The study starts, with cells that were done before."""
+        self._total, self._ended, self._began = num_cells, num_done, time.monotonic()
+        before = f", {num_done} done before" if num_done else ""
+        print(f"{self._title}: {num_cells} cells{before}", file=self._stream, flush=True)
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=num_cells,
+                initial=num_done,
+                file=self._stream,
+                leave=False,
+                bar_format="{n_fmt}/{total_fmt} |{bar:20}| {desc}",
+                dynamic_ncols=True,
+            )
+
+    def start(self, cell: Cell) -> None:
+        """A cell's process was started."""
+        if self._bar is None:
+            self._say(f"{' ' * self._width()} start   {cell.label}")
+
+    def end(self, cell: Cell, folder: Folder) -> None:
+        """A cell ended, or could not be run."""
+        self._ended += 1
+        self._ended_now += 1
+        reason = folder.why_failed()
+        place = f"[{self._ended}/{self._total}]".rjust(self._width())
+        if reason:
+            self._num_failed += 1
+            self._say(f"{place} FAILED  {cell.label}: {reason.splitlines()[0]}")
+        else:
+            self._say(f"{place} done    {cell.label}: {_outcome(folder)}")
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, running: Sequence[tuple[Cell, Folder]], num_pending: int) -> None:
+        """Renews the bar, not too often."""
+        now = time.monotonic()
+        if self._bar is None or now - self._shown < _BAR_SECONDS:
+            return
+        self._shown = now
+        parts = [f"{self._num_failed} failed"] if self._num_failed else []
+        if self._ended_now:
+            seconds = (now - self._began) / self._ended_now * (num_pending + len(running))
+            parts.append(f"about {format_duration(seconds)} left")
+        parts += [f"{cell.label} {_epoch(folder)}" for cell, folder in running]
+        self._bar.set_description_str("; ".join(parts))
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _say(self, line: str) -> None:
+        if self._bar is None:
+            print(line, file=self._stream, flush=True)
+        else:
+            self._bar.write(line, file=self._stream)
+
+    def _width(self) -> int:
+        return 2 * len(str(self._total)) + 3
+
+
+def _outcome(folder: Folder) -> str:
+    try:
+        result: dict[str, Any] = folder.result() or {}
+        return (
+            f"{format_depths(result['depths'])}, test {result['test_accuracy']:.2f} %,"
+            f" {result['epochs']} epochs, {format_duration(result['seconds']['total'])}"
+        )
+    except (UserError, KeyError, TypeError) as error:
+        return f"its result cannot be read: {error}"
+
+
+def _epoch(folder: Folder) -> str:
+    """Where a run stands that goes on: "epoch 12 3-2-2"."""
+    try:
+        last = metrics.read(folder.run / "metrics.jsonl")[-1]
+    except (UserError, IndexError):
+        return "starts"
+    return f"epoch {last['epoch']} {format_depths(last['depths'])}"
