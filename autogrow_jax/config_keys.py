@@ -22,6 +22,7 @@ FREE_KEYS = {
     "data.cache_dir",
     "checkpoint.every",
     "checkpoint.keep",
+    "snapshots.every",
     "log.progress",
     "log.tensorboard",
     "log.plot_every",
@@ -62,6 +63,10 @@ def _is_validation(value: Any) -> bool:
 
 def _number(default: float | None, words: str, ok: Callable[[float], bool]) -> Key:
     return Key(default, f"a number {words}", lambda v: _is_number(v) and ok(v))
+
+
+def _limit(unit: str) -> Key:
+    return _number(0.0, f"of {unit}, at least 0; 0 is no limit", lambda v: v >= 0)
 
 
 def _choice(default: str, accepted: Any) -> Key:
@@ -120,12 +125,20 @@ KEYS: dict[str, Key] = {
     "growth.interval": _whole(3, 1, "epochs"),
     "growth.window": _whole(100, 1, "epochs"),
     "growth.threshold": _number(0.05, "of at least 0, in percentage points", lambda v: v >= 0),
+    "growth.max_gap": _number(5.0, "of at least 0, in percentage points", lambda v: v >= 0),
+    "growth.price": _number(
+        0.5, "of at least 0, in percentage points for a doubling of FLOPs", lambda v: v >= 0
+    ),
     "growth.metric": _choice("max", ("max", "avg")),
     "growth.mode": _choice("group", ("group", "all", "sub", "rate")),
     "growth.sub": _depths((), "; blocks that mode 'sub' adds", least=0),
     "growth.rate": _number(0.4, "of at least 0", lambda v: v >= 0),
     "growth.max_depths": _depths((), "; one number serves all, none means 200"),
     "growth.max_epochs": _whole(4000, 1, "epochs"),
+    "growth.max_params": _limit("parameters"),
+    "growth.max_flops": _limit("FLOPs for one image"),
+    "growth.max_seconds": _limit("seconds"),
+    "growth.max_latency": _limit("milliseconds for one image"),
     "growth.initializer": _choice("gaussian", INITIALIZERS),
     "growth.capacity": _whole(4, 1, " blocks in each stage that the first program has room for"),
     "growth.reset_optimizer": _flag(False),
@@ -138,9 +151,11 @@ KEYS: dict[str, Key] = {
     "optimizer.weight_decay": _number(5e-4, "of at least 0", lambda v: v >= 0),
     "optimizer.ema": _number(0.0, "from 0 (none) to below 1, such as 0.999", lambda v: 0 <= v < 1),
     "finetune.epochs": _whole(200, 0, "epochs"),
+    "finetune.total_epochs": _whole(0, 0, "epochs", "; 0 means no total"),
     "finetune.schedule": _choice("auto", SCHEDULES),
     "checkpoint.every": _whole(1, 1, "epochs"),
     "checkpoint.keep": _whole(2, 1),
+    "snapshots.every": _whole(0, 0, "epochs", "; 0 means none"),
     "log.progress": _flag(True),
     "log.tensorboard": _flag(True),
     "log.plot_every": _whole(0, 0, "epochs", "; 0 means at the end only"),

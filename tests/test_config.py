@@ -26,6 +26,7 @@ from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models.network import FAMILIES, get_family, register_family
 from autogrow_jax.reporting.files import to_json
 from autogrow_jax.training import make_optimizer, make_schedule
+from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.start import load_data
 from autogrow_jax.training.trainer import Trainer
 
@@ -118,6 +119,7 @@ REFUSED = [
     ("finetune.schedule", "step", "staircase"),
     ("checkpoint.every", 0, "at least 1"),
     ("checkpoint.keep", 0, "at least 1"),
+    ("snapshots.every", -1, "0 means none"),
     ("log.progress", 1, "True or False"),
     ("log.plot_every", -1, "0 means at the end only"),
 ]
@@ -141,6 +143,16 @@ def test_seed_deeper_than_the_maximum():
 def test_scratch_of_no_epochs():
     with pytest.raises(UserError, match=r"config\.finetune\.epochs is 0"):
         _resolve(**{"mode": "scratch", "finetune.epochs": 0})
+
+
+def test_growth_leaves_the_fine_tuning_its_epochs_of_the_total():
+    resolved = _resolve(**{"finetune.total_epochs": 30, "finetune.epochs": 8})
+    assert resolved.growth.max_epochs == 22
+    assert finetune_epochs(resolved, phase_start=12) == 18
+    with pytest.raises(UserError, match=r"config\.finetune\.total_epochs is 8, of which.*takes 8"):
+        _resolve(**{"finetune.total_epochs": 8, "finetune.epochs": 8})
+    scratch = _resolve(**{"mode": "scratch", "finetune.total_epochs": 30, "finetune.epochs": 0})
+    assert finetune_epochs(scratch, phase_start=0) == 30
 
 
 @pytest.mark.parametrize(
@@ -292,7 +304,7 @@ def _probe_optimizer(config):
 
 
 def _probe_schedule(config):
-    base, epochs = config.optimizer.learning_rate, config.finetune.epochs
+    base, epochs = config.optimizer.learning_rate, finetune_epochs(config, phase_start=10)
     schedule = make_schedule(config.finetune.schedule, base, config.growth.policy)
     return [schedule("finetune", epoch, epochs) for epoch in range(epochs)]
 
@@ -347,6 +359,7 @@ PROBES = {
     _probe_schedule: {
         "optimizer.learning_rate": 0.3,
         "finetune.epochs": 8,
+        "finetune.total_epochs": 30,
         "finetune.schedule": "cosine",
     },
     _probe_trainer: {
@@ -364,8 +377,10 @@ BASE = {
     "growth.metric": {"growth.window": 30, "growth.threshold": 1.0},
     "growth.threshold": {"growth.window": 30},
     "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},
+    "finetune.total_epochs": {"finetune.epochs": 4},
 }
-# Seen in whole runs only: test_training_run.py, test_main.py and test_growth_grow.py.
+# Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py and
+# test_training_snapshots.py.
 IN_RUNS = {
     "mode",
     "data.cache_dir",
@@ -373,6 +388,7 @@ IN_RUNS = {
     "growth.reset_optimizer",
     "checkpoint.every",
     "checkpoint.keep",
+    "snapshots.every",
     "log.progress",
     "log.tensorboard",
     "log.plot_every",

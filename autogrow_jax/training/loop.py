@@ -25,6 +25,8 @@ from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.finish import evaluate_run, finish, plot
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result
+from autogrow_jax.training.schedule import finetune_epochs
+from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.start import begin, load_data, read_finished
 from autogrow_jax.training.trainer import Trainer
 from autogrow_jax.training.workdir import Workdir, open_workdir
@@ -71,6 +73,8 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
         memory = begin(config, trainer, store)
         clock = Clock(memory, trainer, start)
         lines = truncate(workdir.metrics, memory.epoch)
+        snapshots = Snapshots(workdir.root / "snapshots", config.snapshots.every)
+        snapshots.begin(trainer, memory.epoch)
         reporter.begin_run(
             f"{config.model.family} on {dataset.name}: {workdir.root}", previous=lines
         )
@@ -85,6 +89,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
                     board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
+                snapshots.after_epoch(trainer, memory.epoch)
                 _decide(config, trainer, memory, reporter)
                 _save(config, trainer, memory, store, clock, line["validation_accuracy"])
                 every = config.log.plot_every
@@ -92,6 +97,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
                     plot(workdir, lines, dataset, config)
             if board is not None:
                 board.close()
+        snapshots.end(trainer, memory.epoch)
         result = finish(config, trainer, memory, dataset, clock)
         with clock.timed("checkpoint"):
             store.wait()
@@ -104,7 +110,9 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
 
 
 def _is_done(config: Any, memory: Memory) -> bool:
-    return memory.phase != "growth" and memory.epoch_of_phase >= config.finetune.epochs
+    return memory.phase != "growth" and memory.epoch_of_phase >= finetune_epochs(
+        config, memory.phase_start
+    )
 
 
 def _decide(config: Any, trainer: Trainer, memory: Memory, reporter: Reporter) -> None:
@@ -126,7 +134,7 @@ def _decide(config: Any, trainer: Trainer, memory: Memory, reporter: Reporter) -
         memory.phase, memory.phase_start = "finetune", memory.epoch
         reporter.message(
             f"growth ended after {memory.epoch} epochs;"
-            f" fine-tuning for {config.finetune.epochs} epochs"
+            f" fine-tuning for {finetune_epochs(config, memory.phase_start)} epochs"
         )
 
 
