@@ -5,15 +5,17 @@ A config file is a Python file with `get_config()` that changes what it wants of
 The keys themselves are in `config_keys`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from autogrow_jax.config_keys import FREE_KEYS, KEYS, check_key, check_value
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth.limits import CostFn, DepthsCost, Limits, limited
 from autogrow_jax.growth.policy import Policy
-from autogrow_jax.growth.registry import DepthsCost, PolicyArguments, get_policy_maker
+from autogrow_jax.growth.registry import PolicyArguments, get_policy_maker
+from autogrow_jax.models.cost import estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
 
 
@@ -86,7 +88,9 @@ def resolve(config: Any) -> ml_collections.FrozenConfigDict:
     resolved = ml_collections.FrozenConfigDict(nest(values))
     if values["mode"] == "grow":
         make_policy(resolved)  # It checks what concerns several of its settings.
-    elif values["mode"] == "scratch" and values["finetune.epochs"] < 1:
+    elif values["mode"] == "scratch" and not (
+        values["finetune.epochs"] or values["finetune.total_epochs"]
+    ):
         raise UserError("config.finetune.epochs is 0; mode 'scratch' trains for that many epochs")
     return resolved
 
@@ -115,6 +119,15 @@ def _fill_in(values: dict[str, Any]) -> None:
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
     values["data.validation"] = str(values["data.validation"])
+    total, tail = values["finetune.total_epochs"], values["finetune.epochs"]
+    if total and values["mode"] == "grow":
+        if total <= tail:
+            raise UserError(
+                f"config.finetune.total_epochs is {total}, of which config.finetune.epochs takes"
+                f" {tail} and leaves none for growth; raise the one or lower the other"
+            )
+        # Growth ends early enough for the least of fine-tuning, which then takes what is left.
+        values["growth.max_epochs"] = min(values["growth.max_epochs"], total - tail)
 
 
 def make_network(
@@ -152,16 +165,18 @@ def make_policy(
       UserError: settings that contradict each other.
     """
     network_cost = _make_cost(config, image_shape, num_classes)
-    arguments = PolicyArguments(config.growth, config.model.depths, config.seed, network_cost)
+    growth = config.growth
+    arguments = PolicyArguments(growth, config.model.depths, config.seed, network_cost)
+    limits = Limits(growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency)
     try:
-        return get_policy_maker(config.growth.policy)(arguments)
+        return limited(get_policy_maker(growth.policy)(arguments), limits, network_cost)
     except UserError as error:
         raise UserError(f"config.growth: {error}") from None
 
 
 def _make_cost(
     config: Any, image_shape: tuple[int, int, int] | None, num_classes: int | None
-) -> Callable[[tuple[int, ...]], DepthsCost]:
+) -> CostFn:
     """depths -> cost, for the network of a config."""
     if image_shape is None or num_classes is None:
 
@@ -172,8 +187,6 @@ def _make_cost(
             )
 
         return unknown
-    from autogrow_jax.models.cost import estimate_cost
-
     shape = image_shape
     network = make_network(config, num_classes, shape[-1], config.model.depths)
     return lambda depths: estimate_cost(network, shape, depths)

@@ -12,7 +12,7 @@ from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.memory import Memory
-from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.training.schedule import finetune_epochs, make_schedule
 from autogrow_jax.training.step import Sums
 from autogrow_jax.training.trainer import Trainer, mean_loss, percent
 
@@ -39,7 +39,9 @@ def run_epoch(
     schedule = make_schedule(
         config.finetune.schedule, config.optimizer.learning_rate, config.growth.policy
     )
-    rate = schedule(memory.phase, memory.epoch_of_phase, config.finetune.epochs)
+    rate = schedule(
+        memory.phase, memory.epoch_of_phase, finetune_epochs(config, memory.phase_start)
+    )
 
     def progress(steps: int, images: int) -> None:
         seconds = max(time.perf_counter() - start, 1e-9)
@@ -58,6 +60,7 @@ def run_epoch(
         "epoch": epoch,
         "phase": memory.phase,
         "depths": list(memory.depths),
+        "train_images": int(trained.examples),
         "train_loss": mean_loss(trained),
         "train_accuracy": memory.train_accuracy,
         "validation_loss": mean_loss(validated),
