@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -102,12 +103,18 @@ REFUSED = [
     ("growth.interval", 0, "at least 1"),
     ("growth.window", 2.0, "whole number of epochs"),
     ("growth.threshold", -0.1, "at least 0"),
+    ("growth.max_gap", -1.0, "in percentage points"),
+    ("growth.price", -0.5, "for a doubling of FLOPs"),
     ("growth.metric", "mean", "Known: max, avg"),
     ("growth.mode", "groups", "did you mean 'group'"),
     ("growth.mode", "sub", "needs sub"),
     ("growth.sub", (1, 1, 1), "mode='sub' only"),
     ("growth.max_depths", (9, 9), "plain3 has 3 stages"),
     ("growth.max_epochs", 0, "at least 1"),
+    ("growth.max_params", -1, "of parameters, at least 0; 0 is no limit"),
+    ("growth.max_flops", "1G", "of FLOPs for one image"),
+    ("growth.max_seconds", -1, "of seconds"),
+    ("growth.max_latency", float("nan"), "of milliseconds for one image"),
     ("growth.initializer", "gausian", "did you mean 'gaussian'"),
     ("optimizer.name", "sdg", "did you mean 'sgd'"),
     ("optimizer.learning_rate", 0.0, "above 0"),
@@ -286,6 +293,22 @@ def _probe_policy(config):
     return events.growth, events.depths, events.growth_epochs
 
 
+def _probe_measured_policy(config):
+    """What the policy decides on the way, where it is told what training measures."""
+    policy = make_policy(config, image_shape=(8, 8, 1), num_classes=10)
+    state, decisions = policy.init(), []
+    for epoch in range(60):
+        accuracy = 80 * (1 - math.exp(-epoch / 10))
+        measurements = {
+            "train_accuracy": accuracy + epoch / 4,
+            "seconds": 2.0 * epoch,
+            "latency": 0.001 * sum(policy.seed_depths if not decisions else decisions[-1].depths),
+        }
+        state, decision = policy.update(state, accuracy, measurements=measurements)
+        decisions.append(decision)
+    return decisions
+
+
 def _probe_optimizer(config):
     chosen = config.optimizer
     optimizer = make_optimizer(
@@ -350,6 +373,14 @@ PROBES = {
         "growth.max_depths": 5,
         "growth.max_epochs": 9,
     },
+    _probe_measured_policy: {
+        "growth.max_gap": 12.0,
+        "growth.price": 20.0,
+        "growth.max_params": 60_000,
+        "growth.max_flops": 2e6,
+        "growth.max_seconds": 30,
+        "growth.max_latency": 6.5,
+    },
     _probe_optimizer: {
         "optimizer.name": "rmsprop",
         "optimizer.momentum": 0.5,
@@ -376,6 +407,8 @@ BASE = {
     "growth.rate": {"growth.mode": "rate", "growth.rate": 0.3},
     "growth.metric": {"growth.window": 30, "growth.threshold": 1.0},
     "growth.threshold": {"growth.window": 30},
+    "growth.max_gap": {"growth.policy": "gap", "growth.window": 10, "growth.threshold": 3.0},
+    "growth.price": {"growth.policy": "efficiency", "growth.window": 10},
     "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},
     "finetune.total_epochs": {"finetune.epochs": 4},
 }

@@ -1,5 +1,7 @@
 """When and where to grow, how a new block starts, and the step that grows: pure functions."""
 
+from autogrow_jax.growth.efficiency import efficiency
+from autogrow_jax.growth.gap import gap
 from autogrow_jax.growth.graft import GraftError, graft
 from autogrow_jax.growth.grow import grow, grow_optimizer_state
 from autogrow_jax.growth.initializers import (
@@ -9,9 +11,11 @@ from autogrow_jax.growth.initializers import (
     get_initializer,
     register_initializer,
 )
+from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
 from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
 from autogrow_jax.growth.replay import Replay, replay
+from autogrow_jax.growth.slope import slope
 
 __all__ = [
     "INITIALIZERS",
@@ -20,16 +24,21 @@ __all__ = [
     "Decision",
     "GraftError",
     "Initializer",
+    "Limits",
     "Policy",
     "PolicyArguments",
     "Replay",
     "convergent",
+    "efficiency",
+    "gap",
     "get_initializer",
     "graft",
     "grow",
     "grow_optimizer_state",
+    "limited",
     "periodic",
     "register_initializer",
     "register_policy",
     "replay",
+    "slope",
 ]

@@ -291,6 +291,11 @@ def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
         return new_state, Decision(action, depths, stages)
 
     def restrict(allowed: Allowed) -> Policy:
-        return build_policy(dataclasses.replace(settings, allowed=allowed), rule)
+        both = _combine(settings.allowed, allowed)
+        return build_policy(dataclasses.replace(settings, allowed=both), rule)
 
     return Policy(init, update, seed_depths, settings.name, restrict)
+
+
+def _combine(first: Allowed | None, second: Allowed) -> Allowed:
+    return second if first is None else lambda depths: first(depths) and second(depths)

@@ -1,22 +1,14 @@
 """Growth policies by name: what `growth.policy` of a config accepts."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.growth.efficiency import efficiency
+from autogrow_jax.growth.gap import gap
+from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.growth.policy import Policy, convergent, periodic
-
-
-class DepthsCost(Protocol):
-    """What a network costs, as `autogrow_jax.models.cost.Cost` has it."""
-
-    @property
-    def num_params(self) -> int:
-        """Trainable parameters."""
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of one forward pass of one image, two for each multiply-add."""
+from autogrow_jax.growth.slope import slope
 
 
 class PolicyArguments(NamedTuple):
@@ -35,7 +27,7 @@ class PolicyArguments(NamedTuple):
     growth: Any
     seed_depths: tuple[int, ...]
     seed: int
-    cost: Callable[[tuple[int, ...]], DepthsCost]
+    cost: CostFn
 
     def shared(self) -> dict[str, Any]:
         """The keyword arguments that all policies of this package have in common."""
@@ -65,9 +57,32 @@ def _make_convergent(given: PolicyArguments) -> Policy:
     return convergent(**given.shared())
 
 
+def _make_slope(given: PolicyArguments) -> Policy:
+    shared = given.shared()
+    del shared["metric"]  # A line is fitted to the accuracies themselves.
+    return slope(**shared, window=given.growth.window)
+
+
+def _make_gap(given: PolicyArguments) -> Policy:
+    return gap(**given.shared(), window=given.growth.window, max_gap=given.growth.max_gap)
+
+
+def _make_efficiency(given: PolicyArguments) -> Policy:
+    growth = given.growth
+    return efficiency(
+        lambda depths: given.cost(depths).macs,
+        **given.shared(),
+        window=growth.window,
+        price=growth.price,
+    )
+
+
 POLICIES: dict[str, MakePolicy] = {
     "periodic": _make_periodic,
     "convergent": _make_convergent,
+    "slope": _make_slope,
+    "gap": _make_gap,
+    "efficiency": _make_efficiency,
 }
 
 

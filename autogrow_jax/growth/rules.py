@@ -4,7 +4,7 @@ A policy of the periodic kind is the mechanism in `autogrow_jax.growth.policy` w
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autogrow_jax.growth.policy_settings import PolicySettings
@@ -80,7 +80,7 @@ def keep(history: History, value: Any, window: int) -> History:
     return [*history[-window:], value]
 
 
-def gain(metric: History, window: int) -> float:
+def gain(metric: Sequence[float], window: int) -> float:
     """What the metric gained over `window` epochs; all of it before the window is full.
 
     So a rule that compares the gain cannot fire on a curve above its threshold before then.
