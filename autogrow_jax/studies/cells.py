@@ -170,10 +170,9 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
     text = json.dumps([computed, found_by], sort_keys=True, default=list)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     seed = settings["seed"]
-    words = [settings["model"]["family"], _short(settings["data"]["name"]), *row.names]
-    if found_by:
-        words.append("scratch")
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.").lower()[:80]
+    # Nothing of the row: two rows that compute the same are one cell.
+    words = [settings["model"]["family"], _short(settings["data"]["name"]), settings["mode"]]
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.").lower()[:60]
     label = f"{row.label}{', from scratch' if found_by else ''}, seed {seed}"
     return Cell(f"{slug}-s{seed}-{digest}", label, seed, settings, found_by)
 

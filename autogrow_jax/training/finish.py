@@ -53,6 +53,8 @@ def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, cloc
             "mode": config.mode,
             "test_loss": mean_loss(tested),
             "growth_epochs": memory.phase_start if memory.phase == "finetune" else 0,
+            "trial_epochs": memory.trial_epochs,
+            "train_examples": len(dataset.train.labels),
             "validation_examples": len(dataset.validation.labels),
             "compilations_by_program": memory.compilations,
             "devices": describe_devices(),
@@ -86,7 +88,7 @@ def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
         start = time.perf_counter()
         dataset = load_data(run_config)
         trainer = Trainer(run_config, dataset)
-        memory = begin(run_config, trainer, store)
+        memory = begin(trainer, store)
         clock = Clock(memory, trainer, start)
         validated = trainer.evaluate("validation")
         reporter.message(

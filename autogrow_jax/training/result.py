@@ -1,8 +1,10 @@
 """What `run` returns: result.json as a value, with the network and its weights."""
 
 import dataclasses
+import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -82,6 +84,24 @@ def find_versions() -> dict[str, str]:
 
 
 def describe_devices() -> dict[str, Any]:
-    """What the run computed on."""
+    """What the run computed on: the devices, the processor's name and the cores it may use."""
     devices = jax.devices()
-    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # Not Linux.
+    return platform.processor() or platform.machine()
