@@ -12,6 +12,7 @@ from autogrow_jax.growth.initializers import (
     register_initializer,
 )
 from autogrow_jax.growth.limits import Limits, limited
+from autogrow_jax.growth.lookahead import lookahead
 from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
 from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
 from autogrow_jax.growth.replay import Replay, replay
@@ -36,6 +37,7 @@ __all__ = [
     "grow",
     "grow_optimizer_state",
     "limited",
+    "lookahead",
     "periodic",
     "register_initializer",
     "register_policy",

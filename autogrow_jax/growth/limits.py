@@ -55,7 +55,8 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
     package have; with another policy growth ends the first time it would pass a limit.
 
     Seconds and latency are measured, so they are seen once they are passed. Growth ends after the
-    epoch that passes `max_seconds`. It ends instead of the growth that is due, when the network
+    epoch that passes `max_seconds`, within a round of trials too, none of which is kept then. It
+    ends instead of the growth that is due, when the network
     that would grow is slower than `max_latency`; its latency is the least one measured since it
     grew last, as one epoch may be slow for other reasons. That network is kept, so the last block
     added may be the one that passed the limit. These two limits make a run depend on the machine
@@ -126,6 +127,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             "inner": inner.init(),
             "depths": list(inner.seed_depths),
             "latency": None,  # the least measured since the last growth, in seconds for an image
+            "on_trial": False,  # whether the next epoch trains another net than that of `depths`
             "finished": False,
         }
 
@@ -137,23 +139,27 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             return state, Decision("finetune", depths)
         inner_state, decision = inner.update(state["inner"], accuracy, measurements=measurements)
         given = measurements or {}
-        over = False
+        over = decision.depths != depths and not fits(decision.depths)
         if limits.max_seconds:
-            over = find_measurement(given, "seconds", "max_seconds") > limits.max_seconds
+            over |= find_measurement(given, "seconds", "max_seconds") > limits.max_seconds
         latency = state["latency"]
         if limits.max_latency:
-            now = find_measurement(given, "latency", "max_latency")
-            latency = now if latency is None else min(latency, now)
-            # Whatever is neither training on nor ending is a step towards a deeper net.
-            growing = decision.stages or decision.action not in ("train", "finetune")
-            over = over or (bool(growing) and latency * 1000.0 > limits.max_latency)
-        if over or (decision.depths != depths and not fits(decision.depths)):
-            # The inner policy believes in depths that the net will not have: it is not asked again.
-            return {**state, "latency": latency, "finished": True}, Decision("finetune", depths)
+            measured = find_measurement(given, "latency", "max_latency")
+            if not state["on_trial"]:
+                latency = measured if latency is None else min(latency, measured)
+                growing = bool(decision.stages) or decision.action == "trial"
+                over |= growing and latency * 1000.0 > limits.max_latency
+        if over:
+            # The inner policy may believe in depths the net will not have: it is not asked again.
+            ended = {**state, "latency": latency, "on_trial": False, "finished": True}
+            return ended, Decision("finetune", depths)
+        on_trial = decision.action == "trial"
+        kept = depths if on_trial else decision.depths
         new_state = {
             "inner": inner_state,
-            "depths": list(decision.depths),
-            "latency": None if decision.depths != depths else latency,
+            "depths": list(kept),
+            "latency": latency if kept == depths else None,
+            "on_trial": on_trial,
             "finished": decision.action == "finetune",
         }
         return new_state, decision

@@ -27,7 +27,6 @@ Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convol
 KDD 2020, arXiv 1906.02909.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -91,7 +90,8 @@ class Policy(NamedTuple):
         seed_depths: blocks in each stage before the first epoch.
         name: the policy's name in configs and reports.
         restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
-            block would make depths that `allowed(depths)` refuses. None where it cannot do that.
+            block would make depths that `allowed(depths)` refuses, beside those it closed before.
+            None where it cannot do that.
     """
 
     init: Callable[[], State]
@@ -291,11 +291,6 @@ def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
         return new_state, Decision(action, depths, stages)
 
     def restrict(allowed: Allowed) -> Policy:
-        both = _combine(settings.allowed, allowed)
-        return build_policy(dataclasses.replace(settings, allowed=both), rule)
+        return build_policy(settings.restrict(allowed), rule)
 
     return Policy(init, update, seed_depths, settings.name, restrict)
-
-
-def _combine(first: Allowed | None, second: Allowed) -> Allowed:
-    return second if first is None else lambda depths: first(depths) and second(depths)

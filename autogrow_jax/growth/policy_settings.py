@@ -63,6 +63,13 @@ class PolicySettings:
         self._check_depths()
         self._check_mode()
 
+    def restrict(self, allowed: Allowed) -> "PolicySettings":
+        """The same settings, with depths refused that `allowed` refuses beside those before."""
+        before = self.allowed
+        if before is None:
+            return dataclasses.replace(self, allowed=allowed)
+        return dataclasses.replace(self, allowed=lambda d: before(d) and allowed(d))
+
     def _check_depths(self) -> None:
         seed, most = self.seed_depths, self.max_depths
         if not seed:

@@ -7,6 +7,7 @@ from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.growth.efficiency import efficiency
 from autogrow_jax.growth.gap import gap
 from autogrow_jax.growth.limits import CostFn
+from autogrow_jax.growth.lookahead import lookahead
 from autogrow_jax.growth.policy import Policy, convergent, periodic
 from autogrow_jax.growth.slope import slope
 
@@ -77,12 +78,25 @@ def _make_efficiency(given: PolicyArguments) -> Policy:
     )
 
 
+def _make_lookahead(given: PolicyArguments) -> Policy:
+    arguments = given.shared()
+    if arguments.pop("mode") != "group":
+        raise UserError(
+            f"mode={given.growth.mode!r} adds blocks that policy 'lookahead' does not try; it needs"
+            " mode='group'"
+        )
+    for name in ("sub", "rate", "seed"):  # Of the other modes.
+        del arguments[name]
+    return lookahead(**arguments, window=given.growth.window)
+
+
 POLICIES: dict[str, MakePolicy] = {
     "periodic": _make_periodic,
     "convergent": _make_convergent,
     "slope": _make_slope,
     "gap": _make_gap,
     "efficiency": _make_efficiency,
+    "lookahead": _make_lookahead,
 }
 
 
