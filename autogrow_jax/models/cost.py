@@ -88,11 +88,9 @@ def estimate_cost(
     >>> estimate_cost(build_network("basic3", (3, 3, 3)), (32, 32, 3))
     Cost(num_params=272474, macs=40813184)
     """
-    if depths is None:
-        depths = network.depths
-    else:
-        depths = build_network(network.family, depths).depths  # Checks them.
     pieces = piece_costs(network, image_shape)
+    # `build_network` checks depths as it does everywhere.
+    depths = network.depths if depths is None else build_network(network.family, depths).depths
     stages = [pieces.stage(index, depth) for index, depth in enumerate(depths)]
     return Cost(*map(sum, zip(pieces.stem_and_head, *stages, strict=True)))
 
@@ -129,32 +127,38 @@ def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
 
 @lru_cache(maxsize=128)
 def _piece_costs(network: Network, shape: tuple[int, ...], family: Family) -> PieceCosts:
+    """The pieces of a network of one block in each stage."""
     del family  # Part of the key only: a network knows its family by a name, which may be given up.
-    seen: dict[int, tuple[Stage, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]] = {}
+    seen: list[tuple[Stage, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]] = []
 
     def record(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if isinstance(context.module, Stage) and context.method_name == "__call__":
-            seen[context.module.index] = (context.module.clone(), _like(args[0]), _like(y))
+            seen.append((context.module.clone(), _like(args[0]), _like(y)))
         return y
 
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    images = jax.ShapeDtypeStruct((1, *shape), "float32")
     with nn.intercept_methods(record):
-        whole = _cost(network, jax.ShapeDtypeStruct((1, *shape), "float32"))
-    stages = [seen[index] for index in range(len(seen))]
-    first = tuple(_cost(stage, x) for stage, x, _ in stages)
-    rest = tuple(_cost(rest_block(network, index), y) for index, (_, _, y) in enumerate(stages))
-    inside = map(sum, zip(*first, strict=True))
-    return PieceCosts(Cost(*(a - b for a, b in zip(whole, inside, strict=True))), first, rest)
+        variables = jax.eval_shape(network.init, key, images)
+    first, rest = [], []
+    for index, (stage, x, y) in enumerate(seen):
+        own = {name: tree[stage.name] for name, tree in variables.items() if stage.name in tree}
+        first.append(_cost(stage, own, x))
+        stacked = {name: tree["rest"] for name, tree in own.items() if "rest" in tree}
+        block = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
+        rest.append(_cost(rest_block(network, index), block, y))
+    whole, stages = _cost(network, variables, images), map(sum, zip(*first, strict=True))
+    stem_and_head = Cost(*(a - b for a, b in zip(whole, stages, strict=True)))
+    return PieceCosts(stem_and_head, tuple(first), tuple(rest))
 
 
 def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _cost(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
+def _cost(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct) -> Cost:
     """The cost of `module(x, train=False)`."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(lambda key, x: module.init(key, x, False), key, x)
     macs = count_macs(lambda variables, x: module.apply(variables, x, False), variables, x)
     return Cost(num_params(variables), macs)
 
@@ -177,12 +181,12 @@ def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
 
 
 # Run the one jaxpr they hold once. Names differ between versions of JAX.
-_CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint composite custom_jvp_call"
-    " custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call".split()
-)
+_CALLS = {
+    *("jit", "pjit", "closed_call", "core_call", "composite", "remat", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call"),
+}
 # Multiply, or may, without saying how much.
-_OPAQUE = frozenset("ffi_call pure_callback io_callback ragged_dot ragged_dot_general".split())
+_OPAQUE = {"ffi_call", "pure_callback", "io_callback", "ragged_dot", "ragged_dot_general"}
 _WAYS_OUT = {
     "while": "its length is not known; lax.scan, or lax.fori_loop between constants, is counted",
     "cond": "its branches take {inside} multiply-adds; make them alike",

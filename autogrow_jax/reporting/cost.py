@@ -1,0 +1,92 @@
+"""`python -m autogrow_jax.reporting.cost`: print what a network of given depths costs."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import build_network, estimate_cost, piece_costs
+from autogrow_jax.models.network import Network
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      argv: the arguments; by default those of the process.
+
+    Returns:
+      The exit status: 0, or 1 after a mistake of the user, which is told on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m autogrow_jax.reporting.cost",
+        description="Prints the parameters of a network and the multiply-adds of evaluating one"
+        " image: those of convolutions and the linear layer, padding included.",
+    )
+    parser.add_argument("--family", required=True, help="such as basic3 or plain4")
+    parser.add_argument("--depths", required=True, help="blocks in each stage, such as 42-42-42")
+    parser.add_argument("--image", default="32x32x3", help="HxWxC (default: %(default)s)")
+    parser.add_argument("--num_classes", type=int, default=10, help="(default: %(default)s)")
+    parser.add_argument("--stem", default="small", help="small (the default) or imagenet")
+    arguments = parser.parse_args(argv)
+    try:
+        image_shape = _numbers("image", arguments.image, "x", "32x32x3")
+        if len(image_shape) != 3:
+            raise _unreadable("image", arguments.image, "32x32x3")
+        network = build_network(
+            arguments.family,
+            _numbers("depths", arguments.depths, "[-,]", "4-4-4"),
+            arguments.num_classes,
+            image_shape[-1],
+            stem=arguments.stem,
+        )
+        print(format_cost(network, image_shape))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def format_cost(network: Network, image_shape: Sequence[int]) -> str:
+    """A table of what each part of a network costs, several lines without a last newline.
+
+    Args:
+      network: made by `build_network`.
+      image_shape: of one image, (H, W, C) in pixels and channels.
+
+    Raises:
+      UserError: see `estimate_cost`.
+    """
+    pieces = piece_costs(network, image_shape)
+    rows = [("stem and head", "", pieces.stem_and_head)]
+    for index, depth in enumerate(network.depths):
+        rows.append((f"stage {index}", str(depth), pieces.stage(index, depth)))
+    rows.append(("total", str(sum(network.depths)), estimate_cost(network, image_shape)))
+    depths = "-".join(map(str, network.depths))
+    return "\n".join(
+        [
+            f"{network.family} {depths}, images {'x'.join(map(str, image_shape))},"
+            f" {network.num_classes} classes",
+            f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}",
+            *(
+                f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}"
+                for name, blocks, cost in rows
+            ),
+        ]
+    )
+
+
+def _numbers(name: str, text: str, separator: str, example: str) -> tuple[int, ...]:
+    words = re.split(separator, text)
+    if not all(re.fullmatch("[0-9]+", word) for word in words):
+        raise _unreadable(name, text, example)
+    return tuple(map(int, words))
+
+
+def _unreadable(name: str, text: str, example: str) -> UserError:
+    return UserError(f"--{name} is {text!r}; give whole numbers such as --{name}={example}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
