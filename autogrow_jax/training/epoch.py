@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,20 +17,40 @@ from autogrow_jax.training.step import Sums
 from autogrow_jax.training.trainer import Trainer, mean_loss, percent
 
 
+class Trained(NamedTuple):
+    """What an epoch measured.
+
+    Attributes:
+      line: of metrics.jsonl.
+      measurements: for the policy, beside the validation accuracy: train_accuracy in percent,
+        train_loss and validation_loss in nats, seconds since the start of the run over all its
+        starts, latency in seconds per validation image.
+    """
+
+    line: dict[str, Any]
+    measurements: dict[str, float]
+
+
 def run_epoch(
-    config: Any, trainer: Trainer, memory: Memory, clock: Clock, reporter: Reporter
-) -> dict[str, Any]:
+    config: Any,
+    trainer: Trainer,
+    memory: Memory,
+    clock: Clock,
+    reporter: Reporter,
+    draws_of: int | None = None,
+) -> Trained:
     """Trains and validates.
 
     Args:
       config: resolved.
       trainer: whose state is trained.
-      memory: told of the epoch.
+      memory: told of the epoch; of what a trial measured only that it took place.
       clock: brought up to date.
       reporter: told about progress within the epoch.
+      draws_of: the epoch whose order of batches and augmentation this one uses; None for its own.
 
     Returns:
-      The line of metrics.jsonl.
+      The line of metrics.jsonl, and what the policy may look at.
 
     Raises:
       DivergedError: when the loss or a weight is no longer finite.
@@ -47,28 +67,41 @@ def run_epoch(
         seconds = max(time.perf_counter() - start, 1e-9)
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
-    trained = trainer.train_epoch(epoch, rate, progress if config.log.progress else None)
+    trained = trainer.train_epoch(
+        epoch if draws_of is None else draws_of, rate, progress if config.log.progress else None
+    )
+    before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")
+    latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
     _check_finite(trainer, epoch, rate, trained, validated)
-    memory.epoch += 1
-    memory.train_accuracy = percent(trained)
-    memory.evaluated_depths = memory.depths
-    memory.validation_accuracy = accuracy = percent(validated)
-    memory.best_validation_accuracy = max(memory.best_validation_accuracy, accuracy)
     clock.update()
-    return {
+    line = {
         "epoch": epoch,
         "phase": memory.phase,
-        "depths": list(memory.depths),
+        **({} if memory.trial is None else {"trial": memory.trial}),
+        "depths": list(trainer.depths),
         "train_images": int(trained.examples),
         "train_loss": mean_loss(trained),
-        "train_accuracy": memory.train_accuracy,
+        "train_accuracy": percent(trained),
         "validation_loss": mean_loss(validated),
-        "validation_accuracy": accuracy,
+        "validation_accuracy": percent(validated),
         "learning_rate": rate,
         "seconds": time.perf_counter() - start,
         "elapsed": memory.seconds["total"],
     }
+    memory.epoch += 1
+    if memory.trial is None:
+        memory.record(line)
+    else:
+        memory.trial_epochs += 1
+    measurements = {
+        "train_accuracy": percent(trained),
+        "train_loss": mean_loss(trained),
+        "validation_loss": mean_loss(validated),
+        "seconds": memory.seconds["total"],
+        "latency": latency,
+    }
+    return Trained(line, measurements)
 
 
 def _check_finite(

@@ -1,6 +1,6 @@
 """A whole run: epochs, growth, fine-tune, test; resumed where it was left.
 
-    epoch of steps -> validation accuracy -> policy.update -> maybe grow -> checkpoint
+    epoch of steps -> validation accuracy -> policy.update -> maybe grow or try -> checkpoint
 
 until the policy says fine-tune, then `finetune.epochs` more, then the test set, once.
 """
@@ -23,6 +23,7 @@ from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.finish import evaluate_run, finish, plot
+from autogrow_jax.training.grower import Grower
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result
 from autogrow_jax.training.schedule import finetune_epochs
@@ -70,7 +71,11 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             return result
         dataset = load_data(config)
         trainer = Trainer(config, dataset)
-        memory = begin(config, trainer, store)
+        policy = None
+        if config.mode == "grow":
+            policy = config_lib.make_policy(config, dataset.image_shape, dataset.num_classes)
+        memory = begin(trainer, store, policy)
+        grower = Grower(config, trainer, memory, policy, reporter)
         clock = Clock(memory, trainer, start)
         lines = truncate(workdir.metrics, memory.epoch)
         snapshots = Snapshots(workdir.root / "snapshots", config.snapshots.every)
@@ -83,15 +88,18 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             if config.log.tensorboard:
                 board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
             while not _is_done(config, memory):
-                line = run_epoch(config, trainer, memory, clock, reporter)
+                draws_of = grower.prepare()
+                line, measured = run_epoch(config, trainer, memory, clock, reporter, draws_of)
                 metrics.write(line)
                 if board is not None:
                     board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
-                snapshots.after_epoch(trainer, memory.epoch)
-                _decide(config, trainer, memory, reporter)
-                _save(config, trainer, memory, store, clock, line["validation_accuracy"])
+                if memory.trial is None:
+                    snapshots.after_epoch(trainer, memory.epoch)
+                grower.decide(line, measured)
+                if not grower.in_trials:
+                    _save(config, trainer, memory, store, clock)
                 every = config.log.plot_every
                 if every and memory.epoch % every == 0:
                     plot(workdir, lines, dataset, config)
@@ -115,41 +123,19 @@ def _is_done(config: Any, memory: Memory) -> bool:
     )
 
 
-def _decide(config: Any, trainer: Trainer, memory: Memory, reporter: Reporter) -> None:
-    """Asks the policy, in the growth phase, and grows as it says."""
-    if memory.phase != "growth":
-        return
-    policy = config_lib.make_policy(config)
-    memory.policy, decision = policy.update(memory.policy, memory.validation_accuracy)
-    if decision.stages:
-        before = memory.depths
-        trainer.grow(decision.stages, memory.epoch, memory.train_accuracy)
-        depths = list(before)
-        for stage in decision.stages:
-            depths[stage] += 1
-            memory.growth.append({"epoch": memory.epoch, "stage": stage, "depths": list(depths)})
-        memory.depths, memory.capacities = trainer.depths, trainer.capacities
-        reporter.growth(before, memory.depths, config.growth.initializer)
-    if decision.action == "finetune":
-        memory.phase, memory.phase_start = "finetune", memory.epoch
-        reporter.message(
-            f"growth ended after {memory.epoch} epochs;"
-            f" fine-tuning for {finetune_epochs(config, memory.phase_start)} epochs"
-        )
-
-
 def _save(
     config: Any,
     trainer: Trainer,
     memory: Memory,
     store: CheckpointStore,
     clock: Clock,
-    accuracy: float,
 ) -> None:
     """Saves when it is time, right after a growth, and at the end."""
-    grew = memory.depths != memory.evaluated_depths
+    grew = bool(memory.growth) and memory.growth[-1]["epoch"] == memory.epoch
     if memory.epoch % config.checkpoint.every and not grew and not _is_done(config, memory):
         return
     with clock.timed("checkpoint"):
         clock.update()
-        store.save(memory.epoch, trainer.exact_state(), memory.to_dict(), accuracy)
+        store.save(
+            memory.epoch, trainer.exact_state(), memory.to_dict(), memory.validation_accuracy
+        )

@@ -1,6 +1,7 @@
 """What a run remembers beside its arrays; it travels in every checkpoint as JSON."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 TIMED = ("train", "evaluate", "compile", "growth", "checkpoint")
@@ -14,12 +15,15 @@ class Memory:
       epoch: epochs done.
       phase: "growth", "finetune" or "scratch".
       phase_start: epoch with which the phase began.
-      depths: of the network that the next epoch trains.
+      depths: of the network that the next epoch trains, or starts a trial from.
       evaluated_depths: of the network whose validation accuracy the last epoch measured; the
         same, or before the growth that followed. The first blocks of the saved arrays are it.
       capacities: the padded form's; kept so that a resumed run executes the same programs.
       policy: the policy's state.
-      train_accuracy: of the last epoch in percent.
+      trial: stage that the next epoch tries to grow; None where it tries nothing. The saved arrays
+        are always those of a network that was kept.
+      trial_epochs: epochs of trial so far, those of networks that were kept included.
+      train_accuracy: of the last epoch in percent, as all accuracies here of kept networks.
       validation_accuracy: of the last epoch in percent.
       best_validation_accuracy: so far, in percent.
       growth: a dict for each block added: epoch, stage, depths.
@@ -34,6 +38,8 @@ class Memory:
     evaluated_depths: tuple[int, ...]
     capacities: tuple[int, ...]
     policy: dict[str, Any]
+    trial: int | None = None
+    trial_epochs: int = 0
     train_accuracy: float = 0.0
     validation_accuracy: float = 0.0
     best_validation_accuracy: float = 0.0
@@ -46,6 +52,17 @@ class Memory:
     @property
     def epoch_of_phase(self) -> int:
         return self.epoch - self.phase_start
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Takes over what an epoch measured on a network that is kept.
+
+        Args:
+          line: of metrics.jsonl.
+        """
+        self.evaluated_depths = tuple(line["depths"])
+        self.train_accuracy = line["train_accuracy"]
+        self.validation_accuracy = line["validation_accuracy"]
+        self.best_validation_accuracy = max(self.best_validation_accuracy, self.validation_accuracy)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

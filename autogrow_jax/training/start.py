@@ -8,6 +8,7 @@ import numpy as np
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import read_result
 from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
@@ -40,8 +41,13 @@ def load_data(config: Any) -> Dataset:
     return dataset
 
 
-def begin(config: Any, trainer: Trainer, store: CheckpointStore) -> Memory:
+def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None) -> Memory:
     """The memory of the newest checkpoint, or of a new run; its state goes to the trainer.
+
+    Args:
+      trainer: takes over the arrays.
+      store: of the run.
+      policy: of a new run that grows; None for one that does not.
 
     Raises:
       UserError: where the checkpoint is damaged or does not fit the config.
@@ -49,15 +55,14 @@ def begin(config: Any, trainer: Trainer, store: CheckpointStore) -> Memory:
     latest = store.latest()
     if latest is None:
         trainer.start()
-        grows = config.mode == "grow"
         return Memory(
             epoch=0,
-            phase="growth" if grows else "scratch",
+            phase="growth" if policy else "scratch",
             phase_start=0,
             depths=trainer.depths,
             evaluated_depths=trainer.depths,
             capacities=trainer.capacities,
-            policy=config_lib.make_policy(config).init() if grows else {},
+            policy=policy.init() if policy else {},
         )
     restored = store.read(latest)
     memory = Memory.from_dict(restored.memory)
