@@ -1,6 +1,7 @@
 """The cost of depths: against the paper's and XLA's counts, and for any block one may write."""
 
 import functools
+import json
 import logging
 from functools import partial
 from math import prod
@@ -8,6 +9,7 @@ from math import prod
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
@@ -401,6 +403,13 @@ def test_nothing_is_compiled_and_no_array_is_made(caplog):
         assert not compilations()
         jax.jit(lambda x: 3 * x - 11)(1.0)
         assert compilations(), "a compilation would not have been seen"
+
+
+def test_numpys_whole_numbers_do_and_come_back_as_pythons():
+    net = build_network("plain3", (1, 1, 1))
+    cost = estimate_cost(net, np.array([17, 11, 3]), np.array([2, 1, 1]))
+    assert cost == estimate_cost(net, (17, 11, 3), (2, 1, 1))
+    assert json.loads(json.dumps(cost._asdict())) == cost._asdict()
 
 
 # --- Mistakes.

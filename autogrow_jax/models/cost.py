@@ -120,7 +120,7 @@ def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
     family = get_family(network.family)
     return _piece_costs(
         network.clone(depths=(1,) * len(family.widths)),
-        shape,
+        tuple(map(int, shape)),
         family._replace(widths=tuple(family.widths)),
     )
 
@@ -241,14 +241,14 @@ def _jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
 def _convolution_macs(eqn: Any) -> int:
     x, kernel = (var.aval.shape for var in eqn.invars)
     y = eqn.outvars[0].aval.shape
-    lhs_spec, rhs_spec, out_spec = eqn.params["dimension_numbers"]
-    # One product for each output and kernel entry. Where the input is dilated (a transposed
-    # convolution) most kernel entries fall into its holes: there each input meets each entry.
+    lhs_spec, _, out_spec = eqn.params["dimension_numbers"]
+    # Each place meets each kernel entry once. The places are those of the output; where the input
+    # is dilated (a transposed convolution), most entries would meet its holes, and they are those
+    # of the input.
     places = [
         y[out] if dilation == 1 else x[of]
         for out, of, dilation in zip(
             out_spec[2:], lhs_spec[2:], eqn.params["lhs_dilation"], strict=True
         )
     ]
-    outputs = y[out_spec[0]] * y[out_spec[1]] * prod(places)
-    return outputs * prod(kernel) // kernel[rhs_spec[0]]
+    return y[out_spec[0]] * prod(places) * prod(kernel)
