@@ -188,6 +188,15 @@ def test_efficiency_by_hand():
         assert events.finished == (epochs is not None)
 
 
+def test_the_cost_is_compared_over_the_window():
+    # A point an epoch, so 3 over the window; the depth is the number of the epoch, so the cost has
+    # doubled twice when the window is full, after epoch 4, and less later.
+    curve = [50.0 + epoch for epoch in range(20)]
+    settings: dict[str, Any] = dict(**ONE_STAGE, window=3)
+    assert replay(efficiency(sum, price=1.6, **settings), curve).growth_epochs == 4
+    assert not replay(efficiency(sum, price=1.4, **settings), curve).finished
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_efficiency_for_nothing_is_periodic(seed):
     rng = random.Random(seed)

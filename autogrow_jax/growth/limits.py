@@ -127,7 +127,6 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             "inner": inner.init(),
             "depths": list(inner.seed_depths),
             "latency": None,  # the least measured since the last growth, in seconds for an image
-            "on_trial": False,  # whether the next epoch trains another net than that of `depths`
             "finished": False,
         }
 
@@ -145,21 +144,18 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         latency = state["latency"]
         if limits.max_latency:
             measured = find_measurement(given, "latency", "max_latency")
-            if not state["on_trial"]:
-                latency = measured if latency is None else min(latency, measured)
-                growing = bool(decision.stages) or decision.action == "trial"
-                over |= growing and latency * 1000.0 > limits.max_latency
+            # That of a net on trial, which is deeper, may be the least by a hair; it never ends a
+            # round, which began with a latency within the limit.
+            latency = measured if latency is None else min(latency, measured)
+            over |= bool(decision.stages) and latency * 1000.0 > limits.max_latency
         if over:
             # The inner policy may believe in depths the net will not have: it is not asked again.
-            ended = {**state, "latency": latency, "on_trial": False, "finished": True}
-            return ended, Decision("finetune", depths)
-        on_trial = decision.action == "trial"
-        kept = depths if on_trial else decision.depths
+            return {**state, "latency": latency, "finished": True}, Decision("finetune", depths)
+        kept = depths if decision.action == "trial" else decision.depths
         new_state = {
             "inner": inner_state,
             "depths": list(kept),
             "latency": latency if kept == depths else None,
-            "on_trial": on_trial,
             "finished": decision.action == "finetune",
         }
         return new_state, decision
