@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from autogrow_jax.reporting.axis import Axis
 from autogrow_jax.reporting.metrics import growth_events
 
-__all__ = ["MARK_COLOR", "Axis", "draw_marks", "stage_color"]
+__all__ = ["MARK_COLOR", "draw_marks", "stage_color"]
 
 MARK_COLOR = "#595959"
 # Of the palette of Okabe and Ito; black, orange and yellow are taken by the curves.
@@ -22,15 +23,6 @@ _MAX_GROWTH_LINES = 40
 _MAX_RATE_LINES = 8
 # A panel is about this many points wide.
 _PANEL_POINTS = 350
-
-
-class Axis(NamedTuple):
-    """Where an x axis begins, and where each epoch begins and ends on it, both [epochs]."""
-
-    origin: float
-    start: np.ndarray
-    end: np.ndarray
-    label: str
 
 
 def stage_color(stage: int) -> str:

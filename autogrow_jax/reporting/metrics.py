@@ -2,9 +2,10 @@
 
 Keys of a line: `epoch` (0-based), `phase` ("growth", "finetune" or "scratch"), `depths`,
 `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy` (accuracies in percent),
-`learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). More keys are
-kept as they are; `elapsed` (seconds since the run's start, over all its restarts) is used by the
-plots where every line has it. NaN and infinities are written, and read back, as null.
+`learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). The line of an
+epoch that only tries a block has `trial`, the stage tried, and the depths of the net on trial. More
+keys are kept as they are; `elapsed` (seconds since the run's start, over all its restarts) is used
+by the plots where every line has it. NaN and infinities are written, and read back, as null.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.files import replace_file, to_json
 
-__all__ = ["MetricsWriter", "growth_events", "read", "truncate"]
+__all__ = ["MetricsWriter", "find_kept", "growth_events", "kept_depths", "read", "truncate"]
 
 
 class MetricsWriter:
@@ -127,7 +128,7 @@ def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, An
 
 
 def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The growths of a run, as the changes of depth from one line to the next.
+    """The growths of a run, as the changes of depth from one line to the next; trials are none.
 
     Args:
       metrics: lines as `read` gives them.
@@ -137,7 +138,7 @@ def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       did (None where several grew at once), and the depths from then on (a list).
     """
     events = []
-    for before, after in pairwise(metrics):
+    for before, after in pairwise(line for line in metrics if line.get("trial") is None):
         changed = [
             stage
             for stage, (old, new) in enumerate(zip(before["depths"], after["depths"], strict=True))
@@ -149,6 +150,36 @@ def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 {"epoch": after["epoch"], "stage": stage, "depths": list(after["depths"])}
             )
     return events
+
+
+def find_kept(metrics: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of each line, whether its net was kept: all but the trials that were dropped.
+
+    A trial was kept if the first line after its round has its depths. Of a round that is not over,
+    no trial is kept yet.
+
+    Args:
+      metrics: lines as `read` gives them.
+    """
+    found, depths = [], None
+    for line in reversed(metrics):
+        if line.get("trial") is None:
+            depths = list(line["depths"])
+        found.append(line.get("trial") is None or list(line["depths"]) == depths)
+    return found[::-1]
+
+
+def kept_depths(metrics: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Of each line, the depths of the net that was kept then; trials do not change them.
+
+    Args:
+      metrics: lines as `read` gives them.
+    """
+    found: list[list[int]] = []
+    for line in metrics:
+        on_trial = line.get("trial") is not None and found
+        found.append(found[-1] if on_trial else list(line["depths"]))
+    return found
 
 
 def _drop_after(path: Path, num_epochs: int | None) -> list[dict[str, Any]]:

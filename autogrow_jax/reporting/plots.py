@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.axis import Axis, epoch_axis, epoch_times, series, time_axis
 from autogrow_jax.reporting.files import replace_file
-from autogrow_jax.reporting.marks import MARK_COLOR, Axis, draw_marks, stage_color
-from autogrow_jax.reporting.metrics import growth_events
+from autogrow_jax.reporting.marks import MARK_COLOR, draw_marks, stage_color
+from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths
 from autogrow_jax.reporting.result import format_depths, format_duration
 
 __all__ = ["draw_growth", "figure"]
@@ -26,6 +27,15 @@ __all__ = ["draw_growth", "figure"]
 # them apart. The train curve is the smoother one and would be lost under the other.
 _TRAIN_STYLE: dict[str, Any] = {"color": "#e69f00", "zorder": 2.2}
 _VALIDATION_STYLE: dict[str, Any] = {"color": "#000000", "zorder": 2.1}
+_TRIED_STYLE: dict[str, Any] = {
+    "color": MARK_COLOR,
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 3,
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.7,
+    "zorder": 2,
+}
 _TEST_STYLE: dict[str, Any] = {
     "color": "#f0e442",
     "marker": "*",
@@ -95,7 +105,8 @@ def figure(
     """Draws a run, for notebooks: `display(figure(metrics))`.
 
     What an epoch ended with stands at the number of epochs done then, so epoch 0 at 1; a growth
-    before epoch e stands at e.
+    before epoch e stands at e. Curves and depths are those of the nets that were kept; trials that
+    were not are dots.
 
     Args:
       metrics: lines of metrics.jsonl, of a run that may still go on; none gives empty panels.
@@ -112,7 +123,7 @@ def figure(
         3, 2, sharex="col", sharey="row", gridspec_kw={"height_ratios": (1.3, 1, 1)}
     )
     if metrics:
-        for column, axis in enumerate((_epoch_axis(metrics), _time_axis(metrics))):
+        for column, axis in enumerate((epoch_axis(metrics), time_axis(metrics))):
             accuracy, loss, depth = panels[:, column]
             _draw_accuracy(accuracy, metrics, axis, validation_name, test_accuracy)
             _draw_loss(loss, metrics, axis)
@@ -147,11 +158,19 @@ def _draw_accuracy(
     validation_name: str,
     test_accuracy: float | None,
 ) -> None:
-    train, validation = _series(metrics, "train_accuracy"), _series(metrics, "validation_accuracy")
-    best = f"\nbest {np.nanmax(validation):.2f} %" if np.isfinite(validation).any() else ""
-    _draw_curve(panel, axis.end, train, "train", _TRAIN_STYLE)
-    _draw_curve(panel, axis.end, validation, f"{validation_name}{best}", _VALIDATION_STYLE)
-    lowest, highest = np.fmin(train, validation), np.fmax(train, validation)
+    train, validation = series(metrics, "train_accuracy"), series(metrics, "validation_accuracy")
+    kept = np.array(find_kept(metrics))
+    finite = np.isfinite(validation) & kept
+    best = f"\nbest {validation[finite].max():.2f} %" if finite.any() else ""
+    _draw_curve(panel, axis.end[kept], train[kept], "train", _TRAIN_STYLE)
+    _draw_curve(
+        panel, axis.end[kept], validation[kept], f"{validation_name}{best}", _VALIDATION_STYLE
+    )
+    if not kept.all():
+        tried = f"tried, not kept: {np.sum(~kept):,}"
+        panel.plot(axis.end[~kept], validation[~kept], label=tried, **_TRIED_STYLE)
+    lowest = np.where(kept, np.fmin(train, validation), validation)
+    highest = np.where(kept, np.fmax(train, validation), validation)
     if test_accuracy is not None:
         lowest, highest = np.append(lowest, test_accuracy), np.append(highest, test_accuracy)
         panel.plot(
@@ -189,9 +208,11 @@ def _set_accuracy_limits(panel: Axes, lowest: np.ndarray, top: float) -> None:
 
 
 def _draw_loss(panel: Axes, metrics: Sequence[Mapping[str, Any]], axis: Axis) -> None:
-    train, validation = _series(metrics, "train_loss"), _series(metrics, "validation_loss")
-    _draw_curve(panel, axis.end, train, "train", _TRAIN_STYLE)
-    _draw_curve(panel, axis.end, validation, "validation", _VALIDATION_STYLE)
+    kept = np.array(find_kept(metrics))
+    end = axis.end[kept]
+    train, validation = (series(metrics, key)[kept] for key in ("train_loss", "validation_loss"))
+    _draw_curve(panel, end, train, "train", _TRAIN_STYLE)
+    _draw_curve(panel, end, validation, "validation", _VALIDATION_STYLE)
     values = np.concatenate([train, validation])
     values = values[np.isfinite(values)]
     if not values.size:
@@ -210,7 +231,7 @@ def _draw_loss(panel: Axes, metrics: Sequence[Mapping[str, Any]], axis: Axis) ->
 
 
 def _draw_depths(panel: Axes, metrics: Sequence[Mapping[str, Any]], axis: Axis) -> None:
-    depths = np.array([line["depths"] for line in metrics])  # [epochs, stages]
+    depths = np.array(kept_depths(metrics))  # [epochs, stages]
     times = np.stack([axis.start, axis.end], axis=1).ravel()
     num_stages = depths.shape[1]
     block_points = _DEPTH_PANEL_POINTS / max(1, depths.max())
@@ -244,42 +265,19 @@ def _draw_curve(
         panel.plot(x, y, label=label, linewidth=width, **style, **dots)
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """The values of `key` [epochs]; NaN, which draws as a gap, where a line has none."""
-    values = [line.get(key) for line in metrics]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _epoch_axis(metrics: Sequence[Mapping[str, Any]]) -> Axis:
-    epochs = np.array([line["epoch"] for line in metrics], dtype=np.float64)
-    return Axis(origin=epochs[0], start=epochs, end=epochs + 1, label="epochs done")
-
-
-def _time_axis(metrics: Sequence[Mapping[str, Any]]) -> Axis:
-    start, end = _epoch_times(metrics)
-    unit, label = (3600, "hours") if end[-1] >= 10 * 3600 else (60, "minutes")
-    return Axis(origin=0.0, start=start / unit, end=end / unit, label=label)
-
-
-def _epoch_times(metrics: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """When each epoch began and ended, in seconds since the run's start, both [epochs]."""
-    seconds = np.nan_to_num(_series(metrics, "seconds"))
-    elapsed = _series(metrics, "elapsed")
-    end = elapsed if np.isfinite(elapsed).all() else np.cumsum(seconds)
-    end = np.maximum.accumulate(end)
-    # What lies between two epochs (growth, a checkpoint) is counted to the later one.
-    return np.concatenate([[max(0.0, end[0] - seconds[0])], end[:-1]]), end
-
-
 def _summary(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return "no epoch is done yet"
     num_growths = len(growth_events(metrics))
-    first, last = metrics[0], metrics[-1]
-    depths = format_depths(last["depths"])
+    course = kept_depths(metrics)
+    depths = format_depths(course[-1])
     if num_growths:
         times = "once" if num_growths == 1 else f"{num_growths:,} times"
-        depths = f"{format_depths(first['depths'])} grown {times} to {depths}"
-    duration = format_duration(_epoch_times(metrics)[1][-1])
-    num_epochs = last["epoch"] + 1
-    return f"{depths}, {num_epochs:,} {'epoch' if num_epochs == 1 else 'epochs'}, {duration}"
+        depths = f"{format_depths(course[0])} grown {times} to {depths}"
+    duration = format_duration(epoch_times(metrics)[1][-1])
+    num_epochs = metrics[-1]["epoch"] + 1
+    epochs = f"{num_epochs:,} {'epoch' if num_epochs == 1 else 'epochs'}"
+    num_trials = sum(line.get("trial") is not None for line in metrics)
+    if num_trials:
+        epochs += f" ({num_trials:,} on trial)"
+    return f"{depths}, {epochs}, {duration}"

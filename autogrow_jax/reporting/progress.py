@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TextIO
 
 from tqdm import tqdm
 
+from autogrow_jax.reporting.metrics import find_kept, kept_depths
 from autogrow_jax.reporting.result import format_depths, format_result
 
 __all__ = [
@@ -142,6 +143,7 @@ class ConsoleReporter:
         self._bar: _Bar | None = None
         self._bar_epoch = -1
         self._best = math.nan
+        self._trials: list[Mapping[str, Any]] = []
         self._lines_since_header = 0
 
     def begin_run(
@@ -153,12 +155,13 @@ class ConsoleReporter:
     ) -> None:
         self.close()
         self._best = math.nan
+        self._trials = []
         for line in previous:
             self._update_best(line)
         self._print(title if num_epochs is None else f"{title}, {num_epochs:,} epochs")
         if previous:
             last = previous[-1]
-            depths = format_depths(last["depths"])
+            depths = format_depths(kept_depths(previous)[-1])
             self._print(f"resumed after epoch {last['epoch']}, depths {depths}")
         self._lines_since_header = _LINES_PER_HEADER  # The header comes with the first epoch.
 
@@ -214,20 +217,31 @@ class ConsoleReporter:
             self._bar.refresh()
 
     def _update_best(self, line: Mapping[str, Any]) -> None:
-        accuracy = _number(line.get("validation_accuracy"))
-        if not self._best >= accuracy and not math.isnan(accuracy):  # Also where best is NaN.
-            self._best = accuracy
+        # A trial counts once the line after its round shows that it was kept.
+        self._trials.append(line)
+        if line.get("trial") is not None:
+            return
+        for known, kept in zip(self._trials, find_kept(self._trials), strict=True):
+            accuracy = _number(known.get("validation_accuracy"))
+            # Also where best is NaN.
+            if kept and not self._best >= accuracy and not math.isnan(accuracy):
+                self._best = accuracy
+        self._trials = []
 
 
 def format_epoch(line: Mapping[str, Any], best: float) -> str:
     """One epoch as the columns of `EPOCH_HEADER`; what is missing from `line` reads "nan".
 
+    An epoch of trial has "trial" and the stage for its phase.
+
     Args:
       line: a line of metrics.jsonl.
       best: the best validation accuracy so far, in percent.
     """
+    trial = line.get("trial")
+    phase = line.get("phase", "") if trial is None else f"trial {trial}"
     return (
-        f"{line['epoch']:>6}  {line.get('phase', ''):<8}  {format_depths(line['depths']):<15}  "
+        f"{line['epoch']:>6}  {phase:<8}  {format_depths(line['depths']):<15}  "
         f"{_number(line.get('train_loss')):>10.4f} {_number(line.get('train_accuracy')):>6.2f}  "
         f"{_number(line.get('validation_accuracy')):>10.2f} {best:>6.2f}  "
         f"{_number(line.get('learning_rate')):>8.3g}  {_number(line.get('seconds')):>8.1f}"

@@ -108,9 +108,12 @@ def format_result(result: Mapping[str, Any]) -> str:
         if "validation" in result:
             best += f", on {describe_validation(result['validation'])}"
         rows.append(("validation accuracy", best))
-    for key, label in (("num_params", "parameters"), ("epochs", "epochs")):
-        if key in result:
-            rows.append((label, f"{result[key]:,}"))
+    if "num_params" in result:
+        rows.append(("parameters", f"{result['num_params']:,}"))
+    if "epochs" in result:
+        trials = result.get("trial_epochs")
+        on_trial = f" ({trials:,} on trial)" if trials else ""
+        rows.append(("epochs", f"{result['epochs']:,}{on_trial}"))
     if "compilations" in result:
         rows.append(("compilations", f"{result['compilations']:,}"))
     if "seed" in result:

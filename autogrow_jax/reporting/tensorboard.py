@@ -47,11 +47,18 @@ class TensorBoardWriter:
         """Writes the losses, accuracies, learning rate, seconds and depths of an epoch.
 
         Args:
-          line: a line of metrics.jsonl; scalars that are missing or None are left out.
+          line: a line of metrics.jsonl; scalars that are missing or None are left out. Of a trial
+            only the validation accuracy is written, under `trial/stage_N`.
         """
         if self._writer is None:
             return
         epoch = line["epoch"]
+        if line.get("trial") is not None:
+            # Not into the curves: they are those of the nets that are kept.
+            if line.get("validation_accuracy") is not None:
+                name = f"trial/stage_{line['trial']}"
+                self._writer.add_scalar(name, float(line["validation_accuracy"]), epoch)
+            return
         for name, key in _SCALARS.items():
             if line.get(key) is not None:
                 self._writer.add_scalar(name, float(line[key]), epoch)
