@@ -6,7 +6,7 @@ python -m autogrow_jax.studies --study=configs/studies/initializers.py \
 Basic3ResNet on CIFAR10 and CIFAR100. First the initialisers: network morphism, Adam pre-training,
 uniform, Gaussian, and none of them (the block's usual random start), under periodic growth with
 K = 3 and under convergent growth. The paper: random starts beat network morphism, Gaussian is best,
-and periodic growth beats convergent by one to four points under each.
+and periodic growth beats convergent under each, by one to four points.
 
 Then policies at equal budget: every run takes 600 epochs, at least the last 200 of them fine-tuning
 by the same staircase, all with Gaussian start. `gap`, `slope`, `efficiency` and `lookahead` are not
