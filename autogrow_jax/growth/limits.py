@@ -36,7 +36,8 @@ class Limits(NamedTuple):
     Attributes:
         max_params: trainable parameters of the network.
         max_flops: FLOPs (twice the multiply-adds) of one forward pass of one image.
-        max_seconds: seconds since the run began, growth only: fine-tuning comes on top.
+        max_seconds: seconds since the run began, data and compilation included, after which growth
+            ends; fine-tuning comes on top.
         max_latency: milliseconds that evaluation takes for an image, as measured.
     """
 

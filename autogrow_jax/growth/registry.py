@@ -112,8 +112,8 @@ def register_policy(name: str, make: MakePolicy) -> None:
 
     Args:
       name: a name not yet taken.
-      make: `make(arguments) -> Policy`, called with `PolicyArguments` whenever a run needs its
-        policy: once an epoch, so it should cost little and always build the same.
+      make: `make(arguments) -> Policy`, called with `PolicyArguments` to check a config, and again
+        to run it or go on with it; the same arguments have to make the same policy.
 
     Raises:
       UserError: where the name is taken.
