@@ -31,7 +31,6 @@ otherwise periodic growth, so that a comparison of the two shows what the choice
 The cost: with M open stages, a block costs M - 1 epochs more than in periodic growth.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from autogrow_jax.errors import UserError
@@ -178,7 +177,7 @@ def _build(settings: PolicySettings) -> Policy:
         return state, Decision(action, tuple(state["depths"]), stages)
 
     def restrict(allowed: Allowed) -> Policy:
-        return _build(dataclasses.replace(settings, allowed=allowed))
+        return _build(settings.restrict(allowed))
 
     return Policy(init, update, seed_depths, settings.name, restrict)
 

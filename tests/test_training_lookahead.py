@@ -1,0 +1,257 @@
+"""Trials in training: the same start for all, the weights of the one that is kept, resume."""
+
+import json
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.growth import Decision, Policy
+from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.reporting.metrics import find_kept, growth_events, read
+from autogrow_jax.training import run
+from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.clock import Clock
+from autogrow_jax.training.epoch import run_epoch
+from autogrow_jax.training.grower import Grower
+from autogrow_jax.training.memory import Memory
+from autogrow_jax.training.start import load_data
+from autogrow_jax.training.trainer import Trainer
+
+
+def _config(**changes):
+    """Two rounds of three trials; the second needs more room than the first capacity of 2."""
+    config = config_lib.default_config()
+    config.data.fraction = 0.1
+    config.data.batch_size = 64
+    config.num_devices = 1
+    config.growth.policy = "lookahead"
+    config.growth.interval = 2
+    config.growth.max_epochs = 10
+    config.growth.capacity = 2
+    config.finetune.epochs = 1
+    config.optimizer.ema = 0.9
+    config.log.progress = False
+    config.log.tensorboard = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+class _StopAt(QuietReporter):
+    """Ends the run, as Ctrl-C would, once `epoch` is done."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+        self.resumed_after = None
+
+    def begin_run(self, title, *, num_epochs=None, previous=()):
+        self.resumed_after = len(previous)
+
+    def end_epoch(self, line):
+        if line["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, run(_config(), workdir, reporter=QuietReporter())
+
+
+def _lines(workdir):
+    """metrics.jsonl without what a clock says."""
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
+        for line in read(workdir / "metrics.jsonl")
+    ]
+
+
+def _saved(workdir):
+    """Epochs that are kept, the best of them, and the newest arrays."""
+    store = CheckpointStore(workdir / "checkpoints", 2)
+    try:
+        return store.all_epochs(), store.best(), store.read(store.latest()).arrays
+    finally:
+        store.close()
+
+
+def test_a_run_tries_each_open_stage_and_keeps_the_best(undisturbed):
+    workdir, result = undisturbed
+    lines = read(workdir / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(11))
+    assert [line["phase"] for line in lines] == ["growth"] * 10 + ["finetune"]
+    rounds = [lines[2:5], lines[6:9]]
+    assert [line["epoch"] for line in lines if "trial" in line] == [2, 3, 4, 6, 7, 8]
+    for trials, growth in zip(rounds, result.growth, strict=True):
+        assert sorted(line["trial"] for line in trials) == [0, 1, 2]
+        best = max(trials, key=lambda line: line["validation_accuracy"])  # the first of equals
+        assert growth["stage"] == best["trial"]
+        assert growth["epoch"] == trials[-1]["epoch"] + 1
+        assert growth["depths"] == best["depths"] == lines[growth["epoch"]]["depths"]
+    assert growth_events(lines) == list(result.growth)
+    assert result.depths == tuple(result.growth[-1]["depths"])
+    assert sum(result.depths) == 5
+    content = json.loads((workdir / "result.json").read_text())
+    assert (content["epochs"], content["trial_epochs"], content["growth_epochs"]) == (11, 6, 10)
+
+
+def test_only_nets_that_were_kept_are_saved_and_count_as_the_best(undisturbed):
+    workdir, result = undisturbed
+    lines = read(workdir / "metrics.jsonl")
+    pairs = zip(lines, find_kept(lines), strict=True)
+    best = max(line["validation_accuracy"] for line, kept in pairs if kept)
+    assert result.best_validation_accuracy == best
+    saved, best_epoch, _ = _saved(workdir)
+    assert saved[-2:] == [10, 11]
+    assert set(saved) <= {1, 2, 5, 6, 9, 10, 11}
+    assert best_epoch in saved
+
+
+def test_trials_compile_no_more_than_their_capacities_need(undisturbed):
+    # Capacities (2, 2, 2), and once one stage has three blocks: that stage's is 4.
+    counts = undisturbed[1].more["compilations_by_program"]
+    assert counts == {"init": 1, "train": 2, "evaluate": 2, "growth": 2}
+
+
+def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path):
+    workdir, result = undisturbed
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=_StopAt(7))
+    assert len(_lines(tmp_path)) == 8
+    again = _StopAt(None)
+    resumed = run(_config(), tmp_path, reporter=again)
+    assert again.resumed_after == 6
+    assert _lines(tmp_path) == _lines(workdir)
+    (epochs, best, arrays), (_, _, expected) = _saved(tmp_path), _saved(workdir)
+    assert (epochs, best) == _saved(workdir)[:2]
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    assert resumed.growth == result.growth
+    assert resumed.test_accuracy == result.test_accuracy
+    assert resumed.more["trial_epochs"] == result.more["trial_epochs"]
+
+
+# One round, step by step, under a policy that decides what it is told to.
+
+
+class _Round:
+    """A net trained for an epoch, then a round of trials as `decisions` say."""
+
+    def __init__(self, trainer, decisions):
+        self.trainer, self.measurements = trainer, []
+        trainer.start()
+        self.memory = Memory(0, "growth", 0, (1, 1, 1), (1, 1, 1), trainer.capacities, {})
+        remaining = iter(decisions)
+
+        def update(state, accuracy, *, measurements=None):
+            self.measurements.append(measurements)
+            return state, next(remaining)
+
+        policy = Policy(dict, update, (1, 1, 1))
+        self._grower = Grower(trainer.config, trainer, self.memory, policy, QuietReporter())
+        self._clock = Clock(self.memory, trainer, time.perf_counter())
+        self.epoch()
+        self.base = _arrays(trainer)
+
+    def epoch(self):
+        draws_of = self._grower.prepare()
+        trained = run_epoch(
+            self.trainer.config, self.trainer, self.memory, self._clock, QuietReporter(), draws_of
+        )
+        self.tried = _arrays(self.trainer)
+        self._grower.decide(*trained)
+        return trained.line
+
+    @property
+    def in_trials(self):
+        return self._grower.in_trials
+
+
+def _arrays(trainer):
+    return jax.tree.map(np.array, trainer.exact_state())
+
+
+def _trial(stage, best=None):
+    return Decision("trial", tuple(1 + (i == stage) for i in range(3)), (stage,), best)
+
+
+def _assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    config: Any = config_lib.resolve(_config())
+    trainer: Any = Trainer(config, load_data(config))
+    trainer.config = config
+    return trainer
+
+
+def _reset(trainer):
+    trainer.depths = (1, 1, 1)
+    return trainer
+
+
+def test_the_net_that_is_kept_has_the_weights_of_its_trial(trainer):
+    decisions = [_trial(0), _trial(1, best=0), _trial(2, best=1), Decision("grow", (1, 2, 1), (1,))]
+    course = _Round(_reset(trainer), decisions)
+    assert (course.memory.trial, course.in_trials) == (0, False)
+    course.epoch()
+    assert course.in_trials
+    line, weights = course.epoch(), course.tried
+    assert trainer.depths == (1, 2, 1)
+    course.epoch()
+    assert (trainer.depths, course.in_trials, course.memory.trial) == ((1, 2, 1), False, None)
+    _assert_same(_arrays(trainer), weights)
+    memory = course.memory
+    assert (memory.epoch, memory.trial_epochs, memory.depths) == (4, 3, (1, 2, 1))
+    assert memory.evaluated_depths == (1, 2, 1)
+    assert memory.validation_accuracy == line["validation_accuracy"]
+    assert memory.train_accuracy == line["train_accuracy"]
+    # It is what plain growth would have trained in the round's first epoch.
+    plain = [Decision("grow", (1, 2, 1), (1,)), Decision("train", (1, 2, 1))]
+    _Round(_reset(trainer), plain).epoch()
+    _assert_same(_arrays(trainer), weights)
+
+
+def test_the_last_net_tried_is_kept_where_it_is(trainer):
+    course = _Round(
+        _reset(trainer), [_trial(0), _trial(2, best=0), Decision("finetune", (1, 1, 2), (2,))]
+    )
+    course.epoch()
+    line = course.epoch()
+    _assert_same(_arrays(trainer), course.tried)
+    assert (line["trial"], line["phase"], course.memory.phase) == (2, "growth", "finetune")
+    assert course.memory.growth == [{"epoch": 3, "stage": 2, "depths": [1, 1, 2]}]
+
+
+def test_a_round_of_which_nothing_is_kept_leaves_the_net_as_it_was(trainer):
+    course = _Round(_reset(trainer), [_trial(0), _trial(1), Decision("train", (1, 1, 1))])
+    before = dict(vars(course.memory))
+    course.epoch()
+    course.epoch()
+    _assert_same(_arrays(trainer), course.base)
+    after = vars(course.memory)
+    same = ("depths", "evaluated_depths", "train_accuracy", "validation_accuracy", "growth")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+
+
+def test_a_trial_that_was_dropped_cannot_be_kept(trainer):
+    decisions = [_trial(0), _trial(1, best=None), Decision("grow", (2, 1, 1), (0,))]
+    course = _Round(_reset(trainer), decisions)
+    course.epoch()
+    with pytest.raises(ValueError, match=r"stage 0, .*Decision\.best"):
+        course.epoch()
+
+
+def test_the_policy_is_told_what_the_epoch_measured(trainer):
+    course = _Round(_reset(trainer), [Decision("train", (1, 1, 1))])
+    (given,) = course.measurements
+    assert set(given) == {"train_accuracy", "train_loss", "validation_loss", "seconds", "latency"}
+    assert given["train_accuracy"] == course.memory.train_accuracy
+    assert given["seconds"] == course.memory.seconds["total"] > 0
+    assert 0 < given["latency"] < given["seconds"]
