@@ -109,6 +109,7 @@ def make_sections(
                 for percent in percents
             ],
             note,
+            x="data",
         )
         for title, note, keys, with_published in sections
     ]

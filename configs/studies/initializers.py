@@ -62,7 +62,8 @@ def _compare_initializers(part: str) -> Section:
         f"{network}. In the paper random starts beat morphism, and periodic growth beats"
         " convergent, under every start; it has no row for the default start."
     )
-    return Section(f"Initialisers, {dataset}", ("policy", "initialiser"), rows, note)
+    columns = ("policy", "initialiser")
+    return Section(f"Initialisers, {dataset}", columns, rows, note, x="initialiser")
 
 
 def _compare_policies(part: str) -> Section:

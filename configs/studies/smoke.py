@@ -11,8 +11,8 @@ validation image makes 0.7. The sections are those of `main_table.py`,
 It shows that everything runs and what the output looks like. Do not read more into it: two seeds,
 360 test images (a point is 3.6 of them), training far too short for the differences of the paper.
 
-62 cells (31 for each of two seeds); a run that several sections hold is done once. About a third of
-the time is training, the rest starting Python, compiling and drawing, 62 times.
+62 cells (31 for each of two seeds); a run that several sections hold is done once. Estimated at
+about 850 seconds of one core, of which starting Python, compiling and drawing take half.
 """
 
 from typing import Any
@@ -101,7 +101,7 @@ def _initializers() -> Section:
         for name in ("morphism", "adam", "uniform", "gaussian", "default")
     ]
     note = "Basic3ResNet. Adam's epochs of pre-training count nowhere, as in the paper."
-    return Section("Initialisers", ("policy", "initialiser"), rows, note)
+    return Section("Initialisers", ("policy", "initialiser"), rows, note, x="initialiser")
 
 
 def _policies() -> Section:
