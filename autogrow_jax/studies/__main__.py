@@ -97,9 +97,7 @@ def _run_one(cells: Sequence[Cell], options: Options) -> int:
     number = options.cell
     assert number is not None
     if not 0 <= number < len(cells):
-        raise UserError(
-            f"--cell is {number}; this study has cells 0 to {len(cells) - 1}, see --list"
-        )
+        raise UserError(f"--cell is {number}; the cells are 0 to {len(cells) - 1}, see --list")
     if options.parent is not None:
         stop_with_parent(options.parent)
     cell = cells[number]

@@ -1,0 +1,174 @@
+"""Studies: rows, cells and their names."""
+
+import dataclasses
+import json
+
+import pytest
+
+from autogrow_jax.config_keys import KEYS
+from autogrow_jax.errors import UserError
+from autogrow_jax.studies import Row, Section, Study
+from autogrow_jax.studies.cells import Folder, expand, with_depths
+from autogrow_jax.studies.records import read_record
+
+DIGITS = "configs/digits_plain3.py"
+
+
+def _section(rows, title="Some", **settings):
+    return Section(title, ("what",), rows, **settings)
+
+
+def _study(*rows, **settings):
+    return Study("A study", [_section(rows)], **{"seeds": (0, 1), **settings})
+
+
+def test_a_cell_for_each_row_and_seed_and_its_baseline_after_all_of_them():
+    cells, entries = expand(
+        _study(Row(("a",), DIGITS, scratch={}), Row(("b",), DIGITS, {"growth.interval": 5}))
+    )
+    assert [cell.label for cell in cells] == [
+        "a, seed 0",
+        "a, seed 1",
+        "b, seed 0",
+        "b, seed 1",
+        "a, from scratch, seed 0",
+        "a, from scratch, seed 1",
+    ]
+    assert [cell.found_by for cell in cells[4:]] == [cell.name for cell in cells[:2]]
+    assert [len(entry.cells) for entry in entries] == [2, 2]
+    assert [len(entry.baselines) for entry in entries] == [2, 0]
+    assert [cell.settings["seed"] for cell in cells[:4]] == [0, 1, 0, 1]
+    assert cells[2].settings["growth"]["interval"] == 5
+
+
+def test_rows_that_compute_the_same_share_their_cells_across_sections():
+    same = {"growth.interval": 3, "log.progress": True}  # The first is the default.
+    study = Study(
+        "Two", [_section([Row(("a",), DIGITS)], "One"), _section([Row(("b",), DIGITS, same)], "2")]
+    )
+    cells, entries = expand(study)
+    assert len(cells) == 3
+    assert entries[0].cells == entries[1].cells
+
+
+def test_names_change_with_what_is_computed_and_with_nothing_else(monkeypatch):
+    def name(**overrides):
+        return expand(_study(Row(("a",), DIGITS, overrides)))[0][0].name
+
+    base = name()
+    assert name(**{"data.dir": "elsewhere", "checkpoint.every": 7}) == base
+    assert name(**{"growth.interval": 4}) != base
+    # A key of a later version, at its default.
+    monkeypatch.setitem(KEYS, "growth.later", KEYS["growth.interval"])
+    assert name() == base
+
+
+def test_a_baseline_trains_the_net_that_was_found():
+    settings = {"finetune.epochs": 7}
+    cells, _ = expand(_study(Row(("a",), DIGITS, scratch=settings), seeds=(3,)))
+    found = with_depths(cells[1], (4, 3, 3))
+    assert (found["mode"], found["model"]["depths"]) == ("scratch", (4, 3, 3))
+    assert (found["finetune"]["epochs"], found["seed"]) == (7, 3)
+    assert found["model"]["family"] == cells[0].settings["model"]["family"]
+
+
+def test_changes_and_seeds_of_the_command_line_win():
+    study = _study(Row(("a",), DIGITS, {"growth.interval": 5}, scratch={"data.fraction": 0.5}))
+    cells, _ = expand(study, {"growth.interval": 2, "data.fraction": 0.1}, (7,))
+    assert [cell.seed for cell in cells] == [7, 7]
+    assert cells[0].settings["growth"]["interval"] == 2
+    assert cells[1].settings["data"]["fraction"] == 0.1
+
+
+def test_a_section_can_have_seeds_of_its_own():
+    study = Study("A", [_section([Row(("a",), DIGITS)], seeds=(5,))], seeds=(0, 1, 2))
+    assert [cell.seed for cell in expand(study)[0]] == [5]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Row("plain", DIGITS), r"names are 'plain'; give a tuple"),
+        (lambda: Row(("a",), DIGITS, {"growth.intervall": 1}), "did you mean 'growth.interval'"),
+        (lambda: Row(("a",), DIGITS, {"seed": 1}), "overrides 'seed'"),
+        (lambda: _section([]), "'Some' has no rows"),
+        (lambda: Section("S", ("x", "y"), [Row(("a",))]), "one name for each column"),
+        (lambda: _section([Row(("a",))], x="K"), "x is 'K', not one of"),
+        (lambda: Study("A", []), "has no sections"),
+        (lambda: _study(Row(("a",)), seeds=(1, 1)), "each once"),
+        (lambda: _study(Row(("a",)), seeds=()), "at least one"),
+        (lambda: Study("A", [_section([Row(("a",))])] * 2), "two sections are called 'Some'"),
+        (
+            lambda: expand(_study(Row(("a",), DIGITS, {"growth.interval": 0}))),
+            r"section 'Some', row 'a': config.growth.interval is 0",
+        ),
+        (lambda: expand(_study(Row(("a",), "nowhere.py"))), "row 'a': no config file nowhere.py"),
+        (lambda: expand(_study(Row(("a",), DIGITS, {"mode": "evaluate"}))), "trains nothing"),
+        (lambda: expand(_study(Row(("a",))), {"seed": 1}), "--seeds"),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def _finish(folder: Folder, **changes):
+    folder.run.mkdir(parents=True)
+    result = {
+        "family": "plain3",
+        "dataset": "digits",
+        "seed_depths": [1, 1, 1],
+        "depths": [2, 1, 1],
+        "test_accuracy": 90.0,
+        "best_validation_accuracy": 95.0,
+        "validation": "held-out",
+        "num_params": 1000,
+        "growth": [],
+        "epochs": 2,
+        "seconds": {"total": 3.0, "compile": 1.0},
+        "compilations": 1,
+        "seed": 0,
+        "versions": {"jax": "1"},
+        "image_shape": [8, 8, 1],
+        "num_classes": 10,
+        **changes,
+    }
+    (folder.run / "result.json").write_text(json.dumps(result))
+    lines = [
+        {"epoch": 0, "depths": [1, 1, 1], "train_images": 100},
+        {"epoch": 1, "depths": [2, 1, 1], "train_images": 100},
+    ]
+    (folder.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_record_reads_what_the_run_left(tmp_path):
+    cell = expand(_study(Row(("a",), DIGITS)))[0][0]
+    assert read_record(cell, tmp_path).state == "missing"
+    _finish(Folder(tmp_path, cell))
+    record = read_record(cell, tmp_path)
+    assert (record.state, record.depths, record.accuracy) == ("done", (2, 1, 1), 90.0)
+    # One block more: a 3x3 convolution of 16 channels at 8x8, twice its multiply-adds.
+    block = 2 * 8 * 8 * 9 * 16 * 16
+    assert record.flops is not None
+    assert record.training_flops == 3 * 100 * (2 * record.flops - block)
+
+
+def test_the_paper_reports_the_best_epoch_on_the_test_set(tmp_path):
+    cell = expand(_study(Row(("a",), DIGITS, {"data.validation": "test"})))[0][0]
+    _finish(Folder(tmp_path, cell), validation="test")
+    assert read_record(cell, tmp_path).accuracy == 95.0
+
+
+def test_a_record_of_what_failed_or_is_damaged(tmp_path):
+    cell, other = expand(_study(Row(("a",), DIGITS)))[0]
+    _finish(Folder(tmp_path, cell))
+    Folder(tmp_path, cell).error.write_text("no memory\n")
+    failed = read_record(cell, tmp_path)
+    assert (failed.state, failed.error, failed.accuracy) == ("failed", "no memory", None)
+    _finish(Folder(tmp_path, other), depths=None)
+    assert read_record(other, tmp_path).state == "failed"
+
+
+def test_cells_are_values():
+    cell = expand(_study(Row(("a",), DIGITS)))[0][0]
+    assert dataclasses.replace(cell) == cell
