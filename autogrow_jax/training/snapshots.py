@@ -104,12 +104,15 @@ def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Pat
     Returns:
       The file.
     """
-    arrays = {
+    arrays: dict[str, Any] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(snapshot.variables)
     }
     buffer = io.BytesIO()
-    head = {"epoch": np.int64(snapshot.epoch), "depths": np.asarray(snapshot.depths, np.int64)}
+    head: dict[str, Any] = {
+        "epoch": np.int64(snapshot.epoch),
+        "depths": np.asarray(snapshot.depths, np.int64),
+    }
     np.savez(buffer, **head, **arrays)
     path = Path(directory) / f"epoch_{snapshot.epoch:06d}.npz"
     replace_file(path, buffer.getvalue())

@@ -1,0 +1,231 @@
+"""The picture of a trajectory, drawn from the content of trajectory.json alone."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from autogrow_jax.reporting.marks import MARK_COLOR
+from autogrow_jax.reporting.result import format_depths
+
+# Of the palette of Okabe and Ito: colour-blind readers can tell them apart.
+_RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# The ground is grey, so that every colour belongs to a run; valleys are light.
+_GROUND = LinearSegmentedColormap.from_list("ground", ["#ffffff", "#dcdcdc", "#6e6e6e"])
+_NUM_LEVELS = 24
+# So far above the highest loss of the nets themselves the ground is drawn, and no further.
+_HEADROOM = 3.0
+_LINE_WIDTH, _JUMP_WIDTH = 2.2, 0.9
+_FINETUNE_DASHES = (0, (1.5, 1.0))
+_OUTLINE = [patheffects.withStroke(linewidth=3.4, foreground="white")]
+
+
+def figure(content: Mapping[str, Any]) -> Figure:
+    """Draws a trajectory, for notebooks: `display(figure(json.load(file)))`.
+
+    The ground is the loss in the plane. A dot is a snapshot, at its foot in the plane, filled with
+    the loss of the net itself in the colours of the ground: where the two differ, the net lies off
+    the plane. A growth stands between the snapshots before and after it, on a thinner line: this
+    part of the path is a jump rather than training.
+
+    Args:
+      content: of trajectory.json.
+
+    Returns:
+      A figure of its own, not known to pyplot.
+    """
+    drawing = Figure(figsize=(12.5, 7.2), dpi=150, layout="constrained")
+    panel = drawing.subplots()
+    ground = _draw_ground(panel, content)
+    norm = ground.norm
+    handles: list[Line2D] = []
+    for number, run in enumerate(content["runs"]):
+        color = _RUN_COLORS[number % len(_RUN_COLORS)]
+        _draw_run(panel, run, color, norm)
+        handles.append(Line2D([], [], color=color, linewidth=_LINE_WIDTH, label=_describe(run)))
+    grid = content["grid"]
+    panel.set_xlim(grid["x"][0], grid["x"][-1])
+    panel.set_ylim(grid["y"][0], grid["y"][-1])
+    panel.set_aspect("equal")
+    panel.xaxis.set_major_locator(MaxNLocator(8))
+    panel.yaxis.set_major_locator(MaxNLocator(6))
+    panel.tick_params(labelsize=9)
+    x_label, y_label = _axis_labels(content)
+    panel.set_xlabel(x_label)
+    panel.set_ylabel(y_label)
+    bar = drawing.colorbar(ground, ax=panel, shrink=0.9, aspect=30, pad=0.02)
+    bar.set_label(f"{content['settings']['split']} loss (cross-entropy, nats)")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    bar.ax.tick_params(labelsize=9)
+    handles += _mark_handles(content["runs"])
+    drawing.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9.5,
+        labelspacing=0.9,
+    )
+    # Below and across: over the panel it would run into the legend.
+    drawing.supxlabel(_summary(content), x=0.01, ha="left", fontsize=9, color=MARK_COLOR)
+    title = f"{content['family']} on {content['dataset']}: paths of the weights over the loss"
+    drawing.suptitle(title, x=0.01, ha="left", fontsize=15)
+    return drawing
+
+
+def _draw_ground(panel: Axes, content: Mapping[str, Any]) -> ContourSet:
+    """Filled contours at levels of equal ratio; what is not finite counts as above them all."""
+    grid = content["grid"]
+    loss = _array(grid["loss"])
+    own = _array([point["loss"] for run in content["runs"] for point in run["points"]])
+    finite = np.concatenate([loss[np.isfinite(loss)], own[np.isfinite(own)]])
+    finite = np.maximum(finite, 1e-8) if finite.size else np.ones(1)
+    highest = own[np.isfinite(own)].max(initial=finite.min())
+    low, high = finite.min(), min(finite.max(), _HEADROOM * highest)
+    high = max(high, low * 1.1)
+    levels = np.geomspace(low, high, _NUM_LEVELS + 1)
+    clipped = np.clip(np.where(np.isfinite(loss), loss, 2 * high), low, 2 * high)
+    shared: dict[str, Any] = {"levels": levels, "norm": LogNorm(low, high), "extend": "max"}
+    x, y = _array(grid["x"]), _array(grid["y"])
+    ground = panel.contourf(x, y, clipped, cmap=_GROUND, **shared)
+    panel.contour(x, y, clipped, levels=levels[::2], colors="#8a8a8a", linewidths=0.4)
+    return ground
+
+
+def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> None:
+    points = run["points"]
+    x, y = (_array([point[axis] for point in points]) for axis in "xy")
+    epochs = [point["epoch"] for point in points]
+    grown_in = _segments_of_growth(run["growth"], epochs)
+    for segment in range(len(points) - 1):
+        tuned = run["finetune_epoch"] is not None and epochs[segment] >= run["finetune_epoch"]
+        panel.plot(
+            x[segment : segment + 2],
+            y[segment : segment + 2],
+            color=color,
+            linewidth=_JUMP_WIDTH if segment in grown_in else _LINE_WIDTH,
+            linestyle=_FINETUNE_DASHES if tuned else "-",
+            path_effects=_OUTLINE,
+            zorder=3,
+        )
+    own = np.nan_to_num(_array([point["loss"] for point in points]), nan=norm.vmax)
+    size = float(np.clip(900 / len(points), 8, 26))
+    fill: dict[str, Any] = {"cmap": _GROUND, "norm": norm, "edgecolors": color, "zorder": 4}
+    own = np.clip(own, norm.vmin, norm.vmax)
+    panel.scatter(x[1:], y[1:], size, c=own[1:], linewidths=1.1, **fill)
+    panel.scatter(x[:1], y[:1], 60, c=own[:1], marker="s", linewidths=1.8, **fill)
+    for segment, count in grown_in.items():
+        part = np.arange(1, count + 1) / (count + 1)
+        panel.plot(
+            x[segment] + part * (x[segment + 1] - x[segment]),
+            y[segment] + part * (y[segment + 1] - y[segment]),
+            linestyle="none",
+            zorder=5,
+            **_growth_style(color, len(run["growth"])),
+        )
+    panel.plot(x[-1:], y[-1:], zorder=6, **_end_style(color))
+
+
+def _segments_of_growth(growth: Sequence[Mapping[str, Any]], epochs: list[int]) -> Counter[int]:
+    """How many growths there were between each snapshot and the next.
+
+    A snapshot after e epochs is of the net before a growth at e, which its segment then holds.
+    """
+    places = np.searchsorted(epochs, [event["epoch"] for event in growth], side="right") - 1
+    return Counter(int(place) for place in places if 0 <= place < len(epochs) - 1)
+
+
+def _growth_style(color: str, count: int = 0) -> dict[str, Any]:
+    size = 6.5 if count <= 40 else 4.0
+    return {
+        "marker": "^",
+        "markersize": size,
+        "color": color,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+    }
+
+
+def _end_style(color: str) -> dict[str, Any]:
+    return {"marker": "*", "markersize": 14, "color": color, "markeredgecolor": "white"}
+
+
+def _mark_handles(runs: Sequence[Mapping[str, Any]]) -> list[Line2D]:
+    """The legend of what is drawn for every run, in grey."""
+    none: dict[str, Any] = {"linestyle": "none"}
+    filled: dict[str, Any] = {"color": "#dcdcdc", "markeredgecolor": MARK_COLOR, **none}
+    handles = [
+        Line2D([], [], marker="s", markersize=7.5, markeredgewidth=1.8, label="start", **filled),
+        Line2D([], [], label="end", **none, **_end_style(MARK_COLOR)),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            markersize=5,
+            label="snapshot, filled with\nthe loss of the net itself",
+            **filled,
+        ),
+    ]
+    if any(run["growth"] for run in runs):
+        style = _growth_style(MARK_COLOR)
+        handles.append(Line2D([], [], label="growth: a jump", **none, **style))
+    if any(run["finetune_epoch"] is not None for run in runs):
+        dashed: dict[str, Any] = {"linestyle": _FINETUNE_DASHES, "linewidth": _LINE_WIDTH}
+        handles.append(Line2D([], [], color=MARK_COLOR, label="fine-tune", **dashed))
+    return handles
+
+
+def _describe(run: Mapping[str, Any]) -> str:
+    """Two lines of the legend."""
+    first, last = run["points"][0], run["points"][-1]
+    depths = format_depths(last["depths"])
+    if first["depths"] != last["depths"]:
+        depths = f"{format_depths(first['depths'])} to {depths}"
+    loss = "not finite" if last["loss"] is None else f"{last['loss']:.3g}"
+    return f"{run['label']}\n{depths}, epoch {last['epoch']}, loss {loss}"
+
+
+def _axis_labels(content: Mapping[str, Any]) -> tuple[str, str]:
+    explained = content["plane"]["explained"]
+    if content["plane"]["directions"] == "pca":
+        names = ("first", "second")
+        return tuple(  # type: ignore[return-value]
+            f"{name} principal direction ({100 * part:.1f} % of the variance)"
+            for name, part in zip(names, explained, strict=True)
+        )
+    both = f"{100 * explained[0]:.2g} % of the variance in both"
+    return f"first random direction ({both})", "second random direction"
+
+
+def _summary(content: Mapping[str, Any]) -> str:
+    settings, plane = content["settings"], content["plane"]
+    batches = ""
+    if settings["batch"] < settings["examples"]:
+        batches = f" in batches of {settings['batch']:,}"
+    which = (
+        "the one nearest to all snapshots"
+        if plane["directions"] == "pca"
+        else "two filter-normalised random directions"
+    )
+    variance = " The variance is that about it." if plane["directions"] == "pca" else ""
+    return (
+        f"Ground: cross-entropy on {settings['examples']:,} {settings['split']} images{batches},"
+        " without augmentation, normalised by batch statistics.\n"
+        f"Plane: through the {plane['center']}, {which}.{variance}"
+        f" All nets are padded to {format_depths(content['depths'])} with blocks that change"
+        " nothing."
+    )
+
+
+def _array(values: Any) -> np.ndarray:
+    """Floats; NaN where JSON has null."""
+    return np.array(values, dtype=np.float64)
