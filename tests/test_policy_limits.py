@@ -292,7 +292,7 @@ def test_a_policy_that_cannot_close_a_stage_ends_with_the_depths_of_its_net():
     assert [d.action for d in said] == ["grow", "grow", "finetune", "finetune"]
 
 
-@pytest.mark.parametrize("name", [name for name in TIRELESS if name != "lookahead"])
+@pytest.mark.parametrize("name", TIRELESS)
 def test_limits_on_limits_hold_both(name):
     at_once = course(limited(TIRELESS[name](), Limits(1200, 900), cost), RISING)
     for first, second in itertools.permutations((Limits(max_params=1200), Limits(max_flops=900))):
