@@ -1,5 +1,6 @@
 """Trials in training: the same start for all, the weights of the one that is kept, resume."""
 
+import io
 import json
 import time
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.growth import Decision, Policy
-from autogrow_jax.reporting import QuietReporter
-from autogrow_jax.reporting.metrics import find_kept, growth_events, read
+from autogrow_jax.reporting import ConsoleReporter, QuietReporter
+from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths, read
+from autogrow_jax.reporting.plots import figure
+from autogrow_jax.reporting.result import format_result
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
@@ -255,3 +258,60 @@ def test_the_policy_is_told_what_the_epoch_measured(trainer):
     assert given["train_accuracy"] == course.memory.train_accuracy
     assert given["seconds"] == course.memory.seconds["total"] > 0
     assert 0 < given["latency"] < given["seconds"]
+
+
+# What is reported: two epochs of 1-1, trials of both stages, the second is kept and goes on.
+
+
+def _line(epoch, depths, accuracy, **more):
+    return {"epoch": epoch, "phase": "growth", "depths": depths, "seconds": 1.0,
+            "train_loss": 1.0, "train_accuracy": 50.0, "validation_loss": 1.0,
+            "validation_accuracy": accuracy, "learning_rate": 0.1, **more}  # fmt: skip
+
+
+_ROUND = [
+    _line(0, [1, 1], 40.0),
+    _line(1, [1, 1], 50.0),
+    _line(2, [2, 1], 47.0, trial=0),
+    _line(3, [1, 2], 61.0, trial=1),
+    _line(4, [1, 2], 60.0),
+]
+
+
+def test_trials_are_no_growth_and_those_dropped_are_told_from_the_one_kept():
+    assert find_kept(_ROUND) == [True, True, False, True, True]
+    assert kept_depths(_ROUND) == [[1, 1]] * 4 + [[1, 2]]
+    assert growth_events(_ROUND) == [{"epoch": 4, "stage": 1, "depths": [1, 2]}]
+    # Within a round nothing is kept yet, and nothing has grown.
+    assert find_kept(_ROUND[:4]) == [True, True, False, False]
+    assert growth_events(_ROUND[:4]) == []
+
+
+def test_the_terminal_names_trials_and_counts_the_one_kept_as_the_best():
+    stream = io.StringIO()
+    reporter = ConsoleReporter(stdout=stream, show_bar=False)
+    reporter.begin_run("a run", previous=_ROUND[:3])
+    for line in _ROUND[3:]:
+        reporter.end_epoch(line)
+    lines = stream.getvalue().splitlines()[1:]
+    resumed, trial, after = (line for line in lines if "phase" not in line)
+    assert resumed.endswith("depths 1-1")
+    assert trial.split()[:6] == ["3", "trial", "1", "1-2", "1.0000", "50.00"]
+    assert trial.split()[7] == "50.00"
+    assert after.split()[6] == "61.00"
+    text = format_result({"epochs": 11, "trial_epochs": 6})
+    assert "11 (6 on trial)" in text
+    assert "trial" not in format_result({"epochs": 11, "trial_epochs": 0})
+
+
+def test_the_picture_draws_trials_beside_the_curve():
+    drawing = figure(_ROUND)
+    accuracy, depth = drawing.axes[0], drawing.axes[4]
+    curves = {line.get_label(): line for line in accuracy.get_lines()}
+    tried = curves.pop("tried, not kept: 1")
+    assert list(tried.get_xydata()[0]) == [3.0, 47.0]
+    validation = next(line for name, line in curves.items() if "best 61.00" in str(name))
+    assert list(validation.get_xdata()) == [1.0, 2.0, 4.0, 5.0]
+    assert list(depth.get_lines()[0].get_ydata()) == [1] * 10
+    assert list(depth.get_lines()[1].get_ydata()) == [1] * 8 + [2] * 2
+    assert "1-1 grown once to 1-2, 5 epochs (2 on trial)" in accuracy.get_title(loc="left")
