@@ -446,6 +446,9 @@ def test_mistakes_say_what_to_do(tmp_path, capsys):
     assert "holds no run" in _fails(capsys, "--runs", str(tmp_path / "nowhere"), *out)
     assert "grid is 1" in _fails(capsys, "--runs", str(good), "--grid=1", *out)
     assert "examples is 0" in _fails(capsys, "--runs", str(good), "--examples=0", *out)
+    (tmp_path / "file").touch()
+    message = _fails(capsys, "--runs", str(good), "--out", str(tmp_path / "file" / "below"))
+    assert "cannot write to" in message and "choose another --out" in message
     damaged = _workdir(tmp_path / "damaged")
     file = damaged / "snapshots" / "epoch_000002.npz"
     file.write_bytes(file.read_bytes()[:500])

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ def trajectory(
     check_comparable(loaded)
     config = loaded[0].config
     dataset = load_data(config)
+    out = Path(out).expanduser()
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)
+    _make_folder(out)  # Before the work that would be lost.
     network = _in_float32(
         config_lib.make_network(config, dataset.num_classes, dataset.image_shape[2], depths)
     )
@@ -130,7 +133,23 @@ def trajectory(
         "device": describe_devices(),
         "versions": find_versions(),
     }
-    return _write(Path(out).expanduser(), content)
+    drawing = figure(content)
+    for name in ("png", "svg"):
+        buffer = io.BytesIO()
+        drawing.savefig(buffer, format=name)
+        replace_file(out / f"trajectory.{name}", buffer.getvalue())
+    text = to_json(content, "trajectory", indent=1)
+    replace_file(out / "trajectory.json", text.encode("ascii") + b"\n")
+    return content
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from None
 
 
 def _in_float32(network: Network) -> Network:
@@ -170,17 +189,3 @@ def _describe_runs(runs: list[Run], plane: Plane, losses: np.ndarray) -> list[di
             }
         )
     return described
-
-
-def _write(out: Path, content: dict[str, Any]) -> dict[str, Any]:
-    drawing = figure(content)
-    try:
-        for name in ("png", "svg"):
-            buffer = io.BytesIO()
-            drawing.savefig(buffer, format=name)
-            replace_file(out / f"trajectory.{name}", buffer.getvalue())
-        text = to_json(content, "trajectory", indent=1)
-        replace_file(out / "trajectory.json", text.encode("ascii") + b"\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from None
-    return content

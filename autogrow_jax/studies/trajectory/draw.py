@@ -145,13 +145,13 @@ def _segments_of_growth(growth: Sequence[Mapping[str, Any]], epochs: list[int]) 
 
 
 def _growth_style(color: str, count: int = 0) -> dict[str, Any]:
-    size = 6.5 if count <= 40 else 4.0
+    size, edge = (6.5, 0.6) if count <= 40 else (4.0, 0.2)
     return {
         "marker": "^",
         "markersize": size,
         "color": color,
         "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
+        "markeredgewidth": edge,
     }
 
 
@@ -220,8 +220,8 @@ def _summary(content: Mapping[str, Any]) -> str:
     return (
         f"Ground: cross-entropy on {settings['examples']:,} {settings['split']} images{batches},"
         " without augmentation, normalised by batch statistics.\n"
-        f"Plane: through the {plane['center']}, {which}.{variance}"
-        f" All nets are padded to {format_depths(content['depths'])} with blocks that change"
+        f"Plane: through the {plane['center']}, {which}.{variance}\n"
+        f"All nets are padded to {format_depths(content['depths'])} with blocks that change"
         " nothing."
     )
 

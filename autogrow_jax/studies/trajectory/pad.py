@@ -108,7 +108,8 @@ def _pad(network: Network, variables: Tree, depths: jax.Array, images: jax.Array
             padded = _fill(padded, stage, is_padding, _identity(network, stage, inputs))
     after = network.apply(padded, images), network.apply(padded, images, train=True)
     change = [
-        jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)) for a, b in zip(after, before, strict=True)
+        jnp.max(jnp.abs(a - b)) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-30)
+        for a, b in zip(after, before, strict=True)
     ]
     return padded, jnp.maximum(*change)
 
