@@ -23,8 +23,8 @@ class Result:
       seed_depths: where growth started; of a run from scratch, the net itself.
       depths: of the network that was found.
       test_accuracy: in percent, of the final weights, measured once.
-      best_validation_accuracy: in percent, over all epochs (with the paper's protocol this is its
-        reported number).
+      best_validation_accuracy: in percent, over all epochs of networks that were kept, not
+        only tried (with the paper's protocol this is its reported number).
       validation: which split steered growth: "held-out", a fraction, or "test".
       num_params: trainable parameters of the final network.
       growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
