@@ -136,7 +136,8 @@ def trajectory(
     drawing = figure(content)
     for name in ("png", "svg"):
         buffer = io.BytesIO()
-        drawing.savefig(buffer, format=name)
+        # Tight: an equal aspect moves the panel after the layout has made room for its labels.
+        drawing.savefig(buffer, format=name, bbox_inches="tight", pad_inches=0.15)
         replace_file(out / f"trajectory.{name}", buffer.getvalue())
     text = to_json(content, "trajectory", indent=1)
     replace_file(out / "trajectory.json", text.encode("ascii") + b"\n")
