@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.models.convolution import conv_general_dilated
+from autogrow_jax.models.convolution import conv_general_dilated, native_conv_general_dilated
 from autogrow_jax.models.normalization import BatchNorm
 
 # What a checkpointed block keeps for its gradient; everything else is cheap to compute again.
@@ -31,6 +31,7 @@ BN_SCALE_INITS = {
     # U[0, 1): PyTorch's default before 1.2, with which the paper's numbers were made.
     "uniform": nn.initializers.uniform(1.0),
 }
+CONVOLUTIONS = ("xla", "native")
 
 
 class BlockOptions(NamedTuple):
@@ -40,17 +41,21 @@ class BlockOptions(NamedTuple):
       dtype: of the computation; parameters and running statistics are float32 always.
       bn_scale_init: "ones" or "uniform" (U[0, 1), PyTorch's default when the paper was written).
       kernel_init: "torch" (U(+-1/sqrt(fan_in)), biases too), "he" or "lecun" (biases zero).
+      convolution: "xla", or "native" for the package's own kernels where they can be used: a CPU
+        and float32.
     """
 
     dtype: Any = jnp.float32
     bn_scale_init: str = "ones"
     kernel_init: str = "torch"
+    convolution: str = "xla"
 
     def check(self) -> None:
         """Raises UserError where an option is not one of those above."""
         for name, accepted in (
             ("bn_scale_init", BN_SCALE_INITS),
             ("kernel_init", KERNEL_INITS),
+            ("convolution", CONVOLUTIONS),
         ):
             value = getattr(self, name)
             if value not in accepted:
@@ -79,7 +84,9 @@ def conv(
         dtype=options.dtype,
         kernel_init=KERNEL_INITS[options.kernel_init],
         bias_init=options.bias_init(in_features * size * size),
-        conv_general_dilated=conv_general_dilated,
+        conv_general_dilated=(
+            native_conv_general_dilated if options.convolution == "native" else conv_general_dilated
+        ),
         **kwargs,
     )
 

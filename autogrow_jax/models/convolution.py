@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from autogrow_jax.models import native
+
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 # Outputs of up to so many pixels are computed as one matrix product: at 2x2 pixels and 64 channels
@@ -118,30 +120,59 @@ def _backward(strides, padding, residuals, g):
 convolution.defvjp(_forward, _backward)
 
 
-def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: Any,
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
+def native_convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """`convolution` behind the signature that `flax.linen.Conv(conv_general_dilated=...)` calls.
+    """`convolution` by the package's own kernels on a CPU, equal up to rounding.
 
-    Raises:
-      NotImplementedError: for dilated, grouped or same-padded convolutions and those of a given
-        precision, which none of our blocks uses; pass `jax.lax.conv_general_dilated` to `nn.Conv`
-        for those.
+    What they do not take (see `native.is_supported`) goes to `convolution`, as everything does
+    where they cannot be built or the default backend is no CPU.
     """
-    del dimension_numbers
-    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if dilated or feature_group_count != 1 or isinstance(padding, str) or precision is not None:
-        raise NotImplementedError(
-            "the canonical-form convolution takes explicit padding and neither dilation,"
-            " groups nor a precision; use jax.lax.conv_general_dilated in this block"
-        )
-    (top, bottom), (left, right) = padding
-    return convolution(lhs, rhs, tuple(window_strides), ((top, bottom), (left, right)))
+    if why_not_native() or not native.is_supported(x, kernel, strides):
+        return convolution(x, kernel, strides, padding)
+    return native.forward(x, kernel, strides, padding)
+
+
+def why_not_native() -> str:
+    """Why this process cannot use the package's own convolutions, one line; "" where it can.
+
+    The first call on a machine builds them, which takes a C++ compiler some ten seconds.
+    """
+    backend = jax.default_backend()
+    return native.why_unavailable() if backend == "cpu" else f"the backend is {backend}, not cpu"
+
+
+def _behind_flax(convolve):
+    def conv_general_dilated(
+        lhs: jax.Array,
+        rhs: jax.Array,
+        window_strides: Sequence[int],
+        padding: Any,
+        lhs_dilation: Sequence[int] | None = None,
+        rhs_dilation: Sequence[int] | None = None,
+        dimension_numbers: Any = None,
+        feature_group_count: int = 1,
+        precision: Any = None,
+    ) -> jax.Array:
+        """A convolution behind the signature that `flax.linen.Conv(conv_general_dilated=)` calls.
+
+        Raises:
+          NotImplementedError: for dilated, grouped or same-padded convolutions and those of a given
+            precision, which none of our blocks uses; pass `jax.lax.conv_general_dilated` to
+            `nn.Conv` for those.
+        """
+        del dimension_numbers
+        dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+        if dilated or feature_group_count != 1 or isinstance(padding, str) or precision is not None:
+            raise NotImplementedError(
+                "the canonical-form convolution takes explicit padding and neither dilation,"
+                " groups nor a precision; use jax.lax.conv_general_dilated in this block"
+            )
+        (top, bottom), (left, right) = padding
+        return convolve(lhs, rhs, tuple(window_strides), ((top, bottom), (left, right)))
+
+    return conv_general_dilated
+
+
+conv_general_dilated = _behind_flax(convolution)
+native_conv_general_dilated = _behind_flax(native_convolution)

@@ -228,6 +228,7 @@ def build_network(
     bn_scale_init: str = "ones",
     kernel_init: str = "torch",
     remat: bool = False,
+    convolution: str = "xla",
 ) -> Network:
     """Builds the network of a family with the given depths.
 
@@ -246,6 +247,8 @@ def build_network(
         "he" or "lecun".
       remat: keep only the input of each stacked block for the gradient and compute the block
         again; otherwise the outputs of its convolutions are kept too.
+      convolution: "xla", or "native" for the package's own convolutions, which a C++ compiler
+        builds on first use; they serve float32 on a CPU, and XLA everything else.
 
     Returns:
       A linen module: `init(key, images)`, `apply(variables, images, train=False)`.
@@ -272,7 +275,7 @@ def build_network(
         raise UserError(
             f"num_classes {num_classes} and image_channels {image_channels} must be at least 1"
         )
-    options = BlockOptions(_dtype(dtype), bn_scale_init, kernel_init)
+    options = BlockOptions(_dtype(dtype), bn_scale_init, kernel_init, convolution)
     options.check()
     return Network(family, depths, num_classes, image_channels, stem, options, remat)
 

@@ -5,13 +5,12 @@ CPU, and the CPU's programs may hold instructions that another machine lacks. So
 machine has a folder of its own.
 """
 
-import hashlib
 import os
-import platform
-from importlib import metadata
 from pathlib import Path
 
 import jax
+
+from autogrow_jax.machine import machine_key
 
 
 def enable(root: str | os.PathLike[str]) -> Path:
@@ -30,18 +29,3 @@ def enable(root: str | os.PathLike[str]) -> Path:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
-
-
-def machine_key() -> str:
-    """A name for this kind of machine: jaxlib's version and a hash of the processor's features."""
-    features = hashlib.sha256(f"{platform.machine()} {_cpu_features()}".encode()).hexdigest()[:12]
-    return f"jaxlib-{metadata.version('jaxlib')}-{features}"
-
-
-def _cpu_features() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.split("\t")[0] in names}))

@@ -1,0 +1,11 @@
+"""Convolutions in C++ for the CPU, built on first use where there is a compiler."""
+
+from autogrow_jax.models.native.convolution import (
+    forward,
+    input_gradient,
+    is_supported,
+    kernel_gradient,
+    why_unavailable,
+)
+
+__all__ = ["forward", "input_gradient", "is_supported", "kernel_gradient", "why_unavailable"]

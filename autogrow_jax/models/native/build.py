@@ -1,0 +1,118 @@
+"""Builds the library of convolutions with the system's compiler, once for a machine.
+
+The library holds instructions of the processor it was built on and is compiled against jaxlib's
+headers, so it is kept under a name made of both, the compiler and the sources. Whoever changes one
+of them builds another library and leaves the old one alone.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from autogrow_jax.machine import machine_key
+
+_FOLDER = Path(__file__).parent
+_SOURCE = _FOLDER / "conv.cc"
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-w")
+# Builds for this very processor; not every compiler knows the flag on every processor.
+_NATIVE = "-march=native"
+_SECONDS = 300
+
+
+class Library(NamedTuple):
+    """The library, or why there is none.
+
+    Attributes:
+      handle: of the loaded library; None where it could not be built.
+      reason: why not, one line; "" where it was.
+    """
+
+    handle: ctypes.CDLL | None
+    reason: str
+
+
+@cache
+def load() -> Library:
+    """The library, built at the first call of the first process that needs it.
+
+    It lies in the folder `autogrow_jax` of the user's cache folder ($XDG_CACHE_HOME, else
+    ~/.cache); where that cannot be written, it is built for this process alone. Processes that
+    build at the same time do not disturb each other. Never raises: where there is no compiler ($CXX
+    is asked first), or it fails, the reason is returned.
+    """
+    compiler = _find_compiler()
+    if compiler is None:
+        return Library(None, f"no C++ compiler found (tried {', '.join(_COMPILERS)})")
+    try:
+        name = f"convolution-{_key(compiler)}.so"
+        folder = _cache_folder()
+        if folder is not None:
+            return Library(ctypes.CDLL(str(_build(compiler, folder / name))), "")
+        with tempfile.TemporaryDirectory() as temporary:
+            # Once loaded, the library no longer needs its file.
+            return Library(ctypes.CDLL(str(_build(compiler, Path(temporary) / name))), "")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Library(None, f"{compiler} could not build them: {_say(error)}")
+
+
+def _find_compiler() -> str | None:
+    wanted = [os.environ.get("CXX", ""), *_COMPILERS]
+    return next((found for name in wanted if name and (found := shutil.which(name))), None)
+
+
+def _key(compiler: str) -> str:
+    """Changes with the sources, the flags and the compiler; the folder's name has the rest."""
+    version = _run([compiler, "--version"])
+    texts = [path.read_text() for path in sorted([*_FOLDER.glob("*.h"), _SOURCE])]
+    return hashlib.sha256("\0".join([version, *_FLAGS, *texts]).encode()).hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """This machine's folder in the user's cache, or None where nothing can be written there."""
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(root) / "autogrow_jax" / machine_key()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home.
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _build(compiler: str, path: Path) -> Path:
+    if path.exists():
+        return path
+    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(descriptor)
+    command = [compiler, *_FLAGS, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", unfinished]
+    try:
+        try:
+            _run([*command, _NATIVE])
+        except subprocess.CalledProcessError:
+            _run(command)
+        # Whole or not at all; of processes that build at the same time, the last one's stays.
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return path
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=_SECONDS, errors="replace"
+    )
+    return done.stdout
+
+
+def _say(error: Exception) -> str:
+    printed = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    lines = [line.strip() for line in str(printed or error).splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[-1] if lines else repr(error))

@@ -1,0 +1,152 @@
+"""The three convolutions of a layer as custom calls of XLA's CPU backend.
+
+Float32 sums run in an order that the shapes alone fix, whatever the number of threads: the same
+inputs give the same bits on the same machine. The order is not XLA's, so the last bits differ from
+those of `lax.conv_general_dilated`.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autogrow_jax.models.native.build import load
+
+_HANDLERS = {
+    "autogrow_forward": "AutogrowForward",
+    "autogrow_input_gradient": "AutogrowInputGradient",
+    "autogrow_kernel_gradient": "AutogrowKernelGradient",
+}
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def why_unavailable() -> str:
+    """Why the custom calls cannot be used, one line; "" where they can. Builds them if need be."""
+    return _register()
+
+
+@cache
+def _register() -> str:
+    library = load()
+    if library.handle is None:
+        return library.reason
+    for target, symbol in _HANDLERS.items():
+        handler = jax.ffi.pycapsule(getattr(library.handle, symbol))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    return ""
+
+
+def is_supported(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> bool:
+    """Whether the custom calls take such a convolution: float32, [N, H, W, C], stride up to 2."""
+    float32 = x.dtype == kernel.dtype == jnp.float32
+    return float32 and x.ndim == 4 and 0 not in (*x.shape, *kernel.shape) and strides[1] <= 2
+
+
+def _call(target: str, shape: tuple[int, ...], a, b, strides, padding):
+    call = jax.ffi.ffi_call(
+        target, jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential"
+    )
+    (top, _), (left, _) = padding
+    attributes = {"row_stride": strides[0], "column_stride": strides[1], "top": top, "left": left}
+    return call(a, b, **{name: np.int64(value) for name, value in attributes.items()})
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """Convolves x [N, H, W, C] with kernel [KH, KW, C, F]; [N, OH, OW, F].
+
+    Args:
+      x: float32, as `is_supported` says.
+      kernel: float32.
+      strides: steps between outputs in pixels, (vertical, horizontal).
+      padding: zeros added before and after, ((top, bottom), (left, right)).
+    """
+    sizes = zip(x.shape[1:3], padding, kernel.shape[:2], strides, strict=True)
+    out = ((size + sum(pad) - k) // stride + 1 for size, pad, k, stride in sizes)
+    shape = (x.shape[0], *out, kernel.shape[3])
+    return _call("autogrow_forward", shape, x, kernel, strides, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def input_gradient(
+    g: jax.Array,
+    kernel: jax.Array,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Padding,
+) -> jax.Array:
+    """The gradient [N, H, W, C] of `forward`'s x of H x W = `size` pixels.
+
+    Args:
+      g: the gradient of the output, [N, OH, OW, F].
+      kernel: of the convolution, [KH, KW, C, F].
+      size: of x, (H, W).
+      strides: of the convolution.
+      padding: of the convolution.
+    """
+    shape = (g.shape[0], *size, kernel.shape[2])
+    return _call("autogrow_input_gradient", shape, g, kernel, strides, padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def kernel_gradient(
+    x: jax.Array,
+    g: jax.Array,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Padding,
+) -> jax.Array:
+    """The gradient [KH, KW, C, F] of `forward`'s kernel of KH x KW = `size`.
+
+    Args:
+      x: [N, H, W, C].
+      g: the gradient of the output, [N, OH, OW, F].
+      size: of the kernel, (KH, KW).
+      strides: of the convolution.
+      padding: of the convolution.
+    """
+    shape = (*size, x.shape[3], g.shape[3])
+    return _call("autogrow_kernel_gradient", shape, x, g, strides, padding)
+
+
+# A convolution is linear in either operand, so the three are each other's gradients, too.
+
+
+def _forward_pullback(strides, padding, operands, ct):
+    x, kernel = operands
+    return (
+        input_gradient(ct, kernel, x.shape[1:3], strides, padding),
+        kernel_gradient(x, ct, kernel.shape[:2], strides, padding),
+    )
+
+
+def _input_gradient_pullback(size, strides, padding, operands, ct):
+    g, kernel = operands
+    return (
+        forward(ct, kernel, strides, padding),
+        kernel_gradient(ct, g, kernel.shape[:2], strides, padding),
+    )
+
+
+def _kernel_gradient_pullback(size, strides, padding, operands, ct):
+    x, g = operands
+    return (
+        input_gradient(g, ct, x.shape[1:3], strides, padding),
+        forward(x, ct, strides, padding),
+    )
+
+
+def _keep_operands(function):
+    def run(a, b, *static):
+        return function(a, b, *static), (a, b)
+
+    return run
+
+
+forward.defvjp(_keep_operands(forward), _forward_pullback)
+input_gradient.defvjp(_keep_operands(input_gradient), _input_gradient_pullback)
+kernel_gradient.defvjp(_keep_operands(kernel_gradient), _kernel_gradient_pullback)
