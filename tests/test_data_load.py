@@ -102,21 +102,35 @@ def test_in_the_papers_protocol_an_own_validation_part_stands_in_for_test(tmp_pa
     assert ids(dataset.train) == list(range(60))
 
 
-def test_fraction_keeps_a_stratified_part_and_leaves_the_rest_alone(tmp_path):
+def test_fraction_keeps_a_stratified_part_and_leaves_the_test_part_alone(tmp_path):
     path = write_npz(tmp_path / "a.npz", **NO_VAL)
-    whole = load_dataset(path)
+    whole = load_dataset(path, validation="test")
     previous = set(ids(whole.train))
     for fraction in (0.75, 0.5, 0.25, 0.001):
-        part = load_dataset(path, fraction=fraction)
-        assert same(part.validation, whole.validation)
+        part = load_dataset(path, fraction=fraction, validation="test")
         assert same(part.test, whole.test)
         assert set(ids(part.train)) < previous  # smaller lies inside larger
         counts = np.bincount(part.train.labels, minlength=3)
-        assert np.abs(counts - np.maximum(18 * fraction, 1)).max() <= 0.5
+        assert np.abs(counts - np.maximum(20 * fraction, 1)).max() <= 0.5
         previous = set(ids(part.train))
     assert ids(load_dataset(path, fraction=0.5, seed=1).train) != ids(
         load_dataset(path, fraction=0.5, seed=2).train
     )
+
+
+def test_validation_is_held_out_of_the_fraction_not_of_what_it_leaves(tmp_path):
+    path = write_npz(tmp_path / "a.npz", **NO_VAL)
+    used = set(ids(load_dataset(path, fraction=0.5, validation="test").train))
+    part = load_dataset(path, fraction=0.5, validation="0.2")
+    assert set(ids(part.train)) | set(ids(part.validation)) == used
+    assert np.bincount(part.validation.labels).tolist() == [2, 2, 2]
+    # However small the fraction, there is an image of each class to train and one to validate on.
+    least = load_dataset(path, fraction=0.001)
+    assert np.bincount(least.train.labels).tolist() == [1, 1, 1]
+    assert np.bincount(least.validation.labels).tolist() == [1, 1, 1]
+    # A validation part of the set's own is no part of train.
+    own = load_dataset(write_npz(tmp_path / "b.npz"), fraction=0.5)
+    assert ids(own.validation) == list(range(1000, 1009))
 
 
 def test_no_class_loses_its_last_training_image(tmp_path):

@@ -57,9 +57,6 @@ def load_dataset(
     - "test": the paper's protocol, validation IS the test part and all of train trains. Where a set
       has its own validation part but no test part, as ImageNet, that one serves as both.
 
-    `fraction` then keeps a stratified random part of what is left of train (the paper's
-    dataset-size study).
-
     Preprocessing. The five sets follow the paper; MNIST and FashionMNIST are zero-padded from 28 to
     32 pixels here, once. Digits, a small MNIST, likewise stay in [0, 1] (mean 0, std 1), so that no
     number depends on the split, and are cropped at random with a padding of 1. For every other set
@@ -72,7 +69,7 @@ def load_dataset(
       directory: folder of the official files, and TFDS's data folder.
       validation: "held-out", "test" or a number between 0 and 1 as a string.
       validation_fraction: in (0, 1); the part of train that "held-out" takes.
-      fraction: in (0, 1]; the part of train that trains.
+      fraction: in (0, 1]; the part of train that is used, for training and for "held-out".
       seed: 0 or more; draws the held-out part and the subset.
       image_size: side of the images in pixels, 0 for the set's own. Folders and "tfds:NAME" are
         resized and centre-cropped to it; others are zero-padded, centred, and never shrunk.
@@ -103,13 +100,16 @@ def load_dataset(
             test = own_validation
         else:
             train, test = hold_out_test(train, source.where)
+    own = own_validation if validation == HELD_OUT else None
+    takes_of_train = held_out is not None and own is None
+    # Before validation is held out: who has few images has few of those too.
+    train = subset(train, fraction, seed, least=2 if takes_of_train else 1)
     if held_out is None:
         validation_part = test
-    elif own_validation is not None and validation == HELD_OUT:
-        validation_part = own_validation
+    elif own is not None:
+        validation_part = own
     else:
         train, validation_part = hold_out_validation(train, held_out, seed, source.where)
-    train = subset(train, fraction, seed)
     unpadded = train.images
     side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
     if side:

@@ -44,16 +44,17 @@ def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> 
     return _hold_out(part, fraction, np.random.default_rng([seed, _VALIDATION]), where)
 
 
-def subset(part: Split, fraction: float, seed: int) -> Split:
+def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     """Keeps a random fraction of train: the paper's dataset-size study.
 
     Stratified, so that the study varies the size and not the class balance: each class keeps
-    `fraction` of its images, rounded, at least one. For one seed smaller subsets lie inside larger.
+    `fraction` of its images, rounded. For one seed smaller subsets lie inside larger.
 
     Args:
-      part: train, after validation was taken out.
+      part: train, before validation is taken out of it.
       fraction: in (0, 1]; 1 returns `part` itself.
       seed: 0 or more.
+      least: images that each class keeps, as far as it has them.
 
     Returns:
       The subset, in the order of `part`.
@@ -61,7 +62,7 @@ def subset(part: Split, fraction: float, seed: int) -> Split:
     if fraction == 1:
         return part
     rng = np.random.default_rng([seed, _SUBSET])
-    return _take(part, _chosen(part.labels, fraction, rng, keep=0))
+    return _take(part, _chosen(part.labels, fraction, rng, keep=0, least=least))
 
 
 def _hold_out(
@@ -76,12 +77,14 @@ def _hold_out(
     return _take(part, ~chosen), _take(part, chosen)
 
 
-def _chosen(labels: np.ndarray, fraction: float, rng: np.random.Generator, keep: int) -> np.ndarray:
-    """bool [N]: `fraction` of each class, at least one, leaving at least `keep` of it."""
+def _chosen(
+    labels: np.ndarray, fraction: float, rng: np.random.Generator, keep: int, least: int = 1
+) -> np.ndarray:
+    """bool [N]: `fraction` of each class, at least `least`, leaving at least `keep` of it."""
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = min(max(int(fraction * len(members) + 0.5), 1), len(members) - keep)
+        count = min(max(int(fraction * len(members) + 0.5), least), len(members) - keep)
         chosen[rng.permutation(members)[:count]] = True
     return chosen
 
