@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth.gap import gap
 from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
 from autogrow_jax.growth.replay import replay
 from autogrow_jax.training.schedule import make_schedule
@@ -74,3 +75,19 @@ def test_replay_of_a_policy_of_ones_own():
     events = replay(policy, [50, 70, 90, 95])
     assert events.growth == [(1, (2,)), (2, (3,))]
     assert (events.depths, events.growth_epochs, events.finetune_epochs) == ((3,), 3, 1)
+
+
+def test_replay_hands_the_measurements_of_each_epoch_to_the_policy():
+    """The lines of a metrics.jsonl serve: growth ends at the window once train is far ahead."""
+    validation = [50.0, 60.0, 70.0] + [70.0] * 9
+    ahead = [{"train_accuracy": 80.0 + epoch} for epoch in range(12)]
+    level = [{"train_accuracy": 70.0 + epoch} for epoch in range(12)]
+    settings = {"seed_depths": (1,), "max_depths": (9,), "interval": 1, "window": 3, "max_gap": 8.0}
+    policy = gap(**settings, threshold=0.05)
+    stopped = replay(policy, validation, measurements=ahead)
+    # Validation last gained before epoch 3; the window of three epochs is level at epoch 6.
+    assert (stopped.growth_epochs, stopped.depths, stopped.finished) == (6, (6,), True)
+    # Train gains still, and is not yet so far ahead: the net underfits and goes on.
+    assert replay(policy, validation[:8], measurements=level[:8]).finished is False
+    with pytest.raises(UserError, match="3 measurements for 12 accuracies"):
+        replay(policy, validation, measurements=ahead[:3])

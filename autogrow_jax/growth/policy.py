@@ -145,8 +145,8 @@ def periodic(
     Example:
         >>> policy = periodic(interval=1)
         >>> state, decision = policy.update(policy.init(), 61.5)
-        >>> decision
-        Decision(action='grow', depths=(2, 1, 1), stages=(0,))
+        >>> decision.action, decision.depths, decision.stages
+        ('grow', (2, 1, 1), (0,))
     """
     settings = PolicySettings(
         "periodic",

@@ -85,6 +85,8 @@ def _make_lookahead(given: PolicyArguments) -> Policy:
             f"mode={given.growth.mode!r} adds blocks that policy 'lookahead' does not try; it needs"
             " mode='group'"
         )
+    if given.growth.sub:
+        raise UserError(f"sub={given.growth.sub} is used by mode='sub' only; leave it out")
     for name in ("sub", "rate", "seed"):  # Of the other modes.
         del arguments[name]
     return lookahead(**arguments, window=given.growth.window)

@@ -1,7 +1,7 @@
 """What a policy does on a recorded accuracy curve, without training anything."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
@@ -49,6 +49,7 @@ def replay(
     accuracies: Iterable[float],
     finetune_epochs: int | None = None,
     schedule: Schedule | None = None,
+    measurements: Iterable[Mapping[str, float]] | None = None,
 ) -> Replay:
     """Run a policy over a recorded curve.
 
@@ -64,12 +65,14 @@ def replay(
         schedule: `schedule(phase, epoch, epochs) -> rate`, phase "growth" or "finetune", epoch
             counted within the phase, epochs the length of the fine-tune phase. As from
             `autogrow_jax.training.schedule.make_schedule`.
+        measurements: further numbers of each epoch by name, for policies that want them, at least
+            as many as epochs of the growth phase; the lines of a metrics.jsonl serve as they are.
 
     Returns:
         The course of the run.
 
     Raises:
-        UserError: if `finetune_epochs` is negative.
+        UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.
         ValueError: if an accuracy of the growth phase is not finite.
 
     Example:
@@ -80,12 +83,19 @@ def replay(
     if finetune_epochs is not None and finetune_epochs < 0:
         raise UserError(f"finetune_epochs={finetune_epochs} must be at least 0, or None.")
     curve = list(accuracies)
+    measured = None if measurements is None else list(measurements)
+    if measured is not None and len(measured) < len(curve):
+        raise UserError(
+            f"there are {len(measured)} measurements for {len(curve)} accuracies; give one for each"
+        )
     state = policy.init()
     depths = policy.seed_depths
     growth: list[tuple[int, tuple[int, ...]]] = []
     growth_epochs, trial_epochs, finished, on_trial = 0, 0, False, False
-    for accuracy in curve:
-        state, decision = policy.update(state, accuracy)
+    for epoch, accuracy in enumerate(curve):
+        state, decision = policy.update(
+            state, accuracy, measurements=None if measured is None else measured[epoch]
+        )
         growth_epochs += 1
         trial_epochs += on_trial
         on_trial = decision.action == "trial"

@@ -3,6 +3,7 @@
 python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/smoke --workers=2
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # `--list | head`: whoever read has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt as stop:
         how = f"; the same command does what is missing in {workdir}" if workdir else ""
         print(f"{chr(10) if sys.stderr.isatty() else ''}stopped{how}", file=sys.stderr)

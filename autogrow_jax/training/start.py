@@ -54,6 +54,8 @@ def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None
     """
     latest = store.latest()
     if latest is None:
+        # First what may refuse the seed network.
+        policy_state = policy.init() if policy else {}
         trainer.start()
         return Memory(
             epoch=0,
@@ -62,7 +64,7 @@ def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None
             depths=trainer.depths,
             evaluated_depths=trainer.depths,
             capacities=trainer.capacities,
-            policy=policy.init() if policy else {},
+            policy=policy_state,
         )
     restored = store.read(latest)
     memory = Memory.from_dict(restored.memory)

@@ -41,7 +41,7 @@ def get_study() -> Study:
             for name in _SETS
             for policy in ("periodic", "convergent")
         ],
-        "Gaussian start of a new block. Convergent growth waits until the net has stopped improving.",
+        "Gaussian start of a new block. Convergent growth waits until the net stops improving.",
     )
     initializers = Section(
         "Initialisers",
