@@ -10,6 +10,7 @@ import pytest
 from autogrow_jax import training
 from autogrow_jax.config import KEYS, check_key, resolve
 from autogrow_jax.growth.initializers import INITIALIZERS
+from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.network import FAMILIES
 from autogrow_jax.reporting.progress import EPOCH_HEADER
 
@@ -24,7 +25,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def registries():
     """Takes back what is registered during a test."""
-    before = [(registry, set(registry)) for registry in (INITIALIZERS, FAMILIES)]
+    before = [(registry, set(registry)) for registry in (INITIALIZERS, FAMILIES, POLICIES)]
     yield
     for registry, names in before:
         for name in registry.keys() - names:

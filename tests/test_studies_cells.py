@@ -28,17 +28,17 @@ def test_a_cell_for_each_row_and_seed_and_its_baseline_after_all_of_them():
     )
     assert [cell.label for cell in cells] == [
         "a, seed 0",
-        "a, seed 1",
         "b, seed 0",
+        "a, seed 1",
         "b, seed 1",
         "a, from scratch, seed 0",
         "a, from scratch, seed 1",
     ]
-    assert [cell.found_by for cell in cells[4:]] == [cell.name for cell in cells[:2]]
+    assert [cell.found_by for cell in cells[4:]] == [cells[0].name, cells[2].name]
     assert [len(entry.cells) for entry in entries] == [2, 2]
     assert [len(entry.baselines) for entry in entries] == [2, 0]
-    assert [cell.settings["seed"] for cell in cells[:4]] == [0, 1, 0, 1]
-    assert cells[2].settings["growth"]["interval"] == 5
+    assert [cell.settings["seed"] for cell in cells[:4]] == [0, 0, 1, 1]
+    assert [cell.settings["growth"]["interval"] for cell in cells[:4]] == [3, 5, 3, 5]
 
 
 def test_rows_that_compute_the_same_share_their_cells_across_sections():

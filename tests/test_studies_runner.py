@@ -51,9 +51,9 @@ def _run(cells, workdir, what=None, workers=1):
     told = io.StringIO()
     what = what or {}
 
-    def make_command(index):
-        run = Folder(workdir, cells[index]).run
-        return [sys.executable, "-c", _WORK, str(run), what.get(index, "")]
+    def make_command(cell):
+        run = Folder(workdir, cell).run
+        return [sys.executable, "-c", _WORK, str(run), what.get(cells.index(cell), "")]
 
     run_cells(cells, workdir, make_slots(workers), make_command, StudyProgress("A", told))
     return told.getvalue()

@@ -66,14 +66,14 @@ def _run(options: Options) -> int:
     if options.list:
         _list(cells, options.workdir)
         return 0
-    if options.cell is not None:
+    if options.cell:
         return _run_one(cells, options)
     if not options.table:
         run_cells(
             cells,
             options.workdir,
             make_slots(options.workers),
-            lambda index: worker_command(options.of_worker, index),
+            lambda cell: worker_command(options.of_worker, cell),
             StudyProgress(study.title),
         )
     return _report(study, entries, options)
@@ -98,22 +98,29 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
 
 
 def _run_one(cells: Sequence[Cell], options: Options) -> int:
-    number = options.cell
-    assert number is not None
-    if not 0 <= number < len(cells):
-        raise UserError(f"--cell is {number}; the cells are 0 to {len(cells) - 1}, see --list")
     if options.parent is not None:
         stop_with_parent(options.parent)
-    cell = cells[number]
+    cell = _find(cells, options.cell)
     finder = next((other for other in cells if other.name == cell.found_by), None)
     try:
         run_cell(cell, options.workdir, finder)
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.
-        print(f"error: cell {number}, {cell.label}: {error}", file=sys.stderr)
+        print(f"error: {cell.label}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _find(cells: Sequence[Cell], wanted: str) -> Cell:
+    """The cell of a name, or of a place in the list."""
+    for number, cell in enumerate(cells):
+        if wanted in (str(number), cell.name):
+            return cell
+    raise UserError(
+        f"--cell is {wanted}; the cells are 0 to {len(cells) - 1}, and have the names that --list"
+        " shows"
+    )
 
 
 def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
@@ -131,10 +138,9 @@ def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
     failed = {r.cell.name: r for t in tables for r in t.records if r.state == "failed"}
     for record in failed.values():
         folder = Folder(options.workdir, record.cell)
-        print(
-            f"error: {record.cell.label} failed: {record.error}\n  its output: {folder.log}",
-            file=sys.stderr,
-        )
+        print(f"error: {record.cell.label} failed: {record.error}", file=sys.stderr)
+        if folder.log.exists():
+            print(f"  its output: {folder.log}", file=sys.stderr)
     if failed:
         print("the same command tries again what failed", file=sys.stderr)
     return 1 if failed else 0

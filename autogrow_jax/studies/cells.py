@@ -112,7 +112,8 @@ def expand(
       seeds: instead of the study's and its sections'; empty for those.
 
     Returns:
-      All cells, each once, those that wait for another last; and for every row its cells.
+      All cells, each once, those that wait for another last, both seed by seed; and for every row
+      its cells.
 
     Raises:
       UserError: names the section and the row whose config cannot be used.
@@ -137,7 +138,14 @@ def expand(
             runs = tuple(cells.setdefault(cell.name, cell) for cell, _ in pairs)
             extra = tuple(baselines.setdefault(b.name, b) for _, b in pairs if b is not None)
             entries.append(Entry(section, row, runs, extra))
-    return [*cells.values(), *baselines.values()], entries
+    # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
+    # that a row compiles for its first seed are there for the others.
+    order = list(dict.fromkeys(cell.seed for cell in cells.values()))
+    by_seed = [
+        sorted(group.values(), key=lambda cell: order.index(cell.seed))
+        for group in (cells, baselines)
+    ]
+    return [*by_seed[0], *by_seed[1]], entries
 
 
 def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:

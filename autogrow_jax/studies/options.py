@@ -23,7 +23,7 @@ class Options:
       workers: processes at the same time.
       seeds: instead of the study's own; empty for those.
       list: show the cells and end.
-      cell: run this one alone, None for all.
+      cell: place in the list or name of the one cell to run, "" for all.
       table: make the table of what has finished and run nothing.
       parent: the pipe by which a worker notices the end of the process that started it.
       changes: {"a.b": value} laid over every cell's config.
@@ -36,7 +36,7 @@ class Options:
     workers: int
     seeds: tuple[int, ...]
     list: bool
-    cell: int | None
+    cell: str
     table: bool
     parent: int | None
     changes: dict[str, Any]
@@ -120,7 +120,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--list", action="store_true", help="show the cells, a line each, and run nothing"
     )
     parser.add_argument(
-        "--cell", metavar="I", type=int, help="run one cell of the list, as in a job array"
+        "--cell", metavar="I", default="", help="run one cell of the list, as in a job array"
     )
     parser.add_argument(
         "--table", action="store_true", help="make the table of what has finished, run nothing"

@@ -31,7 +31,7 @@ def run_cells(
     cells: Sequence[Cell],
     workdir: Path,
     slots: Sequence[Slot],
-    make_command: Callable[[int], list[str]],
+    make_command: Callable[[Cell], list[str]],
     progress: StudyProgress,
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
@@ -42,7 +42,7 @@ def run_cells(
       cells: of the study; those that wait come after those they wait for.
       workdir: of the study.
       slots: what each process that runs at the same time may use; at least one.
-      make_command: the command line that runs a cell, given its index in `cells`.
+      make_command: the command line that runs a cell.
       progress: is told what happens.
 
     Raises:
@@ -52,7 +52,7 @@ def run_cells(
     # What failed in an earlier start says nothing about this one.
     for cell in pending:
         Folder(workdir, cell).error.unlink(missing_ok=True)
-    index = {cell.name: number for number, cell in enumerate(cells)}
+    by_name = {cell.name: cell for cell in cells}
     free = list(slots)
     running: list[_Running] = []
     progress.begin(num_cells=len(cells), num_done=len(cells) - len(pending))
@@ -66,14 +66,14 @@ def run_cells(
             for cell in list(pending):
                 if cell.found_by in waited_for:
                     continue
-                finder = cell.found_by and cells[index[cell.found_by]]
+                finder = by_name.get(cell.found_by)
                 if finder and not is_done(finder, workdir):
                     pending.remove(cell)
                     _fail(cell, workdir, f"not run: {finder.label}, which finds its net, failed")
                     progress.end(cell, Folder(workdir, cell))
                 elif free:
                     pending.remove(cell)
-                    command = make_command(index[cell.name])
+                    command = make_command(cell)
                     running.append(_start(cell, workdir, free.pop(0), command))
                     progress.start(cell)
             progress.show([(job.cell, Folder(workdir, job.cell)) for job in running], len(pending))
@@ -148,6 +148,7 @@ def _stop(running: Sequence[_Running]) -> None:
         os.close(job.parent_end)
 
 
-def worker_command(arguments: Sequence[str], index: int) -> list[str]:
-    """The command line that runs cell `index` of the study that `arguments` name."""
-    return [sys.executable, "-m", "autogrow_jax.studies", *arguments, f"--cell={index}"]
+def worker_command(arguments: Sequence[str], cell: Cell) -> list[str]:
+    """The command line that runs a cell of the study that `arguments` name."""
+    # By name: a study file that is edited meanwhile may number its cells otherwise.
+    return [sys.executable, "-m", "autogrow_jax.studies", *arguments, f"--cell={cell.name}"]
