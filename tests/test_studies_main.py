@@ -143,3 +143,16 @@ def test_a_study_from_its_command_to_its_table(study, tmp_path):
     assert "2 cells, 1 done before" in second.stderr
     rows = json.loads((tmp_path / "table.json").read_text())
     assert rows
+
+
+@pytest.mark.slow
+def test_the_smoke_study_runs_as_the_readme_says(tmp_path):
+    command = [
+        *(sys.executable, "-m", "autogrow_jax.studies", "--study=configs/studies/smoke.py"),
+        *(f"--workdir={tmp_path}", "--workers=2", "--seeds=0"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "table.json").read_text())
+    assert "failed" not in done.stdout and "not run" not in done.stdout
+    assert len(list((tmp_path / "plots").glob("*.svg"))) == len(tables["tables"])
