@@ -15,7 +15,7 @@ from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state, pad_state
 from autogrow_jax.training.step import Recipe, Sums, make_batch_step, make_train_steps
-from benchmarks.unrolled import FlaxBlock, UnrolledPlain, unroll
+from benchmarks.unrolled import FlaxBlock, Unrolled, unroll
 
 Depths = tuple[int, ...]
 _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
@@ -106,9 +106,9 @@ class Bench:
 
     def make_unrolled(self, depths: Depths, variant: str) -> Callable:
         """The step of the unrolled network: (state, num_steps) -> (state, sums)."""
-        network: Any = UnrolledPlain(depths)
+        network: Any = Unrolled(depths)
         if variant == FLAX:
-            network = UnrolledPlain(depths, FlaxBlock)
+            network = Unrolled(depths, block=FlaxBlock)
         # The package's own step: what surrounds the network is then the same.
         step = make_batch_step(self._recipe._replace(network=cast(Network, network)))
         size = self.batch_size

@@ -43,29 +43,36 @@ class FlaxBlock(nn.Module):
         return nn.relu(x)
 
 
-class UnrolledPlain(nn.Module):
-    """plain3 with `depths` blocks, one after the other.
+class Unrolled(nn.Module):
+    """A network of three stages with `depths` blocks, one after the other, for ten classes.
 
     Attributes:
       depths: blocks in each stage.
-      block: `PlainBlock` or `FlaxBlock`.
+      family: its name.
+      block: what to build a plain family from instead, such as `FlaxBlock`.
+      options: of all layers.
     """
 
     depths: tuple[int, ...]
-    block: MakeBlock = PlainBlock
+    family: str = "plain3"
+    block: MakeBlock | None = None
+    options: BlockOptions = BlockOptions()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, live_depths: jax.Array) -> jax.Array:
         """Logits [N, 10] of images [N, H, W, C]; `live_depths` is for the padded network only."""
         del live_depths
-        family = get_family("plain3")
+        family = get_family(self.family)
+        make_block, options = self.block or family.block, self.options
         # A plain block with stride 1 is what the stem is.
-        x = self.block(features=family.stem_width, name="stem")(images, train)
+        make_stem = self.block or PlainBlock
+        x = make_stem(features=family.stem_width, options=options, name="stem")(images, train)
         for stage, depth in enumerate(self.depths):
             for number in range(depth):
-                x = self.block(
+                x = make_block(
                     features=family.widths[stage],
                     stride=2 if stage and number == 0 else 1,
+                    options=options,
                     name=block_name(stage, number),
                 )(x, train)
         return nn.Dense(10, name="head")(jnp.mean(x, axis=(1, 2)))
@@ -77,7 +84,7 @@ def block_name(stage: int, number: int) -> str:
 
 
 def unroll(collection: Tree, depths: tuple[int, ...]) -> Tree:
-    """`Network`'s params or batch_stats at exact depth, as `UnrolledPlain` names them."""
+    """`Network`'s params or batch_stats at exact depth, as `Unrolled` names them."""
     unrolled = {"stem": {"bn1": collection["stem_bn"]}}
     if "head" in collection:  # Among the parameters, that is.
         unrolled["head"] = collection["head"]

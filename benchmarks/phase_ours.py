@@ -1,0 +1,95 @@
+"""Growth phases of the package's own training loop; for `alone.run_alone`."""
+
+import tempfile
+from typing import Any
+
+from autogrow_jax.config import default_config
+from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.training import run
+from benchmarks.phases import IMAGE_SIDE, Record, make_record, say_depths
+from benchmarks.step_times import StepTimes
+
+
+def train_ours(
+    data: str,
+    family: str,
+    last: int,
+    interval: int,
+    batch_size: int,
+    settings: dict[str, Any] | None = None,
+) -> Record:
+    """A run as any other, from 1-1-1 until the maximum depth, without fine-tuning.
+
+    Args:
+      data: an .npz file with parts for training, validation and test.
+      family: of three stages.
+      last: blocks in each stage at the end.
+      interval: epochs at each depth.
+      batch_size: images a step.
+      settings: further config keys, such as {"model.convolution": "native"}.
+    """
+    config = default_config()
+    config.update_from_flattened_dict(
+        {
+            "model.family": family,
+            "num_devices": 1,
+            "data.name": f"npz:{data}",
+            "data.image_size": IMAGE_SIDE,
+            "data.crop_padding": 0,
+            "data.flip": "no",
+            "data.batch_size": batch_size,
+            "growth.interval": interval,
+            "growth.window": 10**6,  # Never full, so that nothing stops early.
+            "growth.max_depths": (last,),
+            "finetune.epochs": 0,
+            **(settings or {}),
+        }
+    )
+    return _train(config)
+
+
+def train_digits(settings: dict[str, Any] | None = None) -> Record:
+    """The package's default run, fine-tuning included.
+
+    Args:
+      settings: config keys to change.
+    """
+    from configs.digits_plain3 import get_config
+
+    config = get_config()
+    config.update_from_flattened_dict(settings or {})
+    return _train(config)
+
+
+def _train(config: Any) -> Record:
+    listener = _Listener(config.data.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(config, folder, reporter=listener)
+    seconds = result.seconds
+    return make_record(
+        seconds,
+        listener.times.by_depth(seconds["evaluate"] / result.epochs),
+        result.num_params,
+        sum(result.more["compilations_by_program"].values()),
+        listener.losses,
+    )
+
+
+class _Listener(QuietReporter):
+    """Hears of a run what any reporter does."""
+
+    def __init__(self, batch_size: int):
+        self.times = StepTimes()
+        self.losses: list[float] = []
+        self._batch_size = batch_size
+
+    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
+        self.times.tick(steps_done)
+
+    def end_epoch(self, line):
+        steps = line["train_images"] // self._batch_size
+        self.times.end_epoch(tuple(line["depths"]), steps, line["seconds"])
+        self.losses.append(line["train_loss"])
+
+    def growth(self, before, after, initializer):
+        say_depths("ours", after)

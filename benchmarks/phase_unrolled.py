@@ -1,0 +1,161 @@
+"""A growth phase of a net of exact depth, compiled anew at each; for `alone.run_alone`."""
+
+import tempfile
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from autogrow_jax.data import Dataset
+from autogrow_jax.models import BlockOptions, Network, build_network, get_family, num_params
+from autogrow_jax.training import make_optimizer
+from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.feed import Epoch, make_feed
+from autogrow_jax.training.parallel import make_mesh, replicate
+from autogrow_jax.training.programs import Programs
+from autogrow_jax.training.state import TrainState, init_state
+from autogrow_jax.training.step import Recipe
+from autogrow_jax.training.trainer import PURPOSES, mean_loss, percent
+from benchmarks.depth_as_data import growth_path
+from benchmarks.phases import Record, Stopwatch, go_through, load, make_record
+from benchmarks.step_times import Depths, StepTimes
+from benchmarks.unrolled import Unrolled, block_name, unroll
+
+_KEEP = 2  # Checkpoints; the default of a run.
+
+
+def train_unrolled(
+    data: str,
+    family: str,
+    last: int,
+    interval: int,
+    batch_size: int,
+    settings: dict[str, Any] | None = None,
+) -> Record:
+    """The same phase by a net of exact depth, a program of its own for each.
+
+    Args:
+      settings: of the keys of a config, only "model.convolution" is heard.
+    """
+    watch = Stopwatch()
+    dataset = load(data)
+    convolution = (settings or {}).get("model.convolution", "xla")
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(folder, _KEEP)
+        try:
+            net = _UnrolledNet(dataset, family, batch_size, convolution, watch.programs, store)
+            times, losses = go_through(net, watch, growth_path(last), interval)
+            with watch.timed("checkpoint"):
+                store.wait()
+            seconds = watch.stop()
+        finally:
+            store.close()
+    counts = watch.programs.counts
+    return make_record(seconds, times.by_depth(), net.num_params, sum(counts.values()), losses)
+
+
+class _UnrolledNet:
+    """`Unrolled` in the package's own loop: feed, step and checkpoints are those of a run."""
+
+    name = "unrolled"
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        family: str,
+        batch_size: int,
+        convolution: str,
+        programs: Programs,
+        store: CheckpointStore,
+    ):
+        self._family = get_family(family)
+        self._options = BlockOptions(convolution=convolution)
+        self._make_network = partial(Unrolled, family=family, options=self._options)
+        self._optimizer = make_optimizer("sgd", momentum=0.9, weight_decay=5e-4)
+        self._programs, self._store = programs, store
+        self._root = jax.random.key(0)
+        seed = build_network(family, (1, 1, 1), image_channels=1, convolution=convolution)
+        init = partial(init_state, seed, self._optimizer)
+        self._init = lambda key: init(key, dataset.image_shape, False)
+        self._recipe = Recipe(
+            network=seed,
+            optimizer=self._optimizer,
+            preprocessing=dataset.preprocessing,
+            batch_size=batch_size,
+            ema=0.0,
+            parallel="jit",
+            mesh=make_mesh(1, batch_size),
+        )
+        self._feed = make_feed(dataset, self._recipe, programs, "auto")
+        self.steps_per_epoch = self._feed.steps_per_epoch
+        self._depths: Depths = ()
+        self._state: Any = None
+        self._starts = [self._make_start(stage) for stage in range(3)]
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters."""
+        return num_params({"params": self._state.params})
+
+    def _key(self, purpose: str, epoch: int) -> jax.Array:
+        # As the trainer's: the seed net then sees the same batches.
+        return jax.random.fold_in(jax.random.fold_in(self._root, PURPOSES.index(purpose)), epoch)
+
+    def _make_start(self, stage: int):
+        features = self._family.widths[stage]
+        block = self._family.block(features=features, stride=1, options=self._options)
+        like = jax.ShapeDtypeStruct((1, 8, 8, features), jnp.float32)
+        return lambda key: block.lazy_init(key, like, False)
+
+    def grow(self, depths: Depths) -> None:
+        if self._state is None:
+            exact = self._programs.call("init", self._init, self._key("init", 0))
+            params = unroll(exact.params, depths)
+            stats = unroll(exact.batch_stats, depths)
+            state = TrainState(params, stats, self._optimizer.init(params), {})
+        else:
+            state = self._grown(depths)
+        self._depths = depths
+        self._state = replicate(state, self._recipe.mesh)
+        network = cast(Network, self._make_network(depths))
+        self._feed.prepare(self._recipe._replace(network=network))
+
+    def _grown(self, depths: Depths) -> TrainState:
+        old = self._state
+        (stage,) = (i for i, (a, b) in enumerate(zip(self._depths, depths, strict=True)) if a < b)
+        name = block_name(stage, self._depths[stage])
+        key = self._key("growth", sum(depths))
+        block = self._programs.call("growth", self._starts[stage], key)
+        params = {**old.params, name: block["params"]}
+        stats = {**old.batch_stats, name: block["batch_stats"]}
+        opt_state = _carry(self._optimizer.init(params), old.opt_state)
+        return TrainState(params, stats, opt_state, {})
+
+    def train_epoch(self, epoch: int, times: StepTimes) -> float:
+        settings = Epoch(
+            self._key("order", epoch),
+            self._key("augment", epoch),
+            replicate(jnp.asarray(self._depths, jnp.int32), self._recipe.mesh),
+            self._family.learning_rate,
+        )
+
+        def progress(steps: int, images: int) -> None:
+            times.tick(steps)
+
+        self._state, sums = self._feed.train_epoch(self._state, settings, progress)
+        return mean_loss(jax.device_get(sums))
+
+    def evaluate(self) -> float:
+        live = replicate(jnp.asarray(self._depths, jnp.int32), self._recipe.mesh)
+        sums = self._feed.evaluate(self._state.variables(), "validation", live)
+        return percent(jax.device_get(sums))
+
+    def save(self, epoch: int, accuracy: float) -> None:
+        self._store.save(epoch, jax.device_get(self._state), {"epoch": epoch}, accuracy)
+
+
+def _carry(new: Any, old: Any) -> Any:
+    """`new` with the leaves of `old` where it has them."""
+    before = dict(jax.tree_util.tree_leaves_with_path(old))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: before.get(path, leaf), new)
