@@ -20,6 +20,7 @@ PARALLEL = ("jit", "pmap")
 FREE_KEYS = {
     "data.dir",
     "data.cache_dir",
+    "growth.compile_ahead",
     "checkpoint.every",
     "checkpoint.keep",
     "snapshots.every",
@@ -141,6 +142,7 @@ KEYS: dict[str, Key] = {
     "growth.max_latency": _limit("milliseconds for one image"),
     "growth.initializer": _choice("gaussian", INITIALIZERS),
     "growth.capacity": _whole(4, 1, " blocks in each stage that the first program has room for"),
+    "growth.compile_ahead": _flag(True),
     "growth.reset_optimizer": _flag(False),
     "optimizer.name": _choice("sgd", OPTIMIZERS),
     "optimizer.learning_rate": _number(

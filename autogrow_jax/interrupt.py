@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from autogrow_jax.background import is_busy
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: what a cluster sends before it kills. To be treated as Ctrl-C is."""
@@ -29,9 +31,10 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 
 def leave(status: int) -> None:
     """Ends the process with an exit status."""
-    if status > 128:
+    if status > 128 or is_busy():
         # An exception from a signal handler may have gone through XLA's compiler, which then
-        # crashes as the interpreter ends. All files are closed by now.
+        # crashes as the interpreter ends, and a compilation in the background would be waited for.
+        # All files are closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

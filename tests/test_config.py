@@ -412,11 +412,12 @@ BASE = {
     "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},
     "finetune.total_epochs": {"finetune.epochs": 4},
 }
-# Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py and
-# test_training_snapshots.py.
+# Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py,
+# test_training_compile_ahead.py and test_training_snapshots.py.
 IN_RUNS = {
     "mode",
     "data.cache_dir",
+    "growth.compile_ahead",
     "growth.initializer",
     "growth.reset_optimizer",
     "checkpoint.every",

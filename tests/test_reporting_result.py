@@ -57,6 +57,13 @@ def test_no_key_of_the_contract_may_be_missing(tmp_path, key):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_compiled_beside_is_no_part_of_the_time():
+    ahead = {**_RESULT, "seconds": {**_RESULT["seconds"], "compile_ahead": 50.0}}
+    text, plain = format_result(ahead), format_result(_RESULT)
+    assert text.startswith(plain)
+    assert text.removeprefix(plain).split() == ["beside:", "compile", "50.0", "s"]
+
+
 def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write_result(path, _RESULT)

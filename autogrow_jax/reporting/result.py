@@ -47,7 +47,8 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
       path: the file to write; an old one is replaced.
       result: must hold `RESULT_KEYS` and may hold more: accuracies in percent; `growth` a list of
         `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, `train`, `evaluate`,
-        `compile`, `growth` and `checkpoint`. NaN is written as null.
+        `compile`, `growth` and `checkpoint`, and perhaps `compile_ahead`, which is no part of the
+        total. NaN is written as null.
 
     Raises:
       ValueError: if a key is missing.
@@ -194,7 +195,10 @@ def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
     split = {name: seconds[name] for name in _TIMED if seconds.get(name) is not None}
     # Parts are timed one by one, so their sum may pass the total by the clock's error.
     split["rest"] = max(0.0, total - sum(split.values()))
-    return [
+    lines = [
         f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %"
         for name, part in split.items()
     ]
+    if ahead := seconds.get("compile_ahead"):
+        lines.append(f"    {'beside: compile':<19}{ahead:>10,.1f} s")
+    return lines

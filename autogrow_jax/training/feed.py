@@ -58,6 +58,15 @@ class Feed(Protocol):
         """Makes the functions for a recipe; call it again when the capacity changes."""
         ...
 
+    def compile_ahead(self, recipe: Recipe, state: TrainState) -> None:
+        """Compiles in the background what `prepare(recipe)` will lead to.
+
+        Args:
+          recipe: of another capacity.
+          state: of that capacity, as `describe` makes it.
+        """
+        ...
+
     def train_epoch(
         self,
         state: TrainState,
@@ -87,17 +96,36 @@ def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: s
 
 
 class _Functions:
-    """The functions of a recipe, made anew when the capacity changes."""
+    """The functions of a recipe, others when the capacity changes."""
 
-    def __init__(self, make_train: Callable[[Recipe], Callable], recipe: Recipe):
+    def __init__(
+        self, make_train: Callable[[Recipe], Callable], recipe: Recipe, programs: Programs
+    ):
         self._make_train = make_train
+        self._programs = programs
+        self._made: dict[Recipe, tuple[Callable, Callable]] = {}
         self.prepare(recipe)
 
     def prepare(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._train = self._make_train(recipe)
-        self._evaluate = make_evaluate(recipe)
+        self._train, self._evaluate = self._make(recipe)
         self._pretrain: Callable | None = None
+
+    def _make(self, recipe: Recipe) -> tuple[Callable, Callable]:
+        # Once for each recipe: a program made ahead is found again by its function.
+        if recipe not in self._made:
+            self._made[recipe] = self._make_train(recipe), make_evaluate(recipe)
+        return self._made[recipe]
+
+    def compile_ahead(self, recipe: Recipe, state: TrainState) -> None:
+        train, evaluate = self._make(recipe)
+        variables = state.variables()
+        # In the order in which they will be asked for. All else they take does not depend on the
+        # capacity; what was not called yet is left to the foreground.
+        if (arguments := self._programs.arguments("train")) is not None:
+            self._programs.compile_ahead(train, state, *arguments[1:], donate=(0,))
+        if (arguments := self._programs.arguments("evaluate")) is not None:
+            self._programs.compile_ahead(evaluate, variables, *arguments[1:])
 
     def _choose(self, pretrain: tuple[Recipe, Mask] | None):
         """Kind, function and further arguments of the step to train with."""
@@ -128,10 +156,9 @@ class DeviceFeed(_Functions):
         images = np.concatenate([np.asarray(split.images) for split in parts.values()])
         labels = np.concatenate([split.labels for split in parts.values()]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
-        self._programs = programs
         self._steps_per_dispatch = 1
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
-        super().__init__(make_train_steps, recipe)
+        super().__init__(make_train_steps, recipe, programs)
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
         kind, function, extra = self._choose(pretrain)
@@ -204,9 +231,8 @@ class HostFeed(_Functions):
             "validation": dataset.validation,
             "test": dataset.test,
         }
-        self._programs = programs
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
-        super().__init__(make_batch_step, recipe)
+        super().__init__(make_batch_step, recipe, programs)
 
     def train_epoch(self, state, epoch, progress, pretrain=None):
         kind, function, extra = self._choose(pretrain)

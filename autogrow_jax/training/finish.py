@@ -57,6 +57,7 @@ def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, cloc
             "train_examples": len(dataset.train.labels),
             "validation_examples": len(dataset.validation.labels),
             "compilations_by_program": memory.compilations,
+            "compilations_ahead": memory.compilations_ahead,
             "devices": describe_devices(),
             "num_classes": dataset.num_classes,
             "image_shape": dataset.image_shape,

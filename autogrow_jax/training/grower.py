@@ -6,6 +6,7 @@ from typing import Any
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.training.foresight import foresee_capacities
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.trainer import Trainer
@@ -41,6 +42,7 @@ class Grower:
         self._policy = policy
         self._reporter = reporter
         self._trials: Trials | None = None
+        self._foreseen_from: Any = None
 
     @property
     def in_trials(self) -> bool:
@@ -92,6 +94,35 @@ class Grower:
                 f"growth ended after {memory.epoch} epochs;"
                 f" fine-tuning for {finetune_epochs(self._config, memory.phase_start)} epochs"
             )
+
+    def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
+        """Lets the programs be compiled that the next growth beyond a capacity needs.
+
+        Once a stage is full and not before, as every run ends at a depth that nobody knows.
+
+        Args:
+          line: of metrics.jsonl, of the epoch that is over.
+          measurements: of the same epoch, as the policy got them.
+        """
+        memory, trainer = self._memory, self._trainer
+        if memory.phase != "growth" or self._policy is None or self.in_trials:
+            trainer.programs.drop_ahead()
+            return
+        here = memory.depths, trainer.capacities
+        is_full = any(d == c for d, c in zip(*here, strict=True))
+        if not self._config.growth.compile_ahead or not is_full or here == self._foreseen_from:
+            return
+        self._foreseen_from = here
+        capacities = foresee_capacities(
+            self._policy,
+            memory.policy,
+            *here,
+            {**measurements, "validation_accuracy": line["validation_accuracy"]},
+            patience=2 * self._config.growth.interval,
+            trial=memory.trial,
+        )
+        if capacities is not None:
+            trainer.compile_ahead(capacities)
 
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:
         kept = trials.close(stages)

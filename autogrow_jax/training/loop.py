@@ -7,6 +7,7 @@ until the policy says fine-tune, then `finetune.epochs` more, then the test set,
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def run(
 
 def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
     start = time.perf_counter()
-    store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
-    try:
+    with ExitStack() as opened:
+        store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
+        opened.callback(store.close)
         if workdir.result.exists():
             result = read_finished(config, workdir, store)
             reporter.message(f"{workdir.root} is finished; this is its result.")
@@ -71,6 +73,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             return result
         dataset = load_data(config)
         trainer = Trainer(config, dataset)
+        opened.callback(trainer.programs.close)
         policy = None
         if config.mode == "grow":
             policy = config_lib.make_policy(config, dataset.image_shape, dataset.num_classes)
@@ -98,6 +101,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
                 if memory.trial is None:
                     snapshots.after_epoch(trainer, memory.epoch)
                 grower.decide(line, measured)
+                grower.compile_ahead(line, measured)
                 if not grower.in_trials:
                     _save(config, trainer, memory, store, clock)
                 every = config.log.plot_every
@@ -113,8 +117,6 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
         plot(workdir, lines, dataset, config, result.test_accuracy)
         reporter.end_run(result.to_dict())
         return result
-    finally:
-        store.close()
 
 
 def _is_done(config: Any, memory: Memory) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 TIMED = ("train", "evaluate", "compile", "growth", "checkpoint")
+# Beside these, not among them: the run did not wait for it.
+AHEAD = "compile_ahead"
 
 
 @dataclasses.dataclass
@@ -27,8 +29,10 @@ class Memory:
       validation_accuracy: of the last epoch in percent.
       best_validation_accuracy: so far, in percent.
       growth: a dict for each block added: epoch, stage, depths.
-      seconds: spent so far, by what on, over all starts; "total" too.
-      compilations: so far, by kind of program.
+      seconds: spent so far, by what on, over all starts; "total" too, and `AHEAD`, of a thread
+        beside.
+      compilations: of programs that were called so far, by kind.
+      compilations_ahead: of these, those made by the thread beside.
     """
 
     epoch: int
@@ -45,9 +49,10 @@ class Memory:
     best_validation_accuracy: float = 0.0
     growth: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"total": 0.0, **dict.fromkeys(TIMED, 0.0)}
+        default_factory=lambda: {"total": 0.0, **dict.fromkeys((*TIMED, AHEAD), 0.0)}
     )
     compilations: dict[str, int] = dataclasses.field(default_factory=dict)
+    compilations_ahead: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def epoch_of_phase(self) -> int:

@@ -29,8 +29,9 @@ class Result:
       num_params: trainable parameters of the final network.
       growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
       epochs: trained in all.
-      seconds: where the time went, over all starts of the run.
-      compilations: executables made for the training step.
+      seconds: where the time went, over all starts of the run; compile_ahead went beside the rest,
+        in a thread of its own.
+      compilations: executables that the training step used.
       seed: of all randomness.
       versions: of Python and the libraries.
       network: at its final depths.

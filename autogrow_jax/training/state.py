@@ -99,6 +99,11 @@ def pad_state(
     template = jax.eval_shape(
         lambda: init_state(roomy, optimizer, jax.random.key(0), image_shape, bool(state.ema))
     )
+    return pad_like(state, template)
+
+
+def pad_like(state: TrainState, template: TrainState) -> TrainState:
+    """The same to the shapes of `template`, whose leaves need nothing but a shape."""
     return jax.tree.map(_pad, state, template)
 
 

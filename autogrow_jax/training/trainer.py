@@ -6,11 +6,13 @@ The only mutable object of the package. It knows nothing of files, policies or s
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset
@@ -32,7 +34,7 @@ from autogrow_jax.training.state import (
     choose_capacities,
     cut_state,
     init_state,
-    pad_state,
+    pad_like,
 )
 from autogrow_jax.training.step import Recipe, Sums
 
@@ -50,7 +52,7 @@ class Trainer:
     Attributes:
       depths: blocks of each stage.
       capacities: blocks of each stage there is room for.
-      programs: all executables, counted and timed.
+      programs: all executables, counted and timed; to be closed when no more will be asked for.
       seconds: spent, by what on; without compilation, which is `programs.seconds`.
     """
 
@@ -84,6 +86,8 @@ class Trainer:
             self._mesh,
         )
         self._feed = make_feed(dataset, recipe, self.programs, config.data.on_device)
+        self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
+        self._abstract_states: dict[tuple[int, ...], TrainState] = {}
         self._prepare(recipe)
         self._state: TrainState | None = None
 
@@ -111,33 +115,40 @@ class Trainer:
     def _prepare(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._feed.prepare(recipe)
-        self._grow_state = make_grow_state(
-            recipe.network,
-            self._optimizer,
-            recipe.preprocessing,
-            self._config.growth.initializer,
-            self._config.growth.reset_optimizer,
-        )
+        self._grow_state = self._make_grow_state(recipe)
+
+    def _make_grow_state(self, recipe: Recipe) -> Callable[..., TrainState]:
+        # Once for each recipe: a program made ahead is found again by its function.
+        if recipe not in self._grow_states:
+            self._grow_states[recipe] = make_grow_state(
+                recipe.network,
+                self._optimizer,
+                recipe.preprocessing,
+                self._config.growth.initializer,
+                self._config.growth.reset_optimizer,
+            )
+        return self._grow_states[recipe]
 
     def start(self) -> None:
         """Makes the state before the first epoch."""
-        exact = self.programs.call(
-            "init",
-            lambda key: init_state(
-                self._network, self._optimizer, key, self._image_shape, self._recipe.ema > 0
-            ),
-            self.key("init", 0),
-        )
+        # At the capacity and then cut: a block's draws do not depend on the depth, and one program
+        # serves all depths, also those of other runs where compiled programs are kept on disk.
+        init = partial(self._init_state, self._recipe.network)
+        roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
+        exact = cut_state(jax.device_get(roomy), self.depths)
         self.restore(exact, self.depths, self.capacities)
 
+    def _init_state(self, network: Network, key: jax.Array) -> TrainState:
+        return init_state(network, self._optimizer, key, self._image_shape, self._recipe.ema > 0)
+
     def abstract_state(self, depths: tuple[int, ...]) -> TrainState:
-        """Shapes and dtypes of the exact-depth state."""
-        network = self._network.clone(depths=depths)
-        return jax.eval_shape(
-            lambda: init_state(
-                network, self._optimizer, self._root, self._image_shape, self._recipe.ema > 0
+        """Shapes and dtypes of the state at these depths."""
+        if depths not in self._abstract_states:
+            network = self._network.clone(depths=depths)
+            self._abstract_states[depths] = jax.eval_shape(
+                partial(self._init_state, network), self._root
             )
-        )
+        return self._abstract_states[depths]
 
     def restore(
         self, exact: TrainState, depths: tuple[int, ...], capacities: tuple[int, ...]
@@ -146,14 +157,32 @@ class Trainer:
         self.depths = depths
         if capacities != self.capacities:
             self._set_capacities(capacities)
-        padded = pad_state(
-            exact, self._network, self._optimizer, self.capacities, self._image_shape
-        )
+        padded = pad_like(exact, self.abstract_state(self.capacities))
         self._state = replicate(padded, self._mesh)
 
     def _set_capacities(self, capacities: tuple[int, ...]) -> None:
         self.capacities = capacities
-        self._prepare(self._recipe._replace(network=self._network.clone(depths=capacities)))
+        self._prepare(self._recipe_of(capacities))
+
+    def _recipe_of(self, capacities: tuple[int, ...]) -> Recipe:
+        return self._recipe._replace(network=self._network.clone(depths=capacities))
+
+    def compile_ahead(self, capacities: tuple[int, ...]) -> None:
+        """Compiles in the background what growth to these capacities will ask for.
+
+        That is the growth itself, training and evaluation; not the pre-training of initialiser
+        "adam". What was begun for other capacities is dropped.
+        """
+        self.programs.drop_ahead()
+        recipe, place = self._recipe_of(capacities), NamedSharding(self._mesh, PartitionSpec())
+        state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self.abstract_state(capacities),
+        )
+        grow_state = self._make_grow_state(recipe)
+        arguments = self._growth_arguments(state, 0, self._root)
+        self.programs.compile_ahead(grow_state, *arguments, donate=(0,), runs_seldom=True)
+        self._feed.compile_ahead(recipe, state)
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
@@ -208,19 +237,18 @@ class Trainer:
         capacities = choose_capacities(deeper, self.capacities)
         if capacities != self.capacities:
             self.restore(self.exact_state(), self.depths, capacities)
-        images, labels = self._feed.first_images(self._recipe.batch_size)
         self._state = self.programs.call(
             "growth",
             self._grow_state,
-            self.padded_state,
-            key,
-            jnp.int32(stage),
-            self._live_depths(),
-            images,
-            labels,
+            *self._growth_arguments(self.padded_state, stage, key),
             donate=(0,),
+            runs_seldom=True,
         )
         self.depths = deeper
+
+    def _growth_arguments(self, state: TrainState, stage: int, key: jax.Array) -> tuple[Any, ...]:
+        images = self._feed.first_images(self._recipe.batch_size)
+        return state, key, jnp.int32(stage), self._live_depths(), *images
 
     def _pretrain(self, stage: int, key: jax.Array, train_accuracy: float) -> None:
         """The paper's Adam initialiser: epochs on the new block alone, all else frozen."""
