@@ -91,10 +91,11 @@ def print_report(rounds: Sequence[dict[str, Record]], summary: Summary, ratios: 
         ],
     )
     print(
-        "\nsteady steps: each as long as the median step at its depth. ahead: compilation in a thread"
-        "\nbeside the training, not in the total. waits: training beyond the steady steps, which is"
-        "\nthe host's work around an epoch, and steps that were slower. all but steps: the total less"
-        "\nsteady steps and evaluation. GiB: the process's peak, of device memory if it has some."
+        "\nsteady steps: each as long as the median step at its depth. ahead: compilation in a"
+        "\nthread beside the training, not in the total. waits: training beyond the steady steps,"
+        "\nwhich is the host's work around an epoch, and steps that were slower. all but steps: the"
+        "\ntotal less steady steps and evaluation. GiB: the process's peak, of device memory if it"
+        "\nhas some."
     )
     phases = [name for name in names if name != DIGITS]
     if phases:
