@@ -1,32 +1,139 @@
-"""Lists the benchmarks, or runs them all small: python -m benchmarks [--quick]."""
+"""Runs all benchmarks: under 20 minutes on two idle CPU cores, at most 10 each on a GPU.
+
+The sizes are smaller than those each benchmark has by itself; `python -m benchmarks.NAME --help`
+says which those are.
+
+python -m benchmarks [--list] [--quick] [--only NAME ...] [--data-dir DIR] [--json DIR]
+"""
 
 import argparse
-from collections.abc import Callable
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks import convolution, depth_as_data
+from benchmarks.alone import find_machine, is_cpu
 
-# What each is called with so that all of them end within a few minutes. Such small sizes show
-# that the benchmarks run, not what they are there to show.
-QUICK: dict[Callable[[list[str]], None], str] = {
-    depth_as_data.main: "--last 5 --batch-size 16 --steps 1 --repeats 3 --samples 4",
-    convolution.main: "--repeats 3 --limit 1 --shapes 2",
+_ROOT = Path(__file__).parents[1]
+
+
+class Benchmark(NamedTuple):
+    """What a benchmark is called with.
+
+    Attributes:
+      summary: what it answers.
+      cpu: arguments on two CPU cores.
+      accelerator: on anything else JAX finds.
+      quick: to see that it runs, in a minute or two; not to believe its figures.
+      needs_pytorch: whether it is nothing without.
+      reads_data: whether it takes `--data-dir`.
+    """
+
+    summary: str
+    cpu: str
+    accelerator: str
+    quick: str
+    needs_pytorch: bool = False
+    reads_data: bool = False
+
+
+BENCHMARKS = {
+    "against_pytorch": Benchmark(
+        "steps of training and evaluation against PyTorch's",
+        "--depths 3 20 --rounds 3 --limit 10",
+        "--depths 3 20 --limit 10",
+        "--families plain3 --depths 1 --batch 16 --rounds 3 --limit 2 --no-compile",
+        needs_pytorch=True,
+    ),
+    "growth_phase": Benchmark(
+        "a whole growth phase: what is not a steady step",
+        "--last 8 --minutes 1",
+        "",
+        "--last 2 --batch 16 --steps-per-epoch 4 --runs ours unrolled",
+    ),
+    "scaling": Benchmark(
+        "step, compilation, memory and checkpoints from 3 to 300 blocks",
+        "--depths 1 10 30 100 --steps 1",
+        "",
+        "--depths 1 5 --batch 16 --steps 1 --families plain3",
+    ),
+    "inputs": Benchmark(
+        "images a second from each source",
+        "",
+        "",
+        "--images 2000 --files 200 --repeats 2 --limit 2",
+        reads_data=True,
+    ),
+    "depth_as_data": Benchmark(
+        "the padded training step against the unrolled network's",
+        "--last 9 --repeats 3",
+        "--samples 8",
+        "--last 5 --batch-size 16 --steps 1 --repeats 3 --samples 4",
+    ),
+    "convolution": Benchmark(
+        "whether convolutions in canonical form are still needed",
+        "--shapes 4 --repeats 3 --limit 1",
+        "",
+        "--repeats 3 --limit 1 --shapes 2",
+    ),
 }
 
 
-def main() -> None:
-    """Runs the command line."""
+def choose_command(name: str, options: argparse.Namespace, on_cpu: bool) -> list[str]:
+    """The command line of a benchmark.
+
+    Args:
+      name: of `BENCHMARKS`.
+      options: of this program.
+      on_cpu: whether there is nothing but a CPU.
+    """
+    chosen = BENCHMARKS[name]
+    sizes = chosen.quick if options.quick else chosen.cpu if on_cpu else chosen.accelerator
+    command = [sys.executable, "-m", f"benchmarks.{name}", *sizes.split()]
+    if chosen.reads_data and options.data_dir:
+        command += ["--data-dir", str(Path(options.data_dir).absolute())]
+    if options.json:
+        command += ["--json", str(Path(options.json).absolute() / f"{name}.json")]
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the number of benchmarks that failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="run all of them, at small sizes")
-    options = parser.parse_args()
-    for run, arguments in QUICK.items():
-        name = run.__module__
-        if options.quick:
-            print(f"\n== python -m {name} {arguments}", flush=True)
-            run(arguments.split())
-        else:
-            summary = (__import__(name, fromlist=["__doc__"]).__doc__ or "").splitlines()[0]
-            print(f"python -m {name}\n    {summary}")
+    parser.add_argument("--list", action="store_true", help="name them and run none")
+    parser.add_argument("--quick", action="store_true", help="only see that they run")
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("--data-dir", default="", help="of official files, for `inputs`")
+    parser.add_argument("--json", default="", metavar="DIR", help="folder for a file of each")
+    options = parser.parse_args(arguments)
+    names = options.only or list(BENCHMARKS)
+    if options.list:
+        for name in names:
+            print(f"python -m benchmarks.{name}\n    {BENCHMARKS[name].summary}")
+        return 0
+    if options.json:
+        Path(options.json).mkdir(parents=True, exist_ok=True)
+    has_pytorch = importlib.util.find_spec("torch") is not None
+    on_cpu = is_cpu(find_machine())
+    failed = []
+    for name in names:
+        command = choose_command(name, options, on_cpu)
+        print(f"\n== python {' '.join(command[1:])}", flush=True)
+        if BENCHMARKS[name].needs_pytorch and not has_pytorch:
+            print("left out, as PyTorch is not installed: pip install '.[bench]' brings it")
+            continue
+        start = time.perf_counter()
+        # A process each, so that no one holds memory or a device that the next one needs.
+        if subprocess.run(command, cwd=_ROOT).returncode:
+            failed.append(name)
+        print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return len(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
