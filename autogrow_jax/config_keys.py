@@ -18,6 +18,7 @@ PARALLEL = ("jit", "pmap")
 
 # Keys that change what is seen or kept, not what is computed: a resumed run may change them.
 FREE_KEYS = {
+    "compilation_cache",
     "data.dir",
     "data.cache_dir",
     "growth.compile_ahead",
@@ -97,6 +98,9 @@ KEYS: dict[str, Key] = {
     ),
     "parallel": _choice("jit", PARALLEL),
     "num_devices": _whole(0, 0, meaning="; 0 means all there are"),
+    "compilation_cache": _text(
+        "", "a folder for compiled programs, '' for ~/.cache/autogrow_jax/compiled, or 'none'"
+    ),
     "model.family": _choice("plain3", FAMILIES),
     "model.depths": _depths((), "; none means one block each"),
     "model.dtype": _choice("float32", ("float32", "bfloat16")),

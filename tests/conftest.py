@@ -25,6 +25,8 @@ if "AUTOGROW_TEST_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["AUTOGROW_TEST_CACHE"] = _CACHE
 jax.config.update("jax_compilation_cache_dir", _CACHE)
+# Also for processes that tests start: none is to leave anything in the user's home.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -413,9 +413,11 @@ BASE = {
     "finetune.total_epochs": {"finetune.epochs": 4},
 }
 # Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py,
-# test_training_compile_ahead.py and test_training_snapshots.py.
+# test_training_compile_ahead.py, test_training_compilation_cache.py and
+# test_training_snapshots.py.
 IN_RUNS = {
     "mode",
+    "compilation_cache",
     "data.cache_dir",
     "growth.compile_ahead",
     "growth.initializer",

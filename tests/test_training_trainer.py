@@ -96,6 +96,15 @@ def test_an_epoch_is_what_plain_optax_makes_of_the_same_batches():
     _close(trainer.exact_variables(), {"params": params, "batch_stats": stats}, 1e-4)
 
 
+def test_the_start_is_that_of_the_network_at_its_own_depths():
+    """Although it is drawn at the capacity, by a program that is compiled in a hurry."""
+    trainer, dataset = _make(**{"model.family": "basic3", "model.bn_scale_init": "uniform"})
+    image = jnp.zeros((1, *dataset.image_shape))
+    _equal(trainer.exact_variables(), jax.jit(trainer.network.init)(trainer.key("init", 0), image))
+    padded = jax.tree.leaves(trainer.padded_state.params["stage1"]["rest"])
+    assert all(not np.any(leaf) for leaf in padded)  # Depth 1: every slot is dead.
+
+
 def test_every_epoch_has_its_own_order_and_visits_no_example_twice():
     trainer, dataset = _make()
     count = len(dataset.train.labels)

@@ -20,6 +20,7 @@ from autogrow_jax.reporting import (
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.training import compilation_cache
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.epoch import run_epoch
@@ -54,6 +55,10 @@ def run(
     resolved = config_lib.resolve(config)
     reporter = reporter or ConsoleReporter(show_bar=None if resolved.log.progress else False)
     try:
+        try:
+            compilation_cache.choose(resolved.compilation_cache)
+        except OSError as error:
+            reporter.message(f"compiled programs are not kept: {error}")
         if resolved.mode == "evaluate":
             return evaluate_run(resolved, Workdir(Path(workdir).expanduser()), reporter)
         return _train(resolved, open_workdir(workdir, resolved), reporter)

@@ -136,7 +136,7 @@ class Trainer:
         init = partial(self._init_state, self._recipe.network)
         roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
         exact = cut_state(jax.device_get(roomy), self.depths)
-        self.restore(exact, self.depths, self.capacities)
+        self._state = replicate(pad_like(exact, roomy), self._mesh)
 
     def _init_state(self, network: Network, key: jax.Array) -> TrainState:
         return init_state(network, self._optimizer, key, self._image_shape, self._recipe.ema > 0)
