@@ -13,7 +13,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.models.convolution import conv_general_dilated, native_conv_general_dilated
+from autogrow_jax.models.convolution import (
+    conv_general_dilated,
+    native_conv_general_dilated,
+    why_not_native,
+)
 from autogrow_jax.models.normalization import BatchNorm
 
 # What a checkpointed block keeps for its gradient; everything else is cheap to compute again.
@@ -69,6 +73,11 @@ class BlockOptions(NamedTuple):
         return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
             key, shape, dtype, -bound, bound
         )
+
+
+def is_native(options: BlockOptions) -> bool:
+    """Whether the package's own kernels are asked for, and can be used here."""
+    return options.convolution == "native" and not why_not_native()
 
 
 def conv(

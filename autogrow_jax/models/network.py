@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.models import blocks
+from autogrow_jax.models import blocks, native
 from autogrow_jax.models.blocks import BlockOptions
 from autogrow_jax.models.stack import num_slots, run_stack
 
@@ -107,7 +107,12 @@ class Stage(nn.Module):
         policy = jax.checkpoint_policies.save_only_these_names(blocks.CONVOLUTION_OUTPUT)
         apply = jax.checkpoint(apply, policy=None if self.remat else policy)
         x, stats = run_stack(
-            apply, params, stats, x, None if live_depth is None else live_depth - 1
+            apply,
+            params,
+            stats,
+            x,
+            None if live_depth is None else live_depth - 1,
+            native.empty if blocks.is_native(self.options) else jnp.zeros,
         )
         if stats and self.is_mutable_collection("batch_stats") and not self.is_initializing():
             self.put_variable("batch_stats", "rest", stats)

@@ -34,7 +34,12 @@ def num_slots(params: Tree) -> int:
 
 
 def run_stack(
-    block: BlockFn, params: Tree, stats: Tree, x: jax.Array, depth: jax.Array | int | None = None
+    block: BlockFn,
+    params: Tree,
+    stats: Tree,
+    x: jax.Array,
+    depth: jax.Array | int | None = None,
+    empty: Callable[[tuple[int, ...], Any], jax.Array] = jnp.zeros,
 ) -> tuple[jax.Array, Tree]:
     """Applies `block` once for each of the first `depth` slots.
 
@@ -46,6 +51,8 @@ def run_stack(
       x: [N, H, W, C].
       depth: number of live slots, at most the capacity; None means all of them, run by
         `lax.scan`, which can be differentiated in any way.
+      empty: makes the buffers of what the gradient needs, (shape, dtype); of dead slots nothing is
+        read.
 
     Returns:
       The last block's output [N, H, W, C] and the statistics, dead slots left as they were.
@@ -54,10 +61,10 @@ def run_stack(
         return x, stats
     if depth is None:
         return lax.scan(lambda x, slot: block(slot[0], slot[1], x), x, (params, stats))
-    return _run_dynamic(block, params, stats, x, jnp.asarray(depth, jnp.int32))
+    return _run_dynamic(block, params, stats, x, jnp.asarray(depth, jnp.int32), empty)
 
 
-def _run_dynamic(block, params, stats, x, depth):
+def _run_dynamic(block, params, stats, x, depth, empty):
     def pullback(p, s, x):
         return jax.vjp(lambda p, x: block(p, s, x), p, x, has_aux=True)
 
@@ -80,8 +87,8 @@ def _run_dynamic(block, params, stats, x, depth):
             y, vjp, new_stats = pullback(_read(params, i), _read(stats, i), x)
             return y, _write(stats, i, new_stats), _write(saved, i, structure.to_save(vjp))
 
-        empty = [jnp.zeros((capacity, *leaf.shape), leaf.dtype) for leaf in structure.saved]
-        y, new_stats, saved = lax.fori_loop(0, depth, body, (x, stats, empty))
+        buffers = [empty((capacity, *leaf.shape), leaf.dtype) for leaf in structure.saved]
+        y, new_stats, saved = lax.fori_loop(0, depth, body, (x, stats, buffers))
         # The statistics before the step are part of what a block's gradient may read.
         return (y, new_stats), (params, stats, saved, depth)
 

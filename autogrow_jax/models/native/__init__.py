@@ -1,6 +1,7 @@
 """Convolutions in C++ for the CPU, built on first use where there is a compiler."""
 
 from autogrow_jax.models.native.convolution import (
+    empty,
     forward,
     input_gradient,
     is_supported,
@@ -8,4 +9,11 @@ from autogrow_jax.models.native.convolution import (
     why_unavailable,
 )
 
-__all__ = ["forward", "input_gradient", "is_supported", "kernel_gradient", "why_unavailable"]
+__all__ = [
+    "empty",
+    "forward",
+    "input_gradient",
+    "is_supported",
+    "kernel_gradient",
+    "why_unavailable",
+]

@@ -6,6 +6,7 @@ those of `lax.conv_general_dilated`.
 """
 
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ _HANDLERS = {
     "autogrow_forward": "AutogrowForward",
     "autogrow_input_gradient": "AutogrowInputGradient",
     "autogrow_kernel_gradient": "AutogrowKernelGradient",
+    "autogrow_empty": "AutogrowEmpty",
 }
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -42,6 +44,11 @@ def is_supported(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> b
     """Whether the custom calls take such a convolution: float32, [N, H, W, C], stride up to 2."""
     float32 = x.dtype == kernel.dtype == jnp.float32
     return float32 and x.ndim == 4 and 0 not in (*x.shape, *kernel.shape) and strides[1] <= 2
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """An array of no particular values: what is written before it is read needs no zeros first."""
+    return jax.ffi.ffi_call("autogrow_empty", jax.ShapeDtypeStruct(shape, dtype))()
 
 
 def _call(target: str, shape: tuple[int, ...], a, b, strides, padding):
