@@ -60,6 +60,12 @@ BENCHMARKS = {
         "",
         "--depths 1 5 --batch 16 --steps 1 --families plain3",
     ),
+    "compilation_cache": Benchmark(
+        "how much of its compile time a second start saves",
+        "",
+        "",
+        "--starts 2 --fraction 0.2",
+    ),
     "inputs": Benchmark(
         "images a second from each source",
         "",

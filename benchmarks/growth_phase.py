@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from autogrow_jax.config import default_config
 from autogrow_jax.data import load_dataset
 from benchmarks.alone import find_machine, is_cpu, run_alone
 from benchmarks.depth_as_data import format_depths, growth_path
@@ -80,15 +81,18 @@ def choose_steps(options: argparse.Namespace) -> int:
     step half way.
     """
     half = (options.last + 1) // 2
-    convolution = options.settings.get("model.convolution", "xla")
+    model = default_config().model.to_dict()
     row = run_alone(
         measure_step,
         family=options.family,
         depth=half,
         batch_size=options.batch,
         steps=5,
-        convolution=convolution,
-        dtype=options.settings.get("model.dtype", "float32"),
+        **{
+            name: options.settings.get(f"model.{name}", model[name])
+            for name in ("remat", "dtype", "convolution")
+            if name in model
+        },
     )
     epochs = len(growth_path(options.last)) * options.interval
     steps = math.ceil(60 * options.minutes / (epochs * row["step"]))

@@ -3,22 +3,26 @@
 import tempfile
 from typing import Any
 
-from autogrow_jax.config import default_config
+from autogrow_jax.config import default_config, resolve
+from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.training import run
 from benchmarks.phases import IMAGE_SIDE, Record, make_record, say_depths
 from benchmarks.step_times import StepTimes
 
+# Every start is to be as the first on a machine is.
+_COLD = {"compilation_cache": "none"}
 
-def train_ours(
+
+def make_config(
     data: str,
     family: str,
     last: int,
     interval: int,
     batch_size: int,
     settings: dict[str, Any] | None = None,
-) -> Record:
-    """A run as any other, from 1-1-1 until the maximum depth, without fine-tuning.
+) -> Any:
+    """The config of a run as any other, from 1-1-1 to a maximum depth, without fine-tuning.
 
     Args:
       data: an .npz file with parts for training, validation and test.
@@ -26,7 +30,7 @@ def train_ours(
       last: blocks in each stage at the end.
       interval: epochs at each depth.
       batch_size: images a step.
-      settings: further config keys, such as {"model.convolution": "native"}.
+      settings: further config keys, such as {"model.remat": True}.
     """
     config = default_config()
     config.update_from_flattened_dict(
@@ -42,10 +46,16 @@ def train_ours(
             "growth.window": 10**6,  # Never full, so that nothing stops early.
             "growth.max_depths": (last,),
             "finetune.epochs": 0,
+            **_COLD,
             **(settings or {}),
         }
     )
-    return _train(config)
+    return config
+
+
+def train_ours(**arguments: Any) -> Record:
+    """Runs a config of `make_config`, which takes the arguments."""
+    return _train(make_config(**arguments))
 
 
 def train_digits(settings: dict[str, Any] | None = None) -> Record:
@@ -54,11 +64,7 @@ def train_digits(settings: dict[str, Any] | None = None) -> Record:
     Args:
       settings: config keys to change.
     """
-    from configs.digits_plain3 import get_config
-
-    config = get_config()
-    config.update_from_flattened_dict(settings or {})
-    return _train(config)
+    return _train(resolve(load_config(DEFAULT_CONFIG, {**_COLD, **(settings or {})})))
 
 
 def _train(config: Any) -> Record:

@@ -7,8 +7,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from autogrow_jax.config import make_network, resolve
 from autogrow_jax.data import Dataset
-from autogrow_jax.models import BlockOptions, Network, build_network, get_family, num_params
+from autogrow_jax.models import Network, get_family, num_params
 from autogrow_jax.training import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.feed import Epoch, make_feed
@@ -18,34 +19,28 @@ from autogrow_jax.training.state import TrainState, init_state
 from autogrow_jax.training.step import Recipe
 from autogrow_jax.training.trainer import PURPOSES, mean_loss, percent
 from benchmarks.depth_as_data import growth_path
+from benchmarks.phase_ours import make_config
 from benchmarks.phases import Record, Stopwatch, go_through, load, make_record
 from benchmarks.step_times import Depths, StepTimes
 from benchmarks.unrolled import Unrolled, block_name, unroll
 
-_KEEP = 2  # Checkpoints; the default of a run.
 
-
-def train_unrolled(
-    data: str,
-    family: str,
-    last: int,
-    interval: int,
-    batch_size: int,
-    settings: dict[str, Any] | None = None,
-) -> Record:
-    """The same phase by a net of exact depth, a program of its own for each.
+def train_unrolled(data: str, last: int, **arguments: Any) -> Record:
+    """The phase of `phase_ours.train_ours` by a net of exact depth, a program for each.
 
     Args:
-      settings: of the keys of a config, only "model.convolution" is heard.
+      data: an .npz file.
+      last: blocks in each stage at the end.
+      **arguments: others of `phase_ours.make_config`.
     """
+    config = resolve(make_config(data=data, last=last, **arguments))
     watch = Stopwatch()
     dataset = load(data)
-    convolution = (settings or {}).get("model.convolution", "xla")
     with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(folder, _KEEP)
+        store = CheckpointStore(folder, config.checkpoint.keep)
         try:
-            net = _UnrolledNet(dataset, family, batch_size, convolution, watch.programs, store)
-            times, losses = go_through(net, watch, growth_path(last), interval)
+            net = _UnrolledNet(config, dataset, watch.programs, store)
+            times, losses = go_through(net, watch, growth_path(last), config.growth.interval)
             with watch.timed("checkpoint"):
                 store.wait()
             seconds = watch.stop()
@@ -60,24 +55,23 @@ class _UnrolledNet:
 
     name = "unrolled"
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        family: str,
-        batch_size: int,
-        convolution: str,
-        programs: Programs,
-        store: CheckpointStore,
-    ):
-        self._family = get_family(family)
-        self._options = BlockOptions(convolution=convolution)
-        self._make_network = partial(Unrolled, family=family, options=self._options)
-        self._optimizer = make_optimizer("sgd", momentum=0.9, weight_decay=5e-4)
+    def __init__(self, config: Any, dataset: Dataset, programs: Programs, store: CheckpointStore):
+        channels = dataset.image_shape[2]
+        seed = make_network(config, dataset.num_classes, channels, config.model.depths)
+        self._options, self._learning_rate = seed.options, config.optimizer.learning_rate
+        self._family = get_family(seed.family)
+        self._make_network = partial(Unrolled, family=seed.family, options=seed.options)
+        self._optimizer = make_optimizer(
+            config.optimizer.name,
+            momentum=config.optimizer.momentum,
+            nesterov=config.optimizer.nesterov,
+            weight_decay=config.optimizer.weight_decay,
+        )
         self._programs, self._store = programs, store
-        self._root = jax.random.key(0)
-        seed = build_network(family, (1, 1, 1), image_channels=1, convolution=convolution)
+        self._root = jax.random.key(config.seed)
         init = partial(init_state, seed, self._optimizer)
         self._init = lambda key: init(key, dataset.image_shape, False)
+        batch_size = config.data.batch_size
         self._recipe = Recipe(
             network=seed,
             optimizer=self._optimizer,
@@ -87,7 +81,7 @@ class _UnrolledNet:
             parallel="jit",
             mesh=make_mesh(1, batch_size),
         )
-        self._feed = make_feed(dataset, self._recipe, programs, "auto")
+        self._feed = make_feed(dataset, self._recipe, programs, config.data.on_device)
         self.steps_per_epoch = self._feed.steps_per_epoch
         self._depths: Depths = ()
         self._state: Any = None
@@ -137,7 +131,7 @@ class _UnrolledNet:
             self._key("order", epoch),
             self._key("augment", epoch),
             replicate(jnp.asarray(self._depths, jnp.int32), self._recipe.mesh),
-            self._family.learning_rate,
+            self._learning_rate,
         )
 
         def progress(steps: int, images: int) -> None:

@@ -75,7 +75,7 @@ class Unrolled(nn.Module):
                     options=options,
                     name=block_name(stage, number),
                 )(x, train)
-        return nn.Dense(10, name="head")(jnp.mean(x, axis=(1, 2)))
+        return nn.Dense(10, name="head")(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
 
 
 def block_name(stage: int, number: int) -> str:
