@@ -145,6 +145,7 @@ def make_network(
         bn_scale_init=model.bn_scale_init,
         kernel_init=model.kernel_init,
         remat=model.remat,
+        convolution=model.convolution,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.growth.registry import POLICIES
-from autogrow_jax.models.blocks import BN_SCALE_INITS, KERNEL_INITS
+from autogrow_jax.models.blocks import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
 from autogrow_jax.models.network import FAMILIES, STEMS
 from autogrow_jax.training.optimizer import OPTIMIZERS
 from autogrow_jax.training.schedule import SCHEDULES
@@ -108,6 +108,7 @@ KEYS: dict[str, Key] = {
     "model.bn_scale_init": _choice("ones", BN_SCALE_INITS),
     "model.kernel_init": _choice("torch", KERNEL_INITS),
     "model.remat": _flag(False),
+    "model.convolution": _choice("xla", CONVOLUTIONS),
     "data.name": _text(
         "digits",
         "digits, mnist, fashion_mnist, cifar10, cifar100, svhn, tfds:NAME, npz:PATH or folder:PATH",

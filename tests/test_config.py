@@ -350,6 +350,7 @@ PROBES = {
         "model.bn_scale_init": "uniform",
         "model.kernel_init": "he",
         "model.remat": True,
+        "model.convolution": "native",
     },
     _probe_data: {
         "seed": 1,

@@ -58,7 +58,7 @@ def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, cloc
             "validation_examples": len(dataset.validation.labels),
             "compilations_by_program": memory.compilations,
             "compilations_ahead": memory.compilations_ahead,
-            "devices": describe_devices(),
+            "devices": {**describe_devices(), "convolution": trainer.convolution},
             "num_classes": dataset.num_classes,
             "image_shape": dataset.image_shape,
         },

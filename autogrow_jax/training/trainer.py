@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
+from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.growth_step import (
     PRETRAIN_EPOCHS,
@@ -52,6 +53,7 @@ class Trainer:
     Attributes:
       depths: blocks of each stage.
       capacities: blocks of each stage there is room for.
+      convolution: "native" or "xla", and why not native where that was asked for.
       programs: all executables, counted and timed; to be closed when no more will be asked for.
       seconds: spent, by what on; without compilation, which is `programs.seconds`.
     """
@@ -73,6 +75,7 @@ class Trainer:
         self._network = config_lib.make_network(
             config, dataset.num_classes, dataset.image_shape[2], self.depths
         )
+        self.convolution = self._choose_convolution()
         self._root = jax.random.key(config.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
@@ -90,6 +93,21 @@ class Trainer:
         self._abstract_states: dict[tuple[int, ...], TrainState] = {}
         self._prepare(recipe)
         self._state: TrainState | None = None
+
+    def _choose_convolution(self) -> str:
+        """Puts XLA's convolutions in where those asked for cannot be used; says what is used."""
+        options = self._network.options
+        if options.convolution != "native":
+            return options.convolution
+        reason = why_not_native()
+        if self._config.parallel == "jit" and self._mesh.size > 1:
+            reason = "XLA cannot divide a batch for them; parallel = 'pmap' can"
+        elif options.dtype != jnp.float32:
+            reason = f"they compute in float32, not {self._config.model.dtype}"
+        if not reason:
+            return "native"
+        self._network = self._network.clone(options=options._replace(convolution="xla"))
+        return f"xla ({reason})"
 
     @property
     def network(self) -> Network:
