@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError, parse_arguments
@@ -46,4 +47,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     leave(main())

@@ -1,0 +1,29 @@
+"""How the C library hands memory to XLA, which on a CPU is a third of a training step.
+
+XLA's CPU client asks for the memory of a program's temporaries at each call and frees it after it.
+glibc returns such large pieces to the system at once, so that every step touches fresh pages: at
+3-3-3 and 64 images, 93 MB in 23,000 page faults, 50 of 160 ms of processor time.
+"""
+
+import ctypes
+import platform
+
+# Of mallopt, see malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_KEPT_BYTES = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Has this process keep up to 2 GiB that it freed, for the next step; results do not change.
+
+    To be called before JAX starts its threads, that is before the first array: a thread that has
+    allocated keeps to an arena of its own, which cannot hold such large pieces.
+
+    Returns:
+      Whether it took effect; False where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, 1))
+    return all([mallopt(name, value) == 1 for name, value in settings])
