@@ -33,31 +33,38 @@ _INITIALIZERS = ("gaussian", "uniform", "morphism", "adam", "default")
 
 def get_study() -> Study:
     """See the module's docstring."""
-    policies = Section(
-        "Periodic against convergent growth",
-        ("data set", "policy"),
-        [
-            _row(name, policy, {"growth.policy": policy, "finetune.total_epochs": 16})
-            for name in _SETS
-            for policy in ("periodic", "convergent")
-        ],
-        "16 epochs; Gaussian start of a new block. Convergent growth waits until the net stops"
-        " improving.",
-    )
-    initializers = Section(
-        "Initialisers",
-        ("data set", "initialiser"),
-        [
-            _row(name, initializer, {"growth.initializer": initializer})
-            for name in _SETS
-            for initializer in _INITIALIZERS
-        ],
-        "Periodic growth, 12 epochs. Those of Adam's pre-training count in the seconds only, as in"
-        " the paper.",
-    )
+    sections = [make(name) for make in (_policies, _initializers) for name in _SETS]
     title = "Basic3ResNet grown on a twentieth of MNIST and FashionMNIST"
-    return Study(title, [policies, initializers], seeds=(0, 1))
+    return Study(title, sections, seeds=(0, 1))
+
+
+def _policies(name: str) -> Section:
+    rows = [
+        _row(name, policy, {"growth.policy": policy, "finetune.total_epochs": 16})
+        for policy in ("periodic", "convergent")
+    ]
+    note = "16 epochs; Gaussian start of a new block. Convergent growth waits until the net stops"
+    return Section(
+        f"{name}: periodic against convergent growth",
+        ("policy",),
+        rows,
+        f"{note} improving.",
+        x="policy",
+    )
+
+
+def _initializers(name: str) -> Section:
+    rows = [
+        _row(name, initializer, {"growth.initializer": initializer})
+        for initializer in _INITIALIZERS
+    ]
+    note = (
+        "Periodic growth, 12 epochs. Those of Adam's pre-training count in the seconds only, as in"
+    )
+    return Section(
+        f"{name}: initialisers", ("initialiser",), rows, f"{note} the paper.", x="initialiser"
+    )
 
 
 def _row(name: str, value: str, changes: dict[str, Any]) -> Row:
-    return Row((name, value), f"configs/{_SETS[name]}_basic3.py", _BASE | changes)
+    return Row((value,), f"configs/{_SETS[name]}_basic3.py", _BASE | changes)
