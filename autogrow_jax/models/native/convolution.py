@@ -34,6 +34,8 @@ def _register() -> str:
     library = load()
     if library.handle is None:
         return library.reason
+    if not library.handle.AutogrowIsFast():
+        return "without AVX-512 they are slower than XLA's"
     for target, symbol in _HANDLERS.items():
         handler = jax.ffi.pycapsule(getattr(library.handle, symbol))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
