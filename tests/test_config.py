@@ -168,7 +168,7 @@ def test_growth_leaves_the_fine_tuning_its_epochs_of_the_total():
         ("model.depth", "did you mean 'model.depths'"),
         ("batch_size", "did you mean 'data.batch_size'"),
         ("modle.depths", "did you mean 'model.depths'"),
-        ("xyzzy", "Known: checkpoint, data"),
+        ("xyzzy", "Known: checkpoint, compilation_cache, data"),
         ("model.xyzzy", "'model' has: model.family"),
         ("data", "config.data is a group of keys: data.name"),
     ],
@@ -262,7 +262,11 @@ def test_every_key_is_read():
     chains = set(_attribute_chains())
     unread = []
     for name in KEYS:
-        wanted = {name} if "." in name else {f"config.{name}", f"_config.{name}"}
+        wanted = (
+            {name}
+            if "." in name
+            else {f"{config}.{name}" for config in ("config", "_config", "resolved")}
+        )
         if not wanted & chains:
             unread.append(name)
     assert not unread

@@ -190,7 +190,7 @@ def _other_operations(eqn):
     return 0
 
 
-def _unrolled(block, params, stats, x, depth):
+def _unrolled(block, params, stats, x, depth, empty=None):
     """`run_stack` without a loop, the body of which XLA counts once."""
     for slot in range(num_slots(params)):
         own = jax.tree.map(lambda leaf, slot=slot: leaf[slot], (params, stats))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import logging
 
+from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.config_files import load_study
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError
@@ -101,6 +102,7 @@ def _run_one(cells: Sequence[Cell], options: Options) -> int:
     if options.parent is not None:
         stop_with_parent(options.parent)
     cell = _find(cells, options.cell)
+    keep_freed_memory()
     finder = next((other for other in cells if other.name == cell.found_by), None)
     try:
         run_cell(cell, options.workdir, finder)
