@@ -1,9 +1,9 @@
 """Studies: rows, cells and their names."""
 
 import dataclasses
-import json
 
 import pytest
+from stand_ins import write_finished
 
 from autogrow_jax.config_keys import KEYS
 from autogrow_jax.errors import UserError
@@ -112,39 +112,10 @@ def test_mistakes(make, message):
         make()
 
 
-def _finish(folder: Folder, **changes):
-    folder.run.mkdir(parents=True)
-    result = {
-        "family": "plain3",
-        "dataset": "digits",
-        "seed_depths": [1, 1, 1],
-        "depths": [2, 1, 1],
-        "test_accuracy": 90.0,
-        "best_validation_accuracy": 95.0,
-        "validation": "held-out",
-        "num_params": 1000,
-        "growth": [],
-        "epochs": 2,
-        "seconds": {"total": 3.0, "compile": 1.0},
-        "compilations": 1,
-        "seed": 0,
-        "versions": {"jax": "1"},
-        "image_shape": [8, 8, 1],
-        "num_classes": 10,
-        **changes,
-    }
-    (folder.run / "result.json").write_text(json.dumps(result))
-    lines = [
-        {"epoch": 0, "depths": [1, 1, 1], "train_images": 100},
-        {"epoch": 1, "depths": [2, 1, 1], "train_images": 100},
-    ]
-    (folder.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def test_a_record_reads_what_the_run_left(tmp_path):
     cell = expand(_study(Row(("a",), DIGITS)))[0][0]
     assert read_record(cell, tmp_path).state == "missing"
-    _finish(Folder(tmp_path, cell))
+    write_finished(Folder(tmp_path, cell).run, test_accuracy=90.0)
     record = read_record(cell, tmp_path)
     assert (record.state, record.depths, record.accuracy) == ("done", (2, 1, 1), 90.0)
     # One block more: a 3x3 convolution of 16 channels at 8x8, twice its multiply-adds.
@@ -155,17 +126,17 @@ def test_a_record_reads_what_the_run_left(tmp_path):
 
 def test_the_paper_reports_the_best_epoch_on_the_test_set(tmp_path):
     cell = expand(_study(Row(("a",), DIGITS, {"data.validation": "test"})))[0][0]
-    _finish(Folder(tmp_path, cell), validation="test")
+    write_finished(Folder(tmp_path, cell).run, validation="test")
     assert read_record(cell, tmp_path).accuracy == 95.0
 
 
 def test_a_record_of_what_failed_or_is_damaged(tmp_path):
     cell, other = expand(_study(Row(("a",), DIGITS)))[0]
-    _finish(Folder(tmp_path, cell))
+    write_finished(Folder(tmp_path, cell).run)
     Folder(tmp_path, cell).error.write_text("no memory\n")
     failed = read_record(cell, tmp_path)
     assert (failed.state, failed.error, failed.accuracy) == ("failed", "no memory", None)
-    _finish(Folder(tmp_path, other), depths=None)
+    write_finished(Folder(tmp_path, other).run, depths=None)
     assert read_record(other, tmp_path).state == "failed"
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from stand_ins import write_finished
 
 from autogrow_jax.config_files import load_study
 from autogrow_jax.studies.__main__ import main
@@ -41,32 +42,6 @@ def study(tmp_path):
     return path
 
 
-def _finish(cell, workdir):
-    folder = Folder(workdir, cell)
-    folder.run.mkdir(parents=True)
-    result = {
-        "family": "plain3",
-        "dataset": "digits",
-        "seed_depths": [1, 1, 1],
-        "depths": [2, 1, 1],
-        "test_accuracy": 91.25,
-        "best_validation_accuracy": 95.0,
-        "validation": "held-out",
-        "num_params": 1234,
-        "growth": [],
-        "epochs": 1,
-        "seconds": {"total": 3.0, "compile": 1.0},
-        "compilations": 1,
-        "seed": 0,
-        "versions": {"jax": "1.2.3"},
-        "image_shape": [8, 8, 1],
-        "num_classes": 10,
-    }
-    (folder.run / "result.json").write_text(json.dumps(result))
-    line = {"epoch": 0, "depths": [2, 1, 1], "train_images": 100}
-    (folder.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-
-
 def test_the_list_has_a_line_for_each_cell(study, tmp_path, capsys):
     assert main([f"--study={study}:0.02", f"--workdir={tmp_path}", "--list", "--seeds=0,4"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -76,7 +51,7 @@ def test_the_list_has_a_line_for_each_cell(study, tmp_path, capsys):
 
 def test_a_table_is_made_of_whatever_has_finished(study, tmp_path, capsys):
     cells, _ = expand(load_study(f"{study}:0.02"))
-    _finish(cells[0], tmp_path)
+    write_finished(Folder(tmp_path, cells[0]).run)
     arguments = [f"--study={study}:0.02", f"--workdir={tmp_path}", "--table"]
     assert main(arguments) == 0
     out = capsys.readouterr().out

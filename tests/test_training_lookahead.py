@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.growth import Decision, Policy
@@ -41,21 +42,6 @@ def _config(**changes):
     config.log.tensorboard = False
     config.update_from_flattened_dict(changes)
     return config
-
-
-class _StopAt(QuietReporter):
-    """Ends the run, as Ctrl-C would, once `epoch` is done."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-        self.resumed_after = None
-
-    def begin_run(self, title, *, num_epochs=None, previous=()):
-        self.resumed_after = len(previous)
-
-    def end_epoch(self, line):
-        if line["epoch"] == self.epoch:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +108,9 @@ def test_trials_compile_no_more_than_their_capacities_need(undisturbed):
 def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path):
     workdir, result = undisturbed
     with pytest.raises(KeyboardInterrupt):
-        run(_config(), tmp_path, reporter=_StopAt(7))
+        run(_config(), tmp_path, reporter=StopAt(7))
     assert len(_lines(tmp_path)) == 8
-    again = _StopAt(None)
+    again = StopAt(None)
     resumed = run(_config(), tmp_path, reporter=again)
     assert again.resumed_after == 6
     assert _lines(tmp_path) == _lines(workdir)

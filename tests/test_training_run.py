@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import normalize
@@ -37,23 +38,6 @@ def _config(**changes):
     config.log.progress = False
     config.update_from_flattened_dict(changes)
     return config
-
-
-class _StopAt(QuietReporter):
-    """Ends the run, as Ctrl-C would, once `epoch` is done and its checkpoint asked for."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
-        raise AssertionError("progress is off")
-
-    def begin_run(self, title, *, num_epochs=None, previous=()):
-        self.resumed_after = len(previous)
-
-    def end_epoch(self, line):
-        if line["epoch"] == self.epoch:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +130,8 @@ def test_checkpoints_are_bounded(undisturbed):
 def test_stopped_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path, epoch):
     workdir, result = undisturbed
     with pytest.raises(KeyboardInterrupt):
-        run(_config(), tmp_path, reporter=_StopAt(epoch))
-    again = _StopAt(None)
+        run(_config(), tmp_path, reporter=StopAt(epoch))
+    again = StopAt(None)
     resumed = run(_config(), tmp_path, reporter=again)
     assert again.resumed_after == epoch
     assert _lines(tmp_path) == _lines(workdir)

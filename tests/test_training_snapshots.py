@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import normalize
@@ -35,17 +36,6 @@ def _config(**changes):
     config.log.tensorboard = False
     config.update_from_flattened_dict(changes)
     return config
-
-
-class _StopAt(QuietReporter):
-    """Kills the run within an epoch, after its line and before its snapshot."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def end_epoch(self, line):
-        if line["epoch"] == self.epoch:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,7 +92,7 @@ def test_it_has_the_validation_loss_of_metrics_jsonl(workdir):
 def test_a_killed_and_resumed_run_has_the_same(workdir, tmp_path, stop_at, every):
     config = _config(**{"checkpoint.every": every})
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path, reporter=_StopAt(stop_at))
+        run(config, tmp_path, reporter=StopAt(stop_at))
     # Behind the last checkpoint nothing is to be trusted, whatever it is.
     (tmp_path / "snapshots" / "epoch_000007.npz").write_bytes(b"torn")
     (tmp_path / "snapshots" / "epoch_000099.npz").write_bytes(b"of another config")
