@@ -16,7 +16,7 @@ from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.devices import Slot, make_slots
 from autogrow_jax.studies.progress import StudyProgress
-from autogrow_jax.studies.runner import is_done, run_cells
+from autogrow_jax.studies.runner import run_cells
 from autogrow_jax.studies.worker import run_cell
 
 pytestmark = pytest.mark.multiprocess
@@ -77,15 +77,23 @@ def test_only_what_is_missing_is_run(tmp_path):
 def test_one_failure_fails_one_cell_and_those_that_wait_for_it(tmp_path):
     cells = _cells(3, scratch={})
     told = _run(cells, tmp_path, {1: "fail", 2: "killed"}, workers=2)
-    assert [is_done(cell, tmp_path) for cell in cells] == [True, False, False, True, False, False]
-    reasons = [Folder(tmp_path, cell).why_failed() for cell in cells]
+    folders = [Folder(tmp_path, cell) for cell in cells]
+    assert [folder.is_done for folder in folders] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    reasons = [folder.why_failed() for folder in folders]
     assert reasons[1] == "ended with status 1: it went wrong"
     assert "no memory" in reasons[2]
     assert reasons[4] == "not run: b, seed 0, which finds its net, failed"
     assert told.count("FAILED") == 4
     # The next start tries again what failed, and nothing else.
     _run(cells, tmp_path)
-    assert all(is_done(cell, tmp_path) for cell in cells)
+    assert all(Folder(tmp_path, cell).is_done for cell in cells)
     assert [len(_starts(cell, tmp_path)) for cell in cells] == [1, 2, 2, 1, 1, 1]
 
 
@@ -174,7 +182,7 @@ def test_a_cell_that_fails_keeps_the_reason_until_it_is_done(tmp_path):
     with pytest.raises(UserError):
         run_cell(bad, tmp_path)
     folder = Folder(tmp_path, bad)
-    assert "nowhere.npz" in folder.why_failed() and not is_done(bad, tmp_path)
+    assert "nowhere.npz" in folder.why_failed() and not Folder(tmp_path, bad).is_done
 
 
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path):

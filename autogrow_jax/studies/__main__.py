@@ -21,7 +21,7 @@ from autogrow_jax.studies.devices import make_slots
 from autogrow_jax.studies.options import Options, parse_arguments
 from autogrow_jax.studies.progress import StudyProgress
 from autogrow_jax.studies.records import collect
-from autogrow_jax.studies.runner import is_done, run_cells, worker_command
+from autogrow_jax.studies.runner import run_cells, worker_command
 from autogrow_jax.studies.study import Study
 from autogrow_jax.studies.worker import run_cell, stop_with_parent
 
@@ -84,8 +84,8 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
     """A line for each cell, so that `wc -l` counts them; the index first, for `--cell`."""
     index = {cell.name: number for number, cell in enumerate(cells)}
     for number, cell in enumerate(cells):
-        failed = Folder(workdir, cell).why_failed()
-        state = "done" if is_done(cell, workdir) else "failed" if failed else "missing"
+        folder = Folder(workdir, cell)
+        state = "done" if folder.is_done else "failed" if folder.why_failed() else "missing"
         after = f"  (after {index[cell.found_by]})" if cell.found_by else ""
         print(f"{number:>4}  {state:<7}  {cell.label}  {cell.name}{after}")
     waiting = sum(1 for cell in cells if cell.found_by)

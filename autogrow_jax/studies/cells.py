@@ -19,6 +19,7 @@ from autogrow_jax.config_files import load_config
 from autogrow_jax.config_keys import FREE_KEYS, KEYS
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import read_result
+from autogrow_jax.reporting.files import replace_file
 from autogrow_jax.studies.study import Row, Section, Study
 
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.
@@ -82,6 +83,15 @@ class Folder:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the cell's run has finished, and did not fail since."""
+        return (self.run / "result.json").is_file() and not self.error.exists()
+
+    def fail(self, reason: str) -> None:
+        """Keeps the reason for the table, until the cell is run again."""
+        replace_file(self.error, f"{reason}\n".encode())
 
     def result(self) -> dict[str, Any] | None:
         """The content of the run's result.json, None where there is none yet.

@@ -48,7 +48,7 @@ def run_cells(
     Raises:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, once all processes have ended.
     """
-    pending = [cell for cell in cells if not is_done(cell, workdir)]
+    pending = [cell for cell in cells if not Folder(workdir, cell).is_done]
     # What failed in an earlier start says nothing about this one.
     for cell in pending:
         Folder(workdir, cell).error.unlink(missing_ok=True)
@@ -67,10 +67,11 @@ def run_cells(
                 if cell.found_by in waited_for:
                     continue
                 finder = by_name.get(cell.found_by)
-                if finder and not is_done(finder, workdir):
+                if finder and not Folder(workdir, finder).is_done:
                     pending.remove(cell)
-                    _fail(cell, workdir, f"not run: {finder.label}, which finds its net, failed")
-                    progress.end(cell, Folder(workdir, cell))
+                    folder = Folder(workdir, cell)
+                    folder.fail(f"not run: {finder.label}, which finds its net, failed")
+                    progress.end(cell, folder)
                 elif free:
                     pending.remove(cell)
                     command = make_command(cell)
@@ -81,12 +82,6 @@ def run_cells(
     finally:
         _stop(running)
         progress.close()
-
-
-def is_done(cell: Cell, workdir: Path) -> bool:
-    """Whether the cell's run has finished, and did not fail since."""
-    folder = Folder(workdir, cell)
-    return (folder.run / "result.json").is_file() and not folder.error.exists()
 
 
 def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Running:
@@ -113,15 +108,9 @@ def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Runnin
 def _end(job: _Running, workdir: Path, progress: StudyProgress) -> None:
     os.close(job.parent_end)
     folder, status = Folder(workdir, job.cell), job.process.returncode
-    if not is_done(job.cell, workdir) and not folder.why_failed():
-        _fail(job.cell, workdir, _describe_end(status, folder))
+    if not folder.is_done and not folder.why_failed():
+        folder.fail(_describe_end(status, folder))
     progress.end(job.cell, folder)
-
-
-def _fail(cell: Cell, workdir: Path, reason: str) -> None:
-    folder = Folder(workdir, cell)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    folder.error.write_text(f"{reason}\n", encoding="utf-8")
 
 
 def _describe_end(status: int, folder: Folder) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.files import replace_file
 from autogrow_jax.studies.cells import Cell, Folder, with_depths
 from autogrow_jax.training import compilation_cache, run
 
@@ -37,7 +36,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
     folder = Folder(workdir, cell)
     folder.root.mkdir(parents=True, exist_ok=True)
     with _locked(folder.lock):
-        if (folder.run / "result.json").is_file() and not folder.why_failed():
+        if folder.is_done:
             return
         folder.error.unlink(missing_ok=True)
         compilation_cache.enable(workdir / "compiled")
@@ -47,7 +46,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
             if not isinstance(error, UserError):
                 traceback.print_exc()
             reason = str(error) if isinstance(error, UserError) else _describe(error)
-            replace_file(folder.error, f"{reason}\n".encode())
+            folder.fail(reason)
             raise
 
 
