@@ -60,9 +60,15 @@ def _xla(x, w, stride):
     )
 
 
+def _is_direct(shape, kernel, stride, channels):
+    """Whether sums are taken as they stand, not of values at a polynomial's points."""
+    filled = -(-shape[1] // 4) * -(-shape[2] // 4) * 16
+    return (kernel, stride) != (3, 1) or min(channels) < 8 or filled > 1.6 * shape[1] * shape[2]
+
+
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize(("kernel", "stride"), KINDS)
-def test_value_and_gradients_are_exact(kernel, stride, channels):
+def test_value_and_gradients_are_exact_or_close(kernel, stride, channels):
     examples, expected = [], []
     for shape in SHAPES:
         x, w, g, y = _example(shape, kernel, stride, channels)
@@ -75,7 +81,9 @@ def test_value_and_gradients_are_exact(kernel, stride, channels):
     found = jax.jit(run, compiler_options=QUICK_COMPILATION)(examples)
     for shape, ours, exact in zip(SHAPES, found, expected, strict=True):
         for name, a, b in zip(("value", "x", "kernel"), ours, exact, strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=f"{name} at {shape}")
+            exact = _is_direct(shape, kernel, stride, channels)
+            atol = 0 if exact else 1e-5 * np.abs(b).max()
+            np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=f"{name} at {shape}")
 
 
 def _value_and_gradients(convolution, x, w, g, stride):
@@ -101,9 +109,18 @@ def _normal(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-# As the networks have them: many images, bands of rows, chunks of the batch, large kernels.
+# As the networks have them: many images, bands of rows, chunks of the batch, large kernels, sizes
+# that no tile divides.
 @pytest.mark.parametrize(
-    "shape", [(33, 32, 32, 16, 16), (3, 56, 56, 64, 64), (6, 4, 4, 512, 512)], ids=str
+    "shape",
+    [
+        (33, 32, 32, 16, 16),
+        (3, 56, 56, 64, 64),
+        (6, 4, 4, 512, 512),
+        (11, 7, 7, 128, 128),
+        (9, 14, 13, 20, 72),
+    ],
+    ids=str,
 )
 def test_large_sums_are_close_to_those_of_float64(shape):
     *image, channels, features = shape

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.models import native
 from autogrow_jax.models.convolution import (
     conv_general_dilated,
     native_conv_general_dilated,
@@ -110,22 +111,67 @@ def batch_norm(options: BlockOptions, train: bool, **kwargs) -> BatchNorm:
     )
 
 
-def _conv_bn(block, x, features, size, stride, train, index):
-    options = block.options
-    x = conv(options, features, size, stride, x.shape[-1], use_bias=False, name=f"conv{index}")(x)
-    x = checkpoint_name(x, CONVOLUTION_OUTPUT)
-    return batch_norm(options, train, name=f"bn{index}")(x)
+class Chain(NamedTuple):
+    """What lets the package's own kernels run a whole stack of blocks.
+
+    A block is convolutions of stride 1 with the names `conv1`, `conv2`..., each with batch
+    normalisation, `bn1`, `bn2`..., and a ReLU behind it.
+
+    Attributes:
+      num_layers: convolutions.
+      residual: whether the block's input is added before the last ReLU.
+    """
+
+    num_layers: int
+    residual: bool
+
+
+class Kernel(nn.Module):
+    """The parameter of an `nn.Conv` without bias, which something else convolves with."""
+
+    shape: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+
+
+def _layer(block, x, features, size, stride, train, names, addend=None, relu=True):
+    """A convolution, its batch normalisation, what is added behind it, ReLU."""
+    options, (conv_name, bn_name) = block.options, names
+    normalization = batch_norm(options, train, name=bn_name)
+    kernel_shape = (size, size, x.shape[-1], features)
+    if is_native(options) and native.is_supported(x, kernel_shape, (stride, stride)):
+        kernel = Kernel(kernel_shape, KERNEL_INITS[options.kernel_init], name=conv_name)()
+        pad = ((size - 1) // 2,) * 2
+        where = ((stride, stride), (pad, pad), relu)
+
+        def layer(scale, bias, running):
+            if running is None:
+                return native.layer(x, kernel, scale, bias, addend, *where)
+            return native.evaluated_layer(
+                x, kernel, scale, bias, *running, addend, *where
+            ), *running
+
+        shape = native.output_shape(x.shape, kernel_shape, *where[:2])
+        return normalization(jax.ShapeDtypeStruct(shape, x.dtype), layer)
+    x = conv(options, features, size, stride, x.shape[-1], use_bias=False, name=conv_name)(x)
+    y = normalization(checkpoint_name(x, CONVOLUTION_OUTPUT))
+    y = y if addend is None else y + addend
+    return nn.relu(y) if relu else y
+
+
+def _conv_bn(block, x, features, size, stride, train, index, addend=None, relu=True):
+    names = f"conv{index}", f"bn{index}"
+    return _layer(block, x, features, size, stride, train, names, addend, relu)
 
 
 def _shortcut(block, x, features, train):
     if block.stride == 1 and x.shape[-1] == features:
         return x
-    options = block.options
-    x = conv(options, features, 1, block.stride, x.shape[-1], use_bias=False, name="shortcut_conv")(
-        x
-    )
-    x = checkpoint_name(x, CONVOLUTION_OUTPUT)
-    return batch_norm(options, train, name="shortcut_bn")(x)
+    names = "shortcut_conv", "shortcut_bn"
+    return _layer(block, x, features, 1, block.stride, train, names, relu=False)
 
 
 class PlainBlock(nn.Module):
@@ -137,7 +183,11 @@ class PlainBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return nn.relu(_conv_bn(self, x, self.features, 3, self.stride, train, 1))
+        return _conv_bn(self, x, self.features, 3, self.stride, train, 1)
+
+    def chain(self) -> Chain | None:
+        """See `Chain`."""
+        return Chain(num_layers=1, residual=False)
 
 
 class PlainBlockNoBN(nn.Module):
@@ -168,12 +218,17 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.relu(_conv_bn(self, x, self.features, 3, self.stride, train, 1))
-        y = _conv_bn(self, y, self.features, 3, 1, train, 2)
-        if self.switch:
-            switch = self.param("switch", nn.initializers.ones, (1,))
-            y = y * switch.reshape((1, 1, 1, 1)).astype(y.dtype)
-        return nn.relu(y + _shortcut(self, x, self.features, train))
+        y = _conv_bn(self, x, self.features, 3, self.stride, train, 1)
+        shortcut = _shortcut(self, x, self.features, train)
+        if not self.switch:
+            return _conv_bn(self, y, self.features, 3, 1, train, 2, shortcut)
+        y = _conv_bn(self, y, self.features, 3, 1, train, 2, relu=False)
+        switch = self.param("switch", nn.initializers.ones, (1,))
+        return nn.relu(y * switch.reshape((1, 1, 1, 1)).astype(y.dtype) + shortcut)
+
+    def chain(self) -> Chain | None:
+        """See `Chain`; the switch is none of what it says."""
+        return None if self.switch else Chain(num_layers=2, residual=True)
 
 
 class BottleneckBlock(nn.Module):
@@ -186,7 +241,11 @@ class BottleneckBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         width = self.features // 4
-        y = nn.relu(_conv_bn(self, x, width, 1, 1, train, 1))
-        y = nn.relu(_conv_bn(self, y, width, 3, self.stride, train, 2))
-        y = _conv_bn(self, y, self.features, 1, 1, train, 3)
-        return nn.relu(y + _shortcut(self, x, self.features, train))
+        y = _conv_bn(self, x, width, 1, 1, train, 1)
+        y = _conv_bn(self, y, width, 3, self.stride, train, 2)
+        shortcut = _shortcut(self, x, self.features, train)
+        return _conv_bn(self, y, self.features, 1, 1, train, 3, shortcut)
+
+    def chain(self) -> Chain | None:
+        """See `Chain`."""
+        return Chain(num_layers=3, residual=True)

@@ -128,7 +128,8 @@ def native_convolution(
     What they do not take (see `native.is_supported`) goes to `convolution`, as everything does
     where they cannot be built or the default backend is no CPU.
     """
-    if why_not_native() or not native.is_supported(x, kernel, strides):
+    supported = kernel.dtype == jnp.float32 and native.is_supported(x, kernel.shape, strides)
+    if why_not_native() or not supported:
         return convolution(x, kernel, strides, padding)
     return native.forward(x, kernel, strides, padding)
 

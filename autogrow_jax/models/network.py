@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.models import blocks, native
 from autogrow_jax.models.blocks import BlockOptions
+from autogrow_jax.models.chain import run_chain
 from autogrow_jax.models.stack import num_slots, run_stack
 
 
@@ -104,19 +105,26 @@ class Stage(nn.Module):
             y, updated = block.apply(variables, x, True, mutable=["batch_stats"])
             return y, updated.get("batch_stats", stats)
 
-        policy = jax.checkpoint_policies.save_only_these_names(blocks.CONVOLUTION_OUTPUT)
-        apply = jax.checkpoint(apply, policy=None if self.remat else policy)
-        x, stats = run_stack(
-            apply,
-            params,
-            stats,
-            x,
-            None if live_depth is None else live_depth - 1,
-            native.empty if blocks.is_native(self.options) else jnp.zeros,
-        )
+        x, stats = self._run(block, apply, params, stats, x, train, live_depth)
         if stats and self.is_mutable_collection("batch_stats") and not self.is_initializing():
             self.put_variable("batch_stats", "rest", stats)
         return x
+
+    def _run(self, block, apply, params, stats, x, train, live_depth):
+        """Runs blocks 2 to `live_depth`."""
+        depth = None if live_depth is None else live_depth - 1
+        is_native = blocks.is_native(self.options)
+        chain = block.chain() if is_native and hasattr(block, "chain") else None
+        if chain is not None and not self.remat and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
+
+            def by_parts(params, stats, x, depth):
+                return run_stack(apply, params, stats, x, depth)[0]
+
+            return run_chain(chain, params, stats, x, depth, train, by_parts)
+        policy = jax.checkpoint_policies.save_only_these_names(blocks.CONVOLUTION_OUTPUT)
+        apply = jax.checkpoint(apply, policy=None if self.remat else policy)
+        empty = native.empty if is_native else jnp.zeros
+        return run_stack(apply, params, stats, x, depth, empty)
 
     def _stacked(self, collection: str, block: nn.Module, like: jax.ShapeDtypeStruct):
         """The variables of blocks 2 to depth, leaves [depth - 1, ...]."""

@@ -6,14 +6,24 @@ from autogrow_jax.models.native.convolution import (
     input_gradient,
     is_supported,
     kernel_gradient,
-    why_unavailable,
+    output_shape,
 )
+from autogrow_jax.models.native.layers import evaluated_layer, layer
+from autogrow_jax.models.native.stacks import LayerStatistics, StackLayer, evaluated_stack, stack
+from autogrow_jax.models.native.targets import why_unavailable
 
 __all__ = [
+    "LayerStatistics",
+    "StackLayer",
     "empty",
+    "evaluated_layer",
+    "evaluated_stack",
     "forward",
     "input_gradient",
     "is_supported",
     "kernel_gradient",
+    "layer",
+    "output_shape",
+    "stack",
     "why_unavailable",
 ]

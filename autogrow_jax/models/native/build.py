@@ -8,9 +8,11 @@ of them builds another library and leaves the old one alone.
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +22,9 @@ import jax
 from autogrow_jax.machine import machine_key
 
 _FOLDER = Path(__file__).parent
-_SOURCE = _FOLDER / "conv.cc"
+_SOURCES = ("conv.cc", "layers.cc")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-w")
+_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-w")
 # Builds for this very processor; not every compiler knows the flag on every processor.
 _NATIVE = "-march=native"
 _SECONDS = 300
@@ -72,8 +74,14 @@ def _find_compiler() -> str | None:
 def _key(compiler: str) -> str:
     """Changes with the sources, the flags and the compiler; the folder's name has the rest."""
     version = _run([compiler, "--version"])
-    texts = [path.read_text() for path in sorted([*_FOLDER.glob("*.h"), _SOURCE])]
-    return hashlib.sha256("\0".join([version, *_FLAGS, *texts]).encode()).hexdigest()[:16]
+    texts = [path.read_text() for path in sorted([*_FOLDER.glob("*.h"), *_FOLDER.glob("*.cc")])]
+    content = "\0".join([version, *_FLAGS, *_own_flags(), *texts])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _own_flags() -> list[str]:
+    """What the user has to say to every C++ compiler; `-march=` chooses other instructions."""
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
 def _cache_folder() -> Path | None:
@@ -90,19 +98,32 @@ def _cache_folder() -> Path | None:
 def _build(compiler: str, path: Path) -> Path:
     if path.exists():
         return path
-    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(descriptor)
-    command = [compiler, *_FLAGS, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", unfinished]
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
         try:
-            _run([*command, _NATIVE])
+            _compile([compiler, *_FLAGS, _NATIVE, *_own_flags()], unfinished)
         except subprocess.CalledProcessError:
-            _run(command)
+            _compile([compiler, *_FLAGS, *_own_flags()], unfinished)
         # Whole or not at all; of processes that build at the same time, the last one's stays.
         os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
     return path
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """Compiles all sources at the same time and links them."""
+    include = ["-I", jax.ffi.include_dir()]
+    objects = [str(library.with_name(f"{source}.o")) for source in _SOURCES]
+    with ThreadPoolExecutor(len(_SOURCES)) as threads:
+        list(
+            threads.map(
+                lambda source, to: _run(
+                    [*command, *include, "-c", str(_FOLDER / source), "-o", to]
+                ),
+                _SOURCES,
+                objects,
+            )
+        )
+    _run([*command, "-shared", *objects, "-o", str(library)])
 
 
 def _run(command: list[str]) -> str:

@@ -1,91 +1,49 @@
-// The convolutions as custom calls of XLA's CPU backend.
+// Convolutions and their gradients as custom calls of XLA's CPU backend.
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#include <cstdint>
-#include <exception>
-
-#include "kernel_gradient.h"
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "ffi.h"
 
 namespace {
+
+using namespace autogrow;
 
 using Images = ffi::Buffer<ffi::F32, 4>;
 using Result = ffi::Result<Images>;
 
-ffi::Error out_of_memory() {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a convolution's scratch");
-}
-
-// x, kernel and y may be arguments or results; only their dimensions are read.
-template <typename X, typename Kernel, typename Y>
-ffi::Error make_shape(X& x, Kernel& kernel, Y& y, int64_t row_stride, int64_t column_stride,
-                      int64_t top, int64_t left, autogrow::Shape* shape) {
-  const auto a = x.dimensions(), k = kernel.dimensions(), b = y.dimensions();
-  if (a[0] != b[0] || a[3] != k[2] || b[3] != k[3] || row_stride < 1 || column_stride < 1 ||
-      column_stride > 2) {
-    return ffi::Error::InvalidArgument("a convolution's shapes do not fit");
-  }
-  *shape = {a[0], a[1], a[2], a[3], b[1],       b[2],          b[3],
-            k[0], k[1], row_stride, column_stride, top, left};
-  return ffi::Error::Success();
-}
-
-ffi::Error run(ffi::ThreadPool& pool, const autogrow::Correlation& correlation) {
-  const bool packed =
-      autogrow::run_tasks(pool, correlation.num_packs(), [&](int64_t i) { correlation.pack(i); });
-  const bool done = packed && autogrow::run_tasks(pool, correlation.num_tasks(),
-                                                  [&](int64_t i) { correlation.run(i); });
-  return done ? ffi::Error::Success() : out_of_memory();
-}
-
-ffi::Error forward(ffi::ThreadPool pool, Images x, Images kernel, int64_t row_stride,
+ffi::Error run_forward(ffi::ThreadPool pool, Images x, Images kernel, int64_t row_stride,
                    int64_t column_stride, int64_t top, int64_t left, Result y) {
-  autogrow::Shape shape;
-  ffi::Error error = make_shape(x, kernel, *y, row_stride, column_stride, top, left, &shape);
-  if (error.failure()) return error;
-  try {
-    return run(pool, autogrow::forward(shape, x.typed_data(), kernel.typed_data(),
-                                       y->typed_data()));
-  } catch (const std::exception&) {
-    return out_of_memory();
-  }
+  return guarded([&] {
+    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), y->dimensions(),
+                                   {row_stride, column_stride, top, left});
+    Team team(pool);
+    convolve(team, shape, AsIs{x.typed_data(), shape.channels}, kernel.typed_data(),
+             y->typed_data());
+  });
 }
 
-ffi::Error input_gradient(ffi::ThreadPool pool, Images g, Images kernel, int64_t row_stride,
+ffi::Error run_input_gradient(ffi::ThreadPool pool, Images g, Images kernel, int64_t row_stride,
                           int64_t column_stride, int64_t top, int64_t left, Result grad_x) {
-  autogrow::Shape shape;
-  ffi::Error error = make_shape(*grad_x, kernel, g, row_stride, column_stride, top, left, &shape);
-  if (error.failure()) return error;
-  try {
-    return run(pool, autogrow::input_gradient(shape, g.typed_data(), kernel.typed_data(),
-                                              grad_x->typed_data()));
-  } catch (const std::exception&) {
-    return out_of_memory();
-  }
+  return guarded([&] {
+    const Shape shape = make_shape(grad_x->dimensions(), kernel.dimensions(), g.dimensions(),
+                                   {row_stride, column_stride, top, left});
+    Team team(pool);
+    differentiate_input(team, shape, AsIs{g.typed_data(), shape.features}, kernel.typed_data(),
+                        grad_x->typed_data());
+  });
 }
 
-ffi::Error kernel_gradient(ffi::ThreadPool pool, Images x, Images g, int64_t row_stride,
+ffi::Error run_kernel_gradient(ffi::ThreadPool pool, Images x, Images g, int64_t row_stride,
                            int64_t column_stride, int64_t top, int64_t left, Result grad_kernel) {
-  autogrow::Shape shape;
-  ffi::Error error = make_shape(x, *grad_kernel, g, row_stride, column_stride, top, left, &shape);
-  if (error.failure()) return error;
-  try {
-    const autogrow::KernelGradient gradient(shape, x.typed_data(), g.typed_data(),
-                                            grad_kernel->typed_data());
-    const bool done =
-        autogrow::run_tasks(pool, gradient.num_tasks(), [&](int64_t i) { gradient.run(i); }) &&
-        autogrow::run_tasks(pool, gradient.num_reductions(),
-                            [&](int64_t i) { gradient.reduce(i); });
-    return done ? ffi::Error::Success() : out_of_memory();
-  } catch (const std::exception&) {
-    return out_of_memory();
-  }
+  return guarded([&] {
+    const Shape shape = make_shape(x.dimensions(), grad_kernel->dimensions(), g.dimensions(),
+                                   {row_stride, column_stride, top, left});
+    Team team(pool);
+    differentiate_kernel(team, shape, AsIs{x.typed_data(), shape.channels},
+                         AsIs{g.typed_data(), shape.features}, grad_kernel->typed_data());
+  });
 }
 
 // Leaves the result as it is. Large ones are first touched here, step after step: fewer, larger
@@ -116,17 +74,11 @@ auto binding() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowForward, forward, binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowInputGradient, input_gradient, binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowKernelGradient, kernel_gradient, binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowForward, run_forward, binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowInputGradient, run_input_gradient, binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowKernelGradient, run_kernel_gradient, binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AutogrowEmpty, empty, ffi::Ffi::Bind().Ret<ffi::AnyBuffer>());
 
 // Whether the processor this was built for has registers for what the kernels hold in them.
 // Elsewhere results are right, but XLA's own convolutions are faster.
-extern "C" int AutogrowIsFast() {
-#if defined(__AVX512F__)
-  return 1;
-#else
-  return 0;
-#endif
-}
+extern "C" int AutogrowIsFast() { return kBlock >= 8; }

@@ -5,47 +5,27 @@ inputs give the same bits on the same machine. The order is not XLA's, so the la
 those of `lax.conv_general_dilated`.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from autogrow_jax.models.native.build import load
-
-_HANDLERS = {
-    "autogrow_forward": "AutogrowForward",
-    "autogrow_input_gradient": "AutogrowInputGradient",
-    "autogrow_kernel_gradient": "AutogrowKernelGradient",
-    "autogrow_empty": "AutogrowEmpty",
-}
+from autogrow_jax.models.native.targets import call
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def why_unavailable() -> str:
-    """Why the custom calls cannot be used, one line; "" where they can. Builds them if need be."""
-    return _register()
+def is_supported(x: Any, kernel_shape: tuple[int, ...], strides: tuple[int, int]) -> bool:
+    """Whether the custom calls take such a convolution: float32, [N, H, W, C], stride up to 2.
 
-
-@cache
-def _register() -> str:
-    library = load()
-    if library.handle is None:
-        return library.reason
-    if not library.handle.AutogrowIsFast():
-        return "without AVX-512 they are slower than XLA's"
-    for target, symbol in _HANDLERS.items():
-        handler = jax.ffi.pycapsule(getattr(library.handle, symbol))
-        jax.ffi.register_ffi_target(target, handler, platform="cpu")
-    return ""
-
-
-def is_supported(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> bool:
-    """Whether the custom calls take such a convolution: float32, [N, H, W, C], stride up to 2."""
-    float32 = x.dtype == kernel.dtype == jnp.float32
-    return float32 and x.ndim == 4 and 0 not in (*x.shape, *kernel.shape) and strides[1] <= 2
+    Args:
+      x: of this dtype and shape, as the kernel is of its.
+      kernel_shape: [KH, KW, C, F].
+      strides: (vertical, horizontal).
+    """
+    sizes = (*x.shape, *kernel_shape)
+    return x.dtype == jnp.float32 and len(x.shape) == 4 and 0 not in sizes and strides[1] <= 2
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -53,13 +33,23 @@ def empty(shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.ffi.ffi_call("autogrow_empty", jax.ShapeDtypeStruct(shape, dtype))()
 
 
-def _call(target: str, shape: tuple[int, ...], a, b, strides, padding):
-    call = jax.ffi.ffi_call(
-        target, jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential"
-    )
+def geometry(strides: tuple[int, int], padding: Padding) -> dict[str, int]:
+    """Where a kernel is laid on the images, as attributes of a custom call."""
     (top, _), (left, _) = padding
-    attributes = {"row_stride": strides[0], "column_stride": strides[1], "top": top, "left": left}
-    return call(a, b, **{name: np.int64(value) for name, value in attributes.items()})
+    return {"row_stride": strides[0], "column_stride": strides[1], "top": top, "left": left}
+
+
+def _call(target: str, shape: tuple[int, ...], a, b, strides, padding):
+    return call(target, [shape], a, b, **geometry(strides, padding))[0]
+
+
+def output_shape(
+    x: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int], padding: Padding
+) -> tuple[int, ...]:
+    """The shape [N, OH, OW, F] of a convolution of shapes x and kernel."""
+    sizes = zip(x[1:3], padding, kernel[:2], strides, strict=True)
+    out = ((size + sum(pad) - k) // stride + 1 for size, pad, k, stride in sizes)
+    return (x[0], *out, kernel[3])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -74,9 +64,7 @@ def forward(
       strides: steps between outputs in pixels, (vertical, horizontal).
       padding: zeros added before and after, ((top, bottom), (left, right)).
     """
-    sizes = zip(x.shape[1:3], padding, kernel.shape[:2], strides, strict=True)
-    out = ((size + sum(pad) - k) // stride + 1 for size, pad, k, stride in sizes)
-    shape = (x.shape[0], *out, kernel.shape[3])
+    shape = output_shape(x.shape, kernel.shape, strides, padding)
     return _call("autogrow_forward", shape, x, kernel, strides, padding)
 
 

@@ -2,21 +2,17 @@
 
 #pragma once
 
-#include "drivers.h"
+#include <type_traits>
+
+#include "correlation.h"
 
 namespace autogrow {
 
-// Channels of x whose sums fit into the registers.
-#if defined(__AVX512F__)
-constexpr int kProductChannels = 16;
-#else
-constexpr int kProductChannels = 4;
-#endif
-
 // Sums of chunks of the batch, then their sum: how many chunks depends on the shapes alone.
+template <class X, class G>
 class KernelGradient {
  public:
-  KernelGradient(const Shape& shape, const float* x, const float* g, float* out)
+  KernelGradient(const Shape& shape, X x, G g, float* out)
       : s_(shape), x_(x), g_(g), out_(out), in_blocks_(blocks_of(shape.channels)),
         out_blocks_(blocks_of(shape.features)) {
     const int64_t taps = s_.kernel_height * s_.kernel_width;
@@ -90,8 +86,8 @@ class KernelGradient {
   void add_band(float* sums, int64_t begin_block, int64_t end_block, int64_t image, int64_t images,
                 int64_t row, int64_t rows) const {
     const Window part = window(images, rows);
-    // Features that do not fill a block are copied, too, to read whole vectors.
-    const bool whole = s_.features % kBlock == 0;
+    // Gradients are copied, too, unless they lie in memory and fill their registers.
+    const bool whole = std::is_same_v<G, AsIs> && s_.features % kBlock == 0;
     const Window gradient{images, rows, s_.out_width, whole ? 0 : out_blocks_};
     float* scratch = task_buffer().reserve(part.size() + gradient.size());
     part.fill(scratch, x_, s_.height, s_.width, s_.channels, image, row * s_.row_stride - s_.top,
@@ -104,11 +100,13 @@ class KernelGradient {
         float* to = sums + (f * in_blocks_ + b) * pair_;
         for (int64_t i = 0; i < images; ++i) {
           const float* x = scratch + b * part.block_size() + i * part.rows * part.row_size();
-          const float* g;
-          if (whole)
-            g = g_ + ((image + i) * s_.out_height + row) * s_.out_width * s_.features + f * kBlock;
-          else
-            g = g_scratch + f * gradient.block_size() + i * gradient.rows * gradient.row_size();
+          const float* g =
+              g_scratch + f * gradient.block_size() + i * gradient.rows * gradient.row_size();
+          if constexpr (std::is_same_v<G, AsIs>) {
+            if (whole)
+              g = g_.x + ((image + i) * s_.out_height + row) * s_.out_width * s_.features +
+                  f * kBlock;
+          }
           const int64_t step = whole ? s_.features : kBlock;
           add_image(x, part.row_size(), g, step, rows,
                     std::min<int64_t>(kBlock, s_.channels - b * kBlock), to);
@@ -132,20 +130,20 @@ class KernelGradient {
         add(narrow ? add_products<3, 3, 1> : add_products<3, 3, 2>, i, 0, 0);
       } else {
         for (int64_t j = 0; j < s_.kernel_width; ++j)
-          for (int64_t c = 0; c < channels; c += kProductChannels)
-            add(narrow ? add_products<1, kProductChannels, 1>
-                       : add_products<1, kProductChannels, 2>,
+          for (int64_t c = 0; c < channels; c += kBlock)
+            add(narrow ? add_products<1, kBlock, 1>
+                       : add_products<1, kBlock, 2>,
                 i, j, c);
       }
     }
   }
 
   Shape s_;
-  const float* x_;
-  const float* g_;
+  X x_;
+  G g_;
   float* out_;
   int64_t in_blocks_, out_blocks_;
-  int64_t pair_, chunk_size_;  // Of the sums [chunk][feature block][channel block][tap][16][16].
+  int64_t pair_, chunk_size_;  // Of the sums [chunk][feature block][channel block][tap][kBlock][kBlock].
   int64_t chunks_, groups_, band_, images_;
   float* sums_;
 };

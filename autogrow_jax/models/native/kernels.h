@@ -1,36 +1,20 @@
 // Direct convolutions of float32 images, for one thread: what a task of a convolution computes.
 //
-// Channels go in blocks of 16, one vector. A task copies the rows it needs into a scratch buffer
-// [channel block, row, column, 16] with its zero padding, so that the inner loops know nothing of
-// borders and all their offsets are constants. Each sum runs in an order that the shapes alone fix:
-// results do not depend on the number of threads.
+// A task copies the rows it needs into a scratch buffer [channel block, row, column, kBlock] with
+// its zero padding, so that the inner loops know nothing of borders and all their offsets are
+// constants. Each sum runs in an order that the shapes alone fix: results do not depend on the
+// number of threads.
 
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "sources.h"
 
 namespace autogrow {
 
-constexpr int kBlock = 16;
-using Vector = float __attribute__((vector_size(64), aligned(4)));
-
-// Sums held in registers at once, each a vector: 32 registers of 16 floats, or 16 of 8.
-#if defined(__AVX512F__)
-constexpr int kSums = 16;
-#else
-constexpr int kSums = 6;
-#endif
-
-inline int64_t blocks_of(int64_t channels) { return (channels + kBlock - 1) / kBlock; }
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, const Vector& value) { *reinterpret_cast<Vector*>(to) = value; }
-
 // A part of images [N, height, width, channels], copied with zeros around it:
-// [channel block, image, row, column, 16].
+// [channel block, image, row, column, kBlock].
 struct Window {
   int64_t images, rows, columns;  // Of each block.
   int64_t blocks;
@@ -41,7 +25,8 @@ struct Window {
 
   // Copies `images` images from `first_image` on, rows and columns from (top, left) on, which may
   // lie outside the image.
-  void fill(float* to, const float* from, int64_t height, int64_t width, int64_t channels,
+  template <class Source>
+  void fill(float* to, const Source& from, int64_t height, int64_t width, int64_t channels,
             int64_t first_image, int64_t top, int64_t left) const {
     const int64_t begin = std::clamp<int64_t>(-left, 0, columns);
     const int64_t end = std::max(begin, std::min(columns, width - left));
@@ -54,13 +39,15 @@ struct Window {
             std::memset(line + b * block_size(), 0, row_size() * sizeof(float));
           continue;
         }
-        const float* source =
-            from + (((first_image + image) * height + y) * width + left + begin) * channels;
+        const int64_t at =
+            (((first_image + image) * height + y) * width + left + begin) * channels;
         for (int64_t b = 0; b < blocks; ++b) {
           float* target = line + b * block_size();
           std::memset(target, 0, begin * kBlock * sizeof(float));
-          copy_block(target + begin * kBlock, source + b * kBlock, end - begin, channels,
-                     std::min<int64_t>(kBlock, channels - b * kBlock));
+          if (channels - b * kBlock >= kBlock)
+            copy<true>(target + begin * kBlock, from, at, b * kBlock, end - begin, channels);
+          else
+            copy<false>(target + begin * kBlock, from, at, b * kBlock, end - begin, channels);
           std::memset(target + end * kBlock, 0, (columns - end) * kBlock * sizeof(float));
         }
       }
@@ -68,24 +55,21 @@ struct Window {
   }
 
  private:
-  static void copy_block(float* to, const float* from, int64_t pixels, int64_t channels,
-                         int64_t count) {
-    if (count == kBlock) {
-      for (int64_t i = 0; i < pixels; ++i) store(to + i * kBlock, load(from + i * channels));
-      return;
-    }
-    for (int64_t i = 0; i < pixels; ++i) {
-      store(to + i * kBlock, Vector{});
-      for (int64_t c = 0; c < count; ++c) to[i * kBlock + c] = from[i * channels + c];
-    }
+  template <bool Whole, class Source>
+  static void copy(float* to, const Source& from, int64_t at, int64_t channel, int64_t pixels,
+                   int64_t channels) {
+    for (int64_t i = 0; i < pixels; ++i)
+      store(to + i * kBlock,
+            from.template read<Whole>(at + i * channels + channel, channel));
   }
 };
 
-// The sums of Rows x Columns output pixels and 16 features, over all taps and channels.
+// The sums of Rows x Columns output pixels and kBlock features, over all taps and channels.
 //
 //   from: where the first tap of each row's first pixel reads, in channel block 0.
 //   taps: offsets in the scratch, relative to the pixel.
-//   weights: [channel block, tap, 16, 16], the last block `channels` modulo 16 rows of it.
+//   weights: [channel block, tap, kBlock, kBlock]; of the last block as many rows as there are
+//     channels.
 //   to: the first pixel of each row; pixels stand to_step floats apart.
 template <int Rows, int Columns, int Stride>
 void sum_tile(const float* const* from, int64_t block_size, const int64_t* taps, int64_t num_taps,
@@ -111,23 +95,15 @@ void sum_tile(const float* const* from, int64_t block_size, const int64_t* taps,
       }
     }
   }
-  for (int r = 0; r < Rows; ++r) {
-    for (int i = 0; i < Columns; ++i) {
-      float* pixel = to[r] + i * to_step;
-      if (features >= kBlock) {
-        store(pixel, sums[r][i]);
-      } else {
-        for (int64_t f = 0; f < features; ++f) pixel[f] = sums[r][i][f];
-      }
-    }
-  }
+  for (int r = 0; r < Rows; ++r)
+    for (int i = 0; i < Columns; ++i) store_some(to[r] + i * to_step, sums[r][i], features);
 }
 
 // Adds to the sums over pixels of x^T g: for `Taps` neighbouring columns of the kernel and
-// `Channels` channels of x, 16 features each.
+// `Channels` channels of x, kBlock features each.
 //
 //   x, g: a row's first pixel; g's pixels stand g_step floats apart.
-//   to: [Taps, 16, 16], of which the first `Channels` rows are added to.
+//   to: [Taps, kBlock, kBlock], of which the first `Channels` rows are added to.
 template <int Taps, int Channels, int Stride>
 void add_products(const float* x, int64_t x_row, const float* g, int64_t g_step, int64_t g_row,
                   int64_t rows, int64_t columns, float* to) {

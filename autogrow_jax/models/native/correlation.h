@@ -1,11 +1,11 @@
-// The three convolutions of a layer, cut into tasks that any number of threads may take.
+// A convolution, or the gradient of its input, cut into tasks that any number of threads may take.
 
 #pragma once
 
-#include <cstdlib>
-#include <new>
 #include <utility>
 
+#include "buffer.h"
+#include "epilogue.h"
 #include "kernels.h"
 
 namespace autogrow {
@@ -18,42 +18,6 @@ struct Shape {
   int64_t row_stride, column_stride;
   int64_t top, left;  // Zeros before the first row and column.
 };
-
-// Memory of a thread, kept from call to call: fresh pages would cost more than the arithmetic.
-class Buffer {
- public:
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
-
-  float* reserve(int64_t size) {
-    if (size > size_) {
-      std::free(data_);
-      size_ = 0;
-      // A multiple of the alignment, as aligned_alloc wants it.
-      const int64_t bytes = (size * static_cast<int64_t>(sizeof(float)) / 64 + 1) * 64;
-      data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-      if (data_ == nullptr) throw std::bad_alloc();
-      size_ = size;
-    }
-    return data_;
-  }
-
- private:
-  float* data_ = nullptr;
-  int64_t size_ = 0;
-};
-
-// A task's own scratch, and what the tasks of a call share, which belongs to the calling thread.
-inline Buffer& task_buffer() {
-  thread_local Buffer buffer;
-  return buffer;
-}
-inline Buffer& call_buffer() {
-  thread_local Buffer buffer;
-  return buffer;
-}
 
 // What a task should copy at most, in floats: half of a common second-level cache.
 constexpr int64_t kScratch = 64 * 1024;
@@ -93,21 +57,22 @@ class Tiles {
 };
 
 // Correlates `in` with taps of a kernel, each grid of output pixels with its own.
+template <class Source>
 class Correlation {
  public:
   // kernel_in and kernel_out: steps in the kernel from an input channel, and an output channel, to
   // the next. Output pixels of a grid stand `out_step` apart in both directions, input pixels
   // `row_stride` and `column_stride`.
-  Correlation(const float* in, int64_t images, int64_t height, int64_t width, int64_t channels,
+  Correlation(Source in, int64_t images, int64_t height, int64_t width, int64_t channels,
               const float* kernel, int64_t kernel_in, int64_t kernel_out, float* out,
               int64_t out_height, int64_t out_width, int64_t features, int64_t row_stride,
               int64_t column_stride, int64_t out_row_step, int64_t out_column_step,
-              std::vector<Grid> grids)
+              std::vector<Grid> grids, Epilogue epilogue)
       : in_(in), images_(images), height_(height), width_(width), channels_(channels),
         kernel_(kernel), kernel_in_(kernel_in), kernel_out_(kernel_out), out_(out),
         out_height_(out_height), out_width_(out_width), features_(features),
         row_stride_(row_stride), column_stride_(column_stride), out_row_step_(out_row_step),
-        out_column_step_(out_column_step), grids_(std::move(grids)) {
+        out_column_step_(out_column_step), grids_(std::move(grids)), epilogue_(epilogue) {
     bool first = true;
     int64_t num_taps = 0;
     for (const Grid& grid : grids_) {
@@ -141,7 +106,10 @@ class Correlation {
     }
   }
 
-  // Tasks of the first phase: each packs the weights of 16 features.
+  // Where the moments of the outputs go, a `Spread` for each task, zeros now.
+  void keep_moments(double* moments) { epilogue_.moments = moments; }
+
+  // Tasks of the first phase: each packs the weights of a block of features.
   int64_t num_packs() const { return blocks_of(features_); }
 
   void pack(int64_t feature_block) const {
@@ -182,6 +150,9 @@ class Correlation {
         weights += blocks_of(channels_) * grid.taps.size() * kBlock * kBlock;
       }
     }
+    if (epilogue_.moments == nullptr && epilogue_.is_trivial()) return;
+    for (const Grid& grid : grids_)
+      end_grid(task, grid, image, images, row, std::min(rows, grid.rows - row));
   }
 
  private:
@@ -232,7 +203,28 @@ class Correlation {
     }
   }
 
-  const float* in_;
+  // What `epilogue_` wants of the outputs of a task, which its core's cache still holds.
+  void end_grid(int64_t task, const Grid& grid, int64_t image, int64_t images, int64_t row,
+                int64_t rows) const {
+    for (int64_t f = 0; f < features_; f += kBlock) {
+      Moments moments;
+      for (int64_t line = 0; line < images * rows; ++line) {
+        const int64_t y = grid.first_row + (row + line % rows) * out_row_step_;
+        int64_t at = (((image + line / rows) * out_height_ + y) * out_width_ + grid.first_column) *
+                         features_ + f;
+        for (int64_t i = 0; i < grid.columns; ++i, at += out_column_step_ * features_) {
+          const Vector value = load_some(out_ + at, features_ - f);
+          moments.add(value);
+          if (!epilogue_.is_trivial())
+            store_some(out_ + at, epilogue_.apply(value, at, f, features_ - f), features_ - f);
+        }
+      }
+      if (epilogue_.moments != nullptr)
+        epilogue_.spread(task, features_).add(f, moments);
+    }
+  }
+
+  Source in_;
   int64_t images_, height_, width_, channels_;
   const float* kernel_;
   int64_t kernel_in_, kernel_out_;
@@ -240,27 +232,30 @@ class Correlation {
   int64_t out_height_, out_width_, features_;
   int64_t row_stride_, column_stride_, out_row_step_, out_column_step_;
   std::vector<Grid> grids_;
+  Epilogue epilogue_;
   int64_t rows_ = 0, columns_ = 0;                        // Of the largest grid.
   int64_t top_ = 0, left_ = 0, bottom_ = 0, right_ = 0;   // Extent of the taps.
   int64_t band_ = 1, group_ = 1;                          // Rows and images of a task.
   int64_t tap_block_;
-  float* weights_;  // [feature block][grid][channel block][tap][16][16]
+  float* weights_;  // [feature block][grid][channel block][tap][kBlock][kBlock]
 };
 
-inline Correlation forward(const Shape& s, const float* x, const float* kernel, float* y) {
+template <class Source>
+Correlation<Source> forward(const Shape& s, Source x, const float* kernel, float* y,
+                            Epilogue epilogue = {}) {
   Grid grid{0, 0, s.out_height, s.out_width, {}};
   for (int64_t i = 0; i < s.kernel_height; ++i)
     for (int64_t j = 0; j < s.kernel_width; ++j)
       grid.taps.push_back({i - s.top, j - s.left, i * s.kernel_width + j});
-  return Correlation(x, s.images, s.height, s.width, s.channels, kernel, s.features, 1, y,
-                     s.out_height, s.out_width, s.features, s.row_stride, s.column_stride, 1, 1,
-                     {grid});
+  return {x, s.images, s.height, s.width, s.channels, kernel, s.features, 1, y, s.out_height,
+          s.out_width, s.features, s.row_stride, s.column_stride, 1, 1, {grid}, epilogue};
 }
 
 // Input pixel p takes part in output o through tap k where p + top = o * stride + k. So the pixels
 // of one remainder modulo the stride read the output through the same taps.
-inline Correlation input_gradient(const Shape& s, const float* g, const float* kernel,
-                                  float* grad_x) {
+template <class Source>
+Correlation<Source> input_gradient(const Shape& s, Source g, const float* kernel, float* grad_x,
+                                   Epilogue epilogue = {}) {
   std::vector<Grid> grids;
   for (int64_t row = 0; row < std::min(s.row_stride, s.height); ++row) {
     for (int64_t column = 0; column < std::min(s.column_stride, s.width); ++column) {
@@ -274,9 +269,9 @@ inline Correlation input_gradient(const Shape& s, const float* g, const float* k
       grids.push_back(std::move(grid));
     }
   }
-  return Correlation(g, s.images, s.out_height, s.out_width, s.features, kernel, 1, s.features,
-                     grad_x, s.height, s.width, s.channels, 1, 1, s.row_stride, s.column_stride,
-                     std::move(grids));
+  return {g, s.images, s.out_height, s.out_width, s.features, kernel, 1, s.features, grad_x,
+          s.height, s.width, s.channels, 1, 1, s.row_stride, s.column_stride, std::move(grids),
+          epilogue};
 }
 
 }  // namespace autogrow

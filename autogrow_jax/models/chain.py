@@ -1,0 +1,88 @@
+"""Runs a stack of blocks that are a `Chain` by the package's own kernels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from autogrow_jax.models import native
+from autogrow_jax.models.blocks import Chain
+from autogrow_jax.models.normalization import move_statistics
+from autogrow_jax.models.stack import num_slots
+
+Tree = Any
+
+
+def run_chain(
+    chain: Chain,
+    params: Tree,
+    stats: Tree,
+    x: jax.Array,
+    depth: jax.Array | int | None,
+    train: bool,
+    by_parts: Callable[[Tree, Tree, jax.Array, jax.Array], jax.Array],
+) -> tuple[jax.Array, Tree]:
+    """What `run_stack` does, in one custom call.
+
+    Args:
+      chain: what the blocks are made of.
+      params: leaves [capacity, ...].
+      stats: running statistics, leaves [capacity, ...].
+      x: [N, H, W, C] of float32.
+      depth: number of live slots; None for all.
+      train: whether the batch's statistics normalise, and move the running ones.
+      by_parts: computes the evaluation from (params, stats, x, depth) where it is differentiated.
+
+    Returns:
+      The last block's output [N, H, W, C] and the statistics, dead slots left as they were.
+    """
+    slots = num_slots(params)
+    if slots == 0:
+        return x, stats
+    depth = jnp.asarray(slots if depth is None else depth, jnp.int32)
+    layers = tuple(
+        native.StackLayer(
+            params[f"conv{i}"]["kernel"], params[f"bn{i}"]["scale"], params[f"bn{i}"]["bias"]
+        )
+        for i in range(1, chain.num_layers + 1)
+    )
+    if not train:
+        known = tuple(
+            native.LayerStatistics(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"])
+            for i in range(1, chain.num_layers + 1)
+        )
+
+        def differentiable(operands):
+            depth, x, layers, known = operands
+            return by_parts(_params_of(layers), _stats_of(known), x, depth)
+
+        return native.evaluated_stack(
+            depth, x, layers, known, chain.residual, differentiable
+        ), stats
+    z, found = native.stack(depth, x, layers, chain.residual)
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    is_live = (jnp.arange(slots) < depth)[:, None]
+    moved = _stats_of(
+        [
+            native.LayerStatistics(
+                *move_statistics(old["mean"], old["var"], new.mean, new.variance, count)
+            )
+            for old, new in zip(
+                (stats[f"bn{i}"] for i in range(1, chain.num_layers + 1)), found, strict=True
+            )
+        ]
+    )
+    return z, jax.tree.map(lambda new, old: jnp.where(is_live, new, old), moved, stats)
+
+
+def _params_of(layers: Any) -> Tree:
+    params: dict[str, Any] = {}
+    for i, layer in enumerate(layers, 1):
+        params[f"conv{i}"] = {"kernel": layer.kernel}
+        params[f"bn{i}"] = {"scale": layer.scale, "bias": layer.bias}
+    return params
+
+
+def _stats_of(known: Any) -> Tree:
+    return {f"bn{i}": {"mean": one.mean, "var": one.variance} for i, one in enumerate(known, 1)}

@@ -1,0 +1,50 @@
+// What the custom calls have in common.
+
+#pragma once
+
+#include <exception>
+
+#include "convolution.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace autogrow {
+
+namespace ffi = xla::ffi;
+
+// The call's outcome; what it throws is an error of XLA's.
+template <typename Function>
+ffi::Error guarded(const Function& function) {
+  try {
+    function();
+    return ffi::Error::Success();
+  } catch (const std::invalid_argument& error) {
+    return ffi::Error::InvalidArgument(error.what());
+  } catch (const std::exception&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a convolution's scratch");
+  }
+}
+
+// Where the kernel is laid on the images.
+struct Geometry {
+  int64_t row_stride, column_stride, top, left;
+};
+
+// Of x [N, H, W, C], kernel [KH, KW, C, F] and y [N, OH, OW, F]; any may have more axes before.
+template <typename Dimensions>
+Shape make_shape(Dimensions x, Dimensions kernel, Dimensions y, const Geometry& geometry) {
+  const auto from_end = [](const Dimensions& sizes, size_t i) { return sizes[sizes.size() - i]; };
+  for (const Dimensions* sizes : {&x, &kernel, &y})
+    if (sizes->size() < 4) throw std::invalid_argument("a convolution's operand lacks an axis");
+  const Shape shape{from_end(x, 4),       from_end(x, 3),         from_end(x, 2),
+                    from_end(x, 1),       from_end(y, 3),         from_end(y, 2),
+                    from_end(y, 1),       from_end(kernel, 4),    from_end(kernel, 3),
+                    geometry.row_stride,  geometry.column_stride, geometry.top,
+                    geometry.left};
+  if (from_end(y, 4) != shape.images || from_end(kernel, 2) != shape.channels ||
+      from_end(kernel, 1) != shape.features || shape.row_stride < 1 || shape.column_stride < 1 ||
+      shape.column_stride > 2)
+    throw std::invalid_argument("a convolution's shapes do not fit");
+  return shape;
+}
+
+}  // namespace autogrow

@@ -1,0 +1,59 @@
+"""The custom calls of the library by name, and whether they can be used."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autogrow_jax.models.native.build import load
+
+_SYMBOLS = {
+    "autogrow_forward": "AutogrowForward",
+    "autogrow_input_gradient": "AutogrowInputGradient",
+    "autogrow_kernel_gradient": "AutogrowKernelGradient",
+    "autogrow_empty": "AutogrowEmpty",
+    "autogrow_layer": "AutogrowLayer",
+    "autogrow_evaluated_layer": "AutogrowEvaluatedLayer",
+    "autogrow_normalization_gradient": "AutogrowNormalizationGradient",
+    "autogrow_layer_input_gradient": "AutogrowLayerInputGradient",
+    "autogrow_layer_kernel_gradient": "AutogrowLayerKernelGradient",
+    "autogrow_stack": "AutogrowStack",
+    "autogrow_stack_gradient": "AutogrowStackGradient",
+    "autogrow_evaluated_stack": "AutogrowEvaluatedStack",
+}
+
+Shape = tuple[int, ...]
+
+
+def why_unavailable() -> str:
+    """Why the custom calls cannot be used, one line; "" where they can. Builds them if need be."""
+    return _register()
+
+
+@cache
+def _register() -> str:
+    library = load()
+    if library.handle is None:
+        return library.reason
+    if not library.handle.AutogrowIsFast():
+        return "without AVX2 they are slower than XLA's"
+    for target, symbol in _SYMBOLS.items():
+        handler = jax.ffi.pycapsule(getattr(library.handle, symbol))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    return ""
+
+
+def call(target: str, results: Sequence[Shape], *operands: jax.Array, **attributes: Any) -> Any:
+    """Calls a target whose results are float32 arrays of these shapes; a list of them."""
+    types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
+    function = jax.ffi.ffi_call(target, types, vmap_method="sequential")
+    return function(
+        *operands,
+        **{
+            name: np.bool_(value) if isinstance(value, bool) else np.int64(value)
+            for name, value in attributes.items()
+        },
+    )
