@@ -145,7 +145,8 @@ def make_network(
         bn_scale_init=model.bn_scale_init,
         kernel_init=model.kernel_init,
         remat=model.remat,
-        convolution=model.convolution,
+        # "auto" is a run's to settle; see `training.convolutions`.
+        convolution="xla" if model.convolution == "auto" else model.convolution,
     )
 
 

@@ -108,7 +108,7 @@ KEYS: dict[str, Key] = {
     "model.bn_scale_init": _choice("ones", BN_SCALE_INITS),
     "model.kernel_init": _choice("torch", KERNEL_INITS),
     "model.remat": _flag(False),
-    "model.convolution": _choice("xla", CONVOLUTIONS),
+    "model.convolution": _choice("auto", ("auto", *CONVOLUTIONS)),
     "data.name": _text(
         "digits",
         "digits, mnist, fashion_mnist, cifar10, cifar100, svhn, tfds:NAME, npz:PATH or folder:PATH",
@@ -146,7 +146,9 @@ KEYS: dict[str, Key] = {
     "growth.max_seconds": _limit("seconds"),
     "growth.max_latency": _limit("milliseconds for one image"),
     "growth.initializer": _choice("gaussian", INITIALIZERS),
-    "growth.capacity": _whole(4, 1, " blocks in each stage that the first program has room for"),
+    "growth.capacity": _whole(
+        4, 0, "blocks in each stage that the first program has room for", "; 0 is a program a depth"
+    ),
     "growth.compile_ahead": _flag(True),
     "growth.reset_optimizer": _flag(False),
     "optimizer.name": _choice("sgd", OPTIMIZERS),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from autogrow_jax.training import run
 from autogrow_jax.training.foresight import foresee_capacities
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.start import load_data
+from autogrow_jax.training.state import choose_capacities
 from autogrow_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +162,10 @@ def test_the_end_of_a_process_does_not_wait():
 def _foresee(policy, depths, capacities, patience=6, **more):
     measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
     state = policy.init()
-    return foresee_capacities(policy, state, depths, capacities, measurements, patience, **more)
+    choose = partial(choose_capacities, now=capacities)
+    return foresee_capacities(
+        policy, state, depths, capacities, choose, measurements, patience, **more
+    )
 
 
 def test_round_robin_is_followed_to_the_first_stage_without_room():
@@ -327,6 +332,19 @@ def test_training_goes_on_while_the_next_capacity_is_compiled(gate, without, tmp
     _assert_same((tmp_path, result), without)
     assert without[1].more["compilations_ahead"] == {}
     assert without[1].seconds["compile_ahead"] == 0
+
+
+def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
+    config = _config(**{"growth.capacity": 0})
+    result = run(config, tmp_path, reporter=QuietReporter())
+    assert result.depths == (5,)
+    # Depths 1 to 5, wherever they were compiled; the loss is that of programs of another shape.
+    counts = {"init": 1, "train": 5, "evaluate": 5, "growth": 4}
+    assert result.more["compilations_by_program"] == counts
+    lines, others = read(tmp_path / "metrics.jsonl"), read(without[0] / "metrics.jsonl")
+    assert [line["depths"] for line in lines] == [line["depths"] for line in others]
+    found, expected = ([line["train_loss"] for line in each] for each in (lines, others))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_run_stopped_meanwhile_ends_at_once_and_goes_on_the_same(gate, without, tmp_path):

@@ -1,10 +1,9 @@
 """Which capacities a run will need next, asked of its own policy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from autogrow_jax.growth import Policy
 from autogrow_jax.growth.policy import State
-from autogrow_jax.training.state import choose_capacities
 
 
 def foresee_capacities(
@@ -12,6 +11,7 @@ def foresee_capacities(
     state: State,
     depths: tuple[int, ...],
     capacities: tuple[int, ...],
+    choose: Callable[[tuple[int, ...]], tuple[int, ...]],
     measurements: Mapping[str, float],
     patience: int,
     trial: int | None = None,
@@ -27,6 +27,7 @@ def foresee_capacities(
       state: the policy's.
       depths: of the net that the policy lets grow.
       capacities: room in each stage.
+      choose: depths to the capacities that they are given room in.
       measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
       patience: epochs.
       trial: stage that the policy has decided to try, if any.
@@ -41,7 +42,7 @@ def foresee_capacities(
         deeper = list(depths)
         for stage in stages:
             deeper[stage] += 1
-            wanted = choose_capacities(tuple(deeper), capacities)
+            wanted = choose(tuple(deeper))
             if wanted != capacities:
                 return wanted
         if not on_trial:

@@ -117,6 +117,7 @@ class Grower:
             self._policy,
             memory.policy,
             *here,
+            trainer.capacities_for,
             {**measurements, "validation_accuracy": line["validation_accuracy"]},
             patience=2 * self._config.growth.interval,
             trial=memory.trial,

@@ -23,6 +23,7 @@ from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.training import compilation_cache
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
+from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.finish import evaluate_run, finish, plot
 from autogrow_jax.training.grower import Grower
@@ -61,6 +62,7 @@ def run(
             reporter.message(f"compiled programs are not kept: {error}")
         if resolved.mode == "evaluate":
             return evaluate_run(resolved, Workdir(Path(workdir).expanduser()), reporter)
+        resolved = settle_convolution(resolved, reporter)
         return _train(resolved, open_workdir(workdir, resolved), reporter)
     finally:
         reporter.close()

@@ -56,6 +56,7 @@ class Recipe(NamedTuple):
       parallel: "jit" normalises by the statistics of the whole batch, "pmap" by those of each
         device's part.
       mesh: the devices.
+      exact: whether all of `network`'s blocks are live, so that depth is part of the program.
     """
 
     network: Network
@@ -65,6 +66,11 @@ class Recipe(NamedTuple):
     ema: float
     parallel: str
     mesh: Mesh
+    exact: bool = False
+
+    def live(self, depths: jax.Array) -> jax.Array | None:
+        """What the network takes for its depth, int32 [num_stages]."""
+        return None if self.exact else depths
 
 
 def _example_losses(logits, labels):
@@ -81,7 +87,7 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
-            live_depths=depths,
+            live_depths=recipe.live(depths),
             mutable=["batch_stats"],
         )
         losses = _example_losses(logits, labels)
@@ -222,7 +228,9 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
             batch = normalize(split_batch(images[chosen], mesh), recipe.preprocessing)
             logits = cast(
                 jax.Array,
-                recipe.network.apply(variables, batch, train=False, live_depths=depths),
+                recipe.network.apply(
+                    variables, batch, train=False, live_depths=recipe.live(depths)
+                ),
             )
             wanted = labels[chosen]
             valid = offsets < count

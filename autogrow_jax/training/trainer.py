@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
-from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.growth_step import (
     PRETRAIN_EPOCHS,
@@ -53,7 +53,7 @@ class Trainer:
     Attributes:
       depths: blocks of each stage.
       capacities: blocks of each stage there is room for.
-      convolution: "native" or "xla", and why not native where that was asked for.
+      convolution: "native" or "xla".
       programs: all executables, counted and timed; to be closed when no more will be asked for.
       seconds: spent, by what on; without compilation, which is `programs.seconds`.
     """
@@ -70,12 +70,15 @@ class Trainer:
             weight_decay=optimizer.weight_decay,
         )
         self.depths: tuple[int, ...] = tuple(config.model.depths)
-        first = (config.growth.capacity,) * len(self.depths)
-        self.capacities = choose_capacities(self.depths, first)
-        self._network = config_lib.make_network(
+        self._exact = config.growth.capacity == 0
+        self.capacities = (config.growth.capacity,) * len(self.depths)
+        self.capacities = self.capacities_for(self.depths)
+        network = config_lib.make_network(
             config, dataset.num_classes, dataset.image_shape[2], self.depths
         )
-        self.convolution = self._choose_convolution()
+        self.convolution, _ = choose_convolution(config)
+        options = network.options._replace(convolution=self.convolution)
+        self._network = network.clone(options=options)
         self._root = jax.random.key(config.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
@@ -87,27 +90,13 @@ class Trainer:
             optimizer.ema,
             config.parallel,
             self._mesh,
+            self._exact,
         )
         self._feed = make_feed(dataset, recipe, self.programs, config.data.on_device)
         self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
         self._abstract_states: dict[tuple[int, ...], TrainState] = {}
         self._prepare(recipe)
         self._state: TrainState | None = None
-
-    def _choose_convolution(self) -> str:
-        """Puts XLA's convolutions in where those asked for cannot be used; says what is used."""
-        options = self._network.options
-        if options.convolution != "native":
-            return options.convolution
-        reason = why_not_native()
-        if self._config.parallel == "jit" and self._mesh.size > 1:
-            reason = "XLA cannot divide a batch for them; parallel = 'pmap' can"
-        elif options.dtype != jnp.float32:
-            reason = f"they compute in float32, not {self._config.model.dtype}"
-        if not reason:
-            return "native"
-        self._network = self._network.clone(options=options._replace(convolution="xla"))
-        return f"xla ({reason})"
 
     @property
     def network(self) -> Network:
@@ -173,10 +162,18 @@ class Trainer:
     ) -> None:
         """Takes over an exact-depth state, padded to `capacities`."""
         self.depths = depths
+        capacities = depths if self._exact else capacities
         if capacities != self.capacities:
             self._set_capacities(capacities)
+        self._place(exact)
+
+    def _place(self, exact: TrainState) -> None:
         padded = pad_like(exact, self.abstract_state(self.capacities))
         self._state = replicate(padded, self._mesh)
+
+    def capacities_for(self, depths: tuple[int, ...]) -> tuple[int, ...]:
+        """The capacities that the trainer takes to hold a net of these depths."""
+        return depths if self._exact else choose_capacities(depths, self.capacities)
 
     def _set_capacities(self, capacities: tuple[int, ...]) -> None:
         self.capacities = capacities
@@ -252,9 +249,11 @@ class Trainer:
 
     def _grow_one(self, stage: int, key: jax.Array) -> None:
         deeper = tuple(d + (i == stage) for i, d in enumerate(self.depths))
-        capacities = choose_capacities(deeper, self.capacities)
+        capacities = self.capacities_for(deeper)
         if capacities != self.capacities:
-            self.restore(self.exact_state(), self.depths, capacities)
+            exact = self.exact_state()
+            self._set_capacities(capacities)
+            self._place(exact)
         self._state = self.programs.call(
             "growth",
             self._grow_state,

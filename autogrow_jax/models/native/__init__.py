@@ -1,5 +1,6 @@
 """Convolutions in C++ for the CPU, built on first use where there is a compiler."""
 
+from autogrow_jax.models.native.build import has_to_build
 from autogrow_jax.models.native.convolution import (
     empty,
     forward,
@@ -19,6 +20,7 @@ __all__ = [
     "evaluated_layer",
     "evaluated_stack",
     "forward",
+    "has_to_build",
     "input_gradient",
     "is_supported",
     "kernel_gradient",

@@ -55,8 +55,7 @@ def load() -> Library:
     if compiler is None:
         return Library(None, f"no C++ compiler found (tried {', '.join(_COMPILERS)})")
     try:
-        name = f"convolution-{_key(compiler)}.so"
-        folder = _cache_folder()
+        name, folder = _name(compiler), _cache_folder()
         if folder is not None:
             return Library(ctypes.CDLL(str(_build(compiler, folder / name))), "")
         with tempfile.TemporaryDirectory() as temporary:
@@ -64,6 +63,22 @@ def load() -> Library:
             return Library(ctypes.CDLL(str(_build(compiler, Path(temporary) / name))), "")
     except (OSError, subprocess.SubprocessError) as error:
         return Library(None, f"{compiler} could not build them: {_say(error)}")
+
+
+def has_to_build() -> bool:
+    """Whether the first `load` will take a compiler's time."""
+    compiler = _find_compiler()
+    if compiler is None:
+        return False
+    try:
+        folder = _cache_folder()
+        return folder is None or not (folder / _name(compiler)).exists()
+    except (OSError, subprocess.SubprocessError):
+        return False  # `load` will say what is wrong.
+
+
+def _name(compiler: str) -> str:
+    return f"convolution-{_key(compiler)}.so"
 
 
 def _find_compiler() -> str | None:

@@ -1,0 +1,58 @@
+"""Which convolutions a run computes with: XLA's, or the package's own."""
+
+from typing import Any
+
+import jax
+import ml_collections
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.models import native
+from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.reporting import Reporter
+
+
+def choose_convolution(config: Any) -> tuple[str, str]:
+    """What `model.convolution` of a resolved config comes to on this machine.
+
+    "auto" is "native" where JAX has nothing but one CPU device, so that all runs of a machine with
+    several compute alike, whatever `num_devices` says.
+
+    Returns:
+      "native" or "xla", and why it is not native where it could have been, else "".
+    """
+    if config.model.convolution == "xla":
+        return "xla", ""
+    reason = _what_rules_it_out(config) or why_not_native()
+    return ("xla", reason) if reason else ("native", "")
+
+
+def _what_rules_it_out(config: Any) -> str:
+    """What of a config does, or of JAX's devices, before anything has to be built."""
+    if config.model.dtype != "float32":
+        return f"they compute in float32, not {config.model.dtype}"
+    if config.model.convolution == "auto" and jax.device_count() > 1:
+        return f"JAX has {jax.device_count()} devices"
+    if config.parallel == "jit" and (config.num_devices or jax.device_count()) > 1:
+        return "XLA cannot divide a batch for them; parallel = 'pmap' can"
+    return ""
+
+
+def settle_convolution(config: Any, reporter: Reporter) -> Any:
+    """The resolved config with "native" or "xla" for `model.convolution`, as it is kept.
+
+    Args:
+      config: resolved.
+      reporter: is told of what takes a while, and of what a user would not expect.
+    """
+    wanted = config.model.convolution
+    is_possible = (
+        wanted != "xla" and jax.default_backend() == "cpu" and not _what_rules_it_out(config)
+    )
+    if is_possible and native.has_to_build():
+        reporter.message("building convolutions for this processor, once; some 15 s")
+    convolution, reason = choose_convolution(config)
+    # "auto" is content with a GPU; a CPU without a compiler is worth a word.
+    if reason and (is_possible or wanted == "native"):
+        reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
+    flat = config_lib.flatten(config.to_dict()) | {"model.convolution": convolution}
+    return ml_collections.FrozenConfigDict(config_lib.nest(flat))
