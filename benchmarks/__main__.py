@@ -1,4 +1,4 @@
-"""Runs all benchmarks: under 20 minutes on two idle CPU cores, at most 10 each on a GPU.
+"""Runs all benchmarks: half an hour on two idle CPU cores, at most ten minutes a call on a GPU.
 
 The sizes are smaller than those each benchmark has by itself; `python -m benchmarks.NAME --help`
 says which those are.
@@ -21,20 +21,20 @@ _ROOT = Path(__file__).parents[1]
 
 
 class Benchmark(NamedTuple):
-    """What a benchmark is called with.
+    """What a benchmark is called with; several calls, where one would take over ten minutes.
 
     Attributes:
       summary: what it answers.
       cpu: arguments on two CPU cores.
-      accelerator: on anything else JAX finds.
+      accelerator: on anything else JAX finds; none where it asks about CPUs only.
       quick: to see that it runs, in a minute or two; not to believe its figures.
       needs_pytorch: whether it is nothing without.
       reads_data: whether it takes `--data-dir`.
     """
 
     summary: str
-    cpu: str
-    accelerator: str
+    cpu: tuple[str, ...]
+    accelerator: tuple[str, ...]
     quick: str
     needs_pytorch: bool = False
     reads_data: bool = False
@@ -42,54 +42,75 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "against_pytorch": Benchmark(
-        "steps of training and evaluation against PyTorch's",
-        "--depths 3 20 --rounds 3 --limit 10",
-        "--depths 3 20 --limit 10",
-        "--families plain3 --depths 1 --batch 16 --rounds 3 --limit 2 --no-compile",
+        "steps of training and evaluation against PyTorch's, and the share of the roofline",
+        ("--depths 3 20 --rounds 3 --limit 10",),
+        tuple(
+            f"--families {family} --dtypes {dtype} --depths 3 20 --steps 20 --limit 10"
+            " --compile default reduce-overhead"
+            for dtype in ("float32", "bfloat16")
+            for family in ("plain3", "basic3")
+        ),
+        "--families plain3 --depths 1 --batch 16 --rounds 3 --limit 2 --compile",
         needs_pytorch=True,
     ),
     "growth_phase": Benchmark(
         "a whole growth phase: what is not a steady step",
-        "--last 8 --minutes 1",
-        "",
+        ("--last 8 --minutes 1",),
+        ("", "--runs ours exact --last 8"),
         "--last 2 --batch 16 --steps-per-epoch 4 --runs ours unrolled",
     ),
     "scaling": Benchmark(
         "step, compilation, memory and checkpoints from 3 to 300 blocks",
-        "--depths 1 10 30 100 --steps 1",
-        "",
+        ("--depths 1 10 30 100 --steps 1 --convolution native",),
+        ("", "--dtype bfloat16"),
         "--depths 1 5 --batch 16 --steps 1 --families plain3",
     ),
     "compilation_cache": Benchmark(
         "how much of its compile time a second start saves",
-        "",
-        "",
+        ("",),
+        ("",),
         "--starts 2 --fraction 0.2",
     ),
     "inputs": Benchmark(
         "images a second from each source",
-        "",
-        "",
+        ("",),
+        ("",),
         "--images 2000 --files 200 --repeats 2 --limit 2",
         reads_data=True,
     ),
     "depth_as_data": Benchmark(
-        "the padded training step against the unrolled network's",
-        "--last 9 --repeats 3",
-        "--samples 8",
+        "one program for all depths against one for each, and against a condition at each slot",
+        ("--last 9 --repeats 3", "--last 9 --repeats 3 --convolution native"),
+        tuple(
+            f"--family {family} --dtype {dtype} --samples 8 --steps 20 --variants padded exact cond"
+            for dtype in ("float32", "bfloat16")
+            for family in ("plain3", "basic3")
+        ),
         "--last 5 --batch-size 16 --steps 1 --repeats 3 --samples 4",
     ),
     "convolution": Benchmark(
         "whether convolutions in canonical form are still needed",
-        "--shapes 4 --repeats 3 --limit 1",
-        "",
+        ("--shapes 4 --repeats 3 --limit 1",),
+        ("",),
         "--repeats 3 --limit 1 --shapes 2",
+    ),
+    "formulations": Benchmark(
+        "other ways to write a convolution and its kernel's gradient",
+        ("--repeats 3 --limit 6",),
+        (),
+        "--repeats 1 --batch 8",
+    ),
+    "xla_flags": Benchmark(
+        "a training step under each of XLA's flags",
+        ("--rounds 2 --steps 3",),
+        (),
+        "--rounds 1 --steps 1 --batch 16 --depth 1",
     ),
 }
 
 
-def choose_command(name: str, options: argparse.Namespace, on_cpu: bool) -> list[str]:
-    """The command line of a benchmark.
+def choose_commands(name: str, options: argparse.Namespace, on_cpu: bool) -> list[list[str]]:
+    """The command lines of a benchmark, one after the other.
 
     Args:
       name: of `BENCHMARKS`.
@@ -97,13 +118,19 @@ def choose_command(name: str, options: argparse.Namespace, on_cpu: bool) -> list
       on_cpu: whether there is nothing but a CPU.
     """
     chosen = BENCHMARKS[name]
-    sizes = chosen.quick if options.quick else chosen.cpu if on_cpu else chosen.accelerator
-    command = [sys.executable, "-m", f"benchmarks.{name}", *sizes.split()]
-    if chosen.reads_data and options.data_dir:
-        command += ["--data-dir", str(Path(options.data_dir).absolute())]
-    if options.json:
-        command += ["--json", str(Path(options.json).absolute() / f"{name}.json")]
-    return command
+    sizes = chosen.cpu if on_cpu else chosen.accelerator
+    if options.quick:
+        sizes = (chosen.quick,)
+    commands = []
+    for number, arguments in enumerate(sizes):
+        command = [sys.executable, "-m", f"benchmarks.{name}", *arguments.split()]
+        if chosen.reads_data and options.data_dir:
+            command += ["--data-dir", str(Path(options.data_dir).absolute())]
+        if options.json:
+            file = f"{name}.json" if len(sizes) == 1 else f"{name}_{number + 1}.json"
+            command += ["--json", str(Path(options.json).absolute() / file)]
+        commands.append(command)
+    return commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,16 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on_cpu = is_cpu(find_machine())
     failed = []
     for name in names:
-        command = choose_command(name, options, on_cpu)
-        print(f"\n== python {' '.join(command[1:])}", flush=True)
-        if BENCHMARKS[name].needs_pytorch and not has_pytorch:
-            print("left out, as PyTorch is not installed: pip install '.[bench]' brings it")
-            continue
-        start = time.perf_counter()
-        # A process each, so that no one holds memory or a device that the next one needs.
-        if subprocess.run(command, cwd=_ROOT).returncode:
-            failed.append(name)
-        print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+        for command in choose_commands(name, options, on_cpu):
+            print(f"\n== python {' '.join(command[1:])}", flush=True)
+            if BENCHMARKS[name].needs_pytorch and not has_pytorch:
+                print("left out, as PyTorch is not installed: pip install '.[bench]' brings it")
+                continue
+            start = time.perf_counter()
+            # A process each, so that no one holds memory or a device that the next one needs.
+            if subprocess.run(command, cwd=_ROOT).returncode:
+                failed.append(name)
+            print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return len(failed)

@@ -1,11 +1,13 @@
 """Steps of training and of evaluation against PyTorch's, in one process, by turns.
 
 Each net is trained on one batch of MNIST's shape (random pixels, no augmentation) by SGD with
-momentum, in float32, by four programs: this package's with XLA's convolutions and with its own,
-PyTorch's eager and what `torch.compile` makes of it. PyTorch comes with the extra `bench`.
+momentum: by this package, on a CPU with XLA's convolutions and with its own, by PyTorch's eager
+mode and by what `torch.compile` makes of it, on whatever device both find. All start from the same
+values, and have to find the same losses. PyTorch comes with the extra `bench`.
 
 python -m benchmarks.against_pytorch [--families plain3 basic3] [--depths 1 3 8 20]
-    [--batch 128] [--rounds 9] [--limit 60] [--threads 2] [--no-compile] [--json FILE]
+    [--dtypes float32] [--batch 128] [--steps 1] [--rounds 9] [--limit 60] [--threads 2]
+    [--compile default ...] [--json FILE]
 """
 
 import argparse
@@ -17,8 +19,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-# Before PyTorch is imported: threads that spin would take the processor from whose turn it is.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before JAX is: two libraries share a GPU's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
@@ -29,30 +31,24 @@ from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
 from autogrow_jax.models.convolution import why_not_native
-from autogrow_jax.models.cost import estimate_cost
 from autogrow_jax.training.optimizer import make_optimizer
 from autogrow_jax.training.parallel import make_mesh
-from autogrow_jax.training.state import init_state, pad_state
+from autogrow_jax.training.state import TrainState, choose_capacities, init_state, pad_state
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
 from benchmarks import pytorch_nets
-from benchmarks.measure import (
-    describe_machine,
-    print_machine,
-    print_table,
-    ratio,
-    take_turns,
-    write_json,
-)
+from benchmarks.measure import describe_machine, print_machine, ratio, take_turns, write_json
+from benchmarks.pytorch_report import print_report
+from benchmarks.roofline import Limits, count_work, measure_limits
 
 _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
 _LEARNING_RATE = 0.01
-XLA, NATIVE, EAGER, COMPILED = "ours xla", "ours native", "pytorch", "pytorch compiled"
+XLA, NATIVE, EXACT, EAGER = "ours xla", "ours native", "ours exact", "pytorch"
 KINDS = ("train", "evaluate")
-# Multiply-adds of a step: the gradients of input and kernel take as many as the output.
-_PASSES = {"train": 3, "evaluate": 1}
+# Losses of the first steps may differ by so much of them.
+_TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
 
 Batch = tuple[np.ndarray, np.ndarray]
-Calls = dict[str, Callable[[], float]]
+Calls = dict[str, Callable[[int], float]]
 
 
 def make_batch(batch_size: int) -> Batch:
@@ -62,103 +58,146 @@ def make_batch(batch_size: int) -> Batch:
     return images, rng.integers(0, 10, batch_size, np.int32)
 
 
-def make_ours(family: str, depths: tuple[int, ...], batch: Batch, convolution: str) -> Calls:
-    """A step and an evaluation as a run does them, capacities as after a start at `depths`."""
-    images, labels = map(jnp.asarray, batch)
-    size = len(labels)
-    # A capacity is a power of two, or as deep as the run may become.
-    capacities = tuple(min(1 << (depth - 1).bit_length(), max(depth, 20)) for depth in depths)
-    network = build_network(family, depths, image_channels=_IMAGE_SHAPE[2], convolution=convolution)
-    recipe = Recipe(
-        network=network.clone(depths=capacities),
-        optimizer=make_optimizer("sgd", momentum=0.9, weight_decay=5e-4),
-        preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False),
-        batch_size=size,
-        ema=0.0,
-        parallel="jit",
-        mesh=make_mesh(1, size),
-    )
-    init = partial(init_state, network, recipe.optimizer)
-    exact = jax.jit(lambda key: init(key, _IMAGE_SHAPE, False))(jax.random.key(0))
-    state = pad_state(exact, network, recipe.optimizer, capacities, _IMAGE_SHAPE)
-    live, order = jnp.asarray(depths, jnp.int32), jnp.arange(size, dtype=jnp.int32)
-    train_steps = jax.jit(make_train_steps(recipe), donate_argnums=(0,))
-    evaluation = jax.jit(make_evaluate(recipe))
-    key, rate = jax.random.key(0), jnp.float32(_LEARNING_RATE)
+class Ours:
+    """A net of this package.
 
-    def train() -> float:
-        nonlocal state
-        state, sums = train_steps(
-            state, Sums.zero(), images, labels, order, key, live, rate, jnp.int32(0), jnp.int32(1)
+    Args:
+      family: its name.
+      depths: blocks in each stage.
+      batch: what to train on.
+      dtype: of the computation.
+    """
+
+    def __init__(self, family: str, depths: tuple[int, ...], batch: Batch, dtype: str):
+        self._depths = depths
+        self._images, self._labels = map(jnp.asarray, batch)
+        size = len(self._labels)
+        self._build = partial(
+            build_network, family, depths, image_channels=_IMAGE_SHAPE[2], dtype=dtype
         )
-        return float(sums.loss) / size
+        self.network = self._build()
+        self._optimizer = make_optimizer("sgd", momentum=0.9, weight_decay=5e-4)
+        init = partial(init_state, self.network, self._optimizer)
+        self.start: TrainState = jax.device_get(
+            jax.jit(lambda key: init(key, _IMAGE_SHAPE, False))(jax.random.key(0))
+        )
+        self._recipe = Recipe(
+            network=self.network,
+            optimizer=self._optimizer,
+            preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False),
+            batch_size=size,
+            ema=0.0,
+            parallel="jit",
+            mesh=make_mesh(1, size),
+        )
 
-    def evaluate() -> float:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        sums = evaluation(variables, images, labels, jnp.int32(0), jnp.int32(size), live)
-        return float(sums.loss) / size
+    def make_calls(self, convolution: str, exact: bool) -> Calls:
+        """Steps and evaluations as a run does them, several in one dispatch.
 
-    return {"train": train, "evaluate": evaluate}
+        Args:
+          convolution: "xla" or "native".
+          exact: whether depth is part of the program; else capacities are those of a run that
+            started at these depths.
+        """
+        depths = self._depths
+        capacities = depths if exact else choose_capacities(depths, (4,) * len(depths))
+        network = self._build(convolution=convolution)
+        recipe = self._recipe._replace(network=network.clone(depths=capacities), exact=exact)
+        padded = pad_state(self.start, network, self._optimizer, capacities, _IMAGE_SHAPE)
+        state = jax.tree.map(jnp.array, padded)
+        images, labels, size = self._images, self._labels, len(self._labels)
+        live = jnp.asarray(depths, jnp.int32)
+        train_steps = jax.jit(make_train_steps(recipe), donate_argnums=(0,))
+        evaluation = jax.jit(make_evaluate(recipe))
+        key, rate, zero = jax.random.key(0), jnp.float32(_LEARNING_RATE), jnp.int32(0)
+        # The same batch again and again: an epoch as long as there are steps.
+        order = jnp.tile(jnp.arange(size, dtype=jnp.int32), _MOST_STEPS)
+
+        def train(count: int) -> float:
+            nonlocal state
+            state, sums = train_steps(
+                *(state, Sums.zero(), images, labels, order, key, live, rate, zero),
+                jnp.int32(count),
+            )
+            return float(sums.loss) / (size * count)
+
+        def evaluate(count: int) -> float:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            found = [
+                evaluation(variables, images, labels, zero, jnp.int32(size), live)
+                for _ in range(count)
+            ]
+            return float(found[-1].loss) / size
+
+        return {"train": train, "evaluate": evaluate}
 
 
-def make_theirs(family: str, depths: tuple[int, ...], batch: Batch, compiled: bool) -> Calls:
-    """The same by PyTorch."""
+# Of one dispatch, that a call may ask for.
+_MOST_STEPS = 100
+
+
+def make_theirs(ours: Ours, family: str, depths, batch: Batch, dtype: str, mode: str) -> Calls:
+    """The same by PyTorch; `mode` is of `torch.compile`, "" for eager."""
     net = pytorch_nets.build_net(family, depths, image_channels=_IMAGE_SHAPE[2])
+    pytorch_nets.load_variables(net, {"params": ours.start.params}, depths)
+    net.to("cuda" if jax.default_backend() == "gpu" else "cpu")
     images, labels = torch.from_numpy(batch[0]), torch.from_numpy(batch[1]).long()
-    run = torch.compile(net) if compiled else None
-    training = pytorch_nets.Training(net, images, labels, _LEARNING_RATE, run)
+    run = torch.compile(net, mode=mode) if mode else None
+    training = pytorch_nets.Training(net, images, labels, _LEARNING_RATE, run, dtype)
     return {"train": training.step, "evaluate": training.evaluate}
 
 
 def measure(
-    family: str, depth: int, batch: Batch, with_compiled: bool, rounds: int, limit: float
+    family: str, depth: int, dtype: str, batch: Batch, limits: Limits, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A row for training and one for evaluation; times in seconds, the median over rounds."""
-    depths = (depth,) * 3
-    programs = {
-        XLA: partial(make_ours, convolution="xla"),
-        NATIVE: partial(make_ours, convolution="native"),
-        EAGER: partial(make_theirs, compiled=False),
-    }
-    if with_compiled:
-        programs[COMPILED] = partial(make_theirs, compiled=True)
+    """A row for training and one for evaluation; times in seconds a step, medians over rounds."""
+    depths, size = (depth,) * 3, len(batch[1])
+    ours = Ours(family, depths, batch, dtype)
+    programs = {XLA: partial(ours.make_calls, "xla", False)}
+    if jax.default_backend() != "cpu":
+        programs[EXACT] = partial(ours.make_calls, "xla", True)
+    elif dtype == "float32":
+        programs[NATIVE] = partial(ours.make_calls, "native", False)
+    for mode in ("", *options.compile):
+        name = f"{EAGER} compiled" + ("" if mode == "default" else f", {mode}") if mode else EAGER
+        programs[name] = partial(make_theirs, ours, family, depths, batch, dtype, mode)
     calls: dict[str, Calls] = {}
+    losses: dict[str, list[float]] = {}
     for name, make in programs.items():
-        calls[name] = make(family, depths, batch)
         try:
-            losses = [calls[name]["train"]() for _ in range(2)]
+            calls[name] = make()
+            losses[name] = [calls[name]["train"](1) for _ in range(2)]
         except Exception as error:
-            if name != COMPILED:
+            if "compiled" not in name:
                 raise
             # Its compiler needs more of a machine than PyTorch does.
             print(f"torch.compile does not work here: {error!r}"[:200], file=sys.stderr)
-            del calls[name]
-            continue
-        if not np.all(np.isfinite(losses)) or abs(losses[0] - np.log(10)) > 1.5:
-            raise AssertionError(f"{name} has losses {losses} in its first steps")
-    flops = estimate_cost(build_network(family, depths, image_channels=1), _IMAGE_SHAPE).flops
+            calls.pop(name, None)
+    if not np.allclose(list(losses.values()), losses[EAGER], rtol=_TOLERANCE[dtype]):
+        raise AssertionError(f"the programs do not compute the same: losses {losses}")
     rows = []
     for kind in KINDS:
-        times = take_turns({name: call[kind] for name, call in calls.items()}, rounds, limit)
-        images = len(batch[1])
-        processor = {name: _processor_seconds(call[kind]) for name, call in calls.items()}
+        chosen = {name: partial(call[kind], options.steps) for name, call in calls.items()}
+        times = take_turns(chosen, options.rounds, options.limit)
+        work = count_work(ours.network, _IMAGE_SHAPE, size, kind)
         rows.append(
             {
                 "family": family,
                 "depths": depths,
+                "dtype": dtype,
                 "kind": kind,
-                "seconds": {name: median(found) for name, found in times.items()},
-                "shortest": {name: min(found) for name, found in times.items()},
-                "processor_seconds": processor,
-                "gflops": {
-                    name: 1e-9 * _PASSES[kind] * flops * images / median(found)
-                    for name, found in times.items()
+                "seconds": {name: median(found) / options.steps for name, found in times.items()},
+                "rounds": times,
+                "processor_seconds": {
+                    name: _processor_seconds(call) / options.steps for name, call in chosen.items()
                 },
+                "work": work._asdict(),
+                "least_seconds": work.seconds(limits),
                 "times_of_pytorch": {name: ratio(times, name, EAGER) for name in times},
-                "native_over_xla": ratio(times, NATIVE, XLA),
             }
         )
-        print(f"measured {family} {depth}-{depth}-{depth}, {kind}", file=sys.stderr, flush=True)
+        label = f"{family} {'-'.join(map(str, depths))}, {dtype}, {kind}"
+        print(f"measured {label}", file=sys.stderr, flush=True)
     return rows
 
 
@@ -172,66 +211,24 @@ def _processor_seconds(call: Callable[[], float]) -> float:
     return min(found)
 
 
-def _print(rows: Sequence[dict[str, Any]], batch_size: int) -> None:
-    names = [name for name in (XLA, NATIVE, EAGER, COMPILED) if name in rows[0]["seconds"]]
-    for kind in KINDS:
-        chosen = [row for row in rows if row["kind"] == kind]
-        labels = [f"{row['family']} {'-'.join(map(str, row['depths']))}" for row in chosen]
-        print(f"\n{kind}: images a second\n")
-        print_table(
-            ["net", *names],
-            [
-                [label, *(batch_size / row["seconds"][name] for name in names)]
-                for label, row in zip(labels, chosen, strict=True)
-            ],
-        )
-        print(f"\n{kind}: GFLOP/s of convolutions and the linear layer\n")
-        print_table(
-            ["net", *names],
-            [
-                [label, *(row["gflops"][name] for name in names)]
-                for label, row in zip(labels, chosen, strict=True)
-            ],
-        )
-        print(f"\n{kind}: processor time as a multiple of {EAGER}'s\n")
-        print_table(
-            ["net", *names],
-            [
-                [
-                    label,
-                    *(
-                        row["processor_seconds"][name] / row["processor_seconds"][EAGER]
-                        for name in names
-                    ),
-                ]
-                for label, row in zip(labels, chosen, strict=True)
-            ],
-        )
-        print(f"\n{kind}: time, as a multiple of {EAGER}'s, median over rounds\n")
-        print_table(
-            ["net", *names, f"{NATIVE} / {XLA}"],
-            [
-                [
-                    label,
-                    *(row["times_of_pytorch"][name] for name in names),
-                    row["native_over_xla"],
-                ]
-                for label, row in zip(labels, chosen, strict=True)
-            ],
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints; `arguments` default to the process's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_pytorch")
     families = list(pytorch_nets.BLOCKS)
     parser.add_argument("--families", nargs="+", choices=families, default=families)
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 3, 8, 20])
+    parser.add_argument("--dtypes", nargs="+", choices=list(_TOLERANCE), default=["float32"])
     parser.add_argument("--batch", type=int, default=128, help="images of a step")
+    parser.add_argument(
+        "--steps", type=int, choices=range(1, _MOST_STEPS + 1), default=1, metavar="STEPS",
+        help="of a measurement; ours are one dispatch",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each cell")
     parser.add_argument("--limit", type=float, default=60, help="seconds a row may take")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--compile", nargs="*", default=["default"], metavar="MODE", help="of torch.compile; none?"
+    )
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
 
@@ -240,22 +237,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     machine = describe_machine()
     machine["versions"]["torch"] = torch.__version__
-    if why_not_native():
+    if jax.default_backend() == "cpu" and why_not_native():
         print(f"{NATIVE} is {XLA} again: {why_not_native()}", file=sys.stderr)
     batch = make_batch(options.batch)
+    limits = {dtype: measure_limits(dtype) for dtype in options.dtypes}
     rows = [
         row
+        for dtype in options.dtypes
         for family in options.families
         for depth in options.depths
-        for row in measure(
-            family, depth, batch, not options.no_compile, options.rounds, options.limit
-        )
+        for row in measure(family, depth, dtype, batch, limits[dtype], options)
     ]
-    print(f"\nbatches of {options.batch}, {'x'.join(map(str, _IMAGE_SHAPE))}, float32")
-    _print(rows, options.batch)
+    print(f"\nbatches of {options.batch}, {'x'.join(map(str, _IMAGE_SHAPE))}")
+    print_report(rows, limits, options.batch)
     print()
     print_machine(machine)
-    write_json(options.json, {"options": vars(options), "machine": machine, "rows": rows})
+    found = {name: limit._asdict() for name, limit in limits.items()}
+    content = {"options": vars(options), "machine": machine, "limits": found, "rows": rows}
+    write_json(options.json, content)
 
 
 if __name__ == "__main__":

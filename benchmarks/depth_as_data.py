@@ -1,12 +1,14 @@
-"""What depth as data costs and saves: the padded training step against the unrolled network's.
+"""What depth as data costs and saves: the padded training step against a program for each depth.
 
-The claim: a run of plain3 from 1-1-1 to 20-20-20 compiles the training step at most 6 times, and
-on a CPU, averaged over that run, a step costs at most 1.15 times that of the unrolled network of
-the same depth. The padded network takes a measurement's steps in one dispatch, so --steps 1 is the
-hardest on it; a run takes about half a second's worth.
+The rivals are a scan over the blocks of each depth, a scan over all slots with a condition at each,
+and the blocks one after the other, ours or Flax's. The claim: a run of plain3 from 1-1-1 to
+20-20-20 compiles the training step at most 6 times, and on a CPU, averaged over that run, a step
+costs at most 1.15 times that of the unrolled network of the same depth. Where depth is a number of
+turns, a measurement's steps are one dispatch, so --steps 1 is the hardest on it.
 
-python -m benchmarks.depth_as_data [--last 20] [--batch-size 128] [--steps 1] [--repeats 5]
-                                   [--samples 9 | --all] [--json FILE]
+python -m benchmarks.depth_as_data [--family plain3] [--convolution xla] [--dtype float32]
+    [--variants padded exact cond unrolled flax]
+    [--last 20] [--batch-size 128] [--steps 1] [--repeats 5] [--samples 9 | --all] [--json FILE]
 """
 
 import argparse
@@ -27,7 +29,7 @@ from benchmarks.measure import (
     take_turns,
     write_json,
 )
-from benchmarks.steps import FLAX, OURS, SAME_BLOCKS, Bench, Depths, Turns
+from benchmarks.steps import FOR_EACH_DEPTH, OURS, RIVALS, Bench, Depths
 
 
 def growth_path(last: int) -> list[Depths]:
@@ -68,30 +70,21 @@ def measure_depth(
       AssertionError: where their first two losses differ.
     """
     exact = bench.exact_state(depths)
-    padded = bench.padded_state(exact, capacities)
-    variants = {
-        OURS: Turns(
-            lambda state, count: bench.train_padded(state, depths, capacities, count), padded, steps
-        )
-    }
-    compile_seconds = {}
-    for name in (SAME_BLOCKS, FLAX):
-        state = bench.unrolled_state(exact, depths)
-        variants[name] = Turns(bench.make_unrolled(depths, name), state, steps)
-    losses = {}
+    variants = {name: bench.make_turns(name, exact, depths, capacities) for name in bench.variants}
+    compile_seconds, losses = {}, {}
     for name, train in variants.items():
         before = bench.programs[name].seconds
         # The second loss is that after an update, so it holds the gradients to one another.
         losses[name] = [float(train(1).loss) / bench.batch_size for _ in range(2)]
         compile_seconds[name] = bench.programs[name].seconds - before
-    if not np.allclose(list(losses.values()), losses[OURS], rtol=1e-3):
+    if not np.allclose(list(losses.values()), losses[OURS], rtol=bench.tolerance):
         raise AssertionError(f"the variants compute different losses at {depths}: {losses}")
     times = take_turns(variants, repeats)
     return {
         "depths": depths,
         "capacities": capacities,
         "milliseconds": {name: 1000 * median(t) / steps for name, t in times.items()},
-        "ratio": {name: ratio(times, OURS, name) for name in (SAME_BLOCKS, FLAX)},
+        "ratio": {name: ratio(times, OURS, name) for name in times if name != OURS},
         "compile_seconds": compile_seconds,
         "rounds": {name: [1000 * t / steps for t in all_t] for name, all_t in times.items()},
     }
@@ -103,7 +96,7 @@ def count_compilations(bench: Bench, path: Sequence[Depths], capacities: Sequenc
     for depths, room in zip(path, capacities, strict=True):
         if room not in states:
             states = {room: bench.exact_state(room)}
-        states[room], _ = bench.train_padded(states[room], depths, room, 0)
+        states[room], _ = bench.train_stacked(OURS, states[room], depths, room, 0)
 
 
 def format_depths(depths: Depths) -> str:
@@ -113,6 +106,12 @@ def format_depths(depths: Depths) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints; `arguments` default to the process's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.depth_as_data")
+    parser.add_argument("--family", choices=("plain3", "basic3"), default="plain3")
+    parser.add_argument("--convolution", choices=("xla", "native"), default="xla")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--variants", nargs="+", choices=(OURS, *RIVALS), metavar="NAME", help="all by default"
+    )
     parser.add_argument("--last", type=int, default=20, help="depth of each stage at the end")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=1, help="training steps a measurement")
@@ -122,10 +121,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
 
+    if options.variants is not None and OURS not in options.variants:
+        parser.error(f"--variants needs {OURS}, which the others are measured against")
     machine = describe_machine()
     path = growth_path(options.last)
     capacities = capacities_along(path)
-    bench = Bench(options.batch_size, options.steps)
+    bench = Bench(
+        options.batch_size,
+        options.steps,
+        options.family,
+        options.convolution,
+        options.dtype,
+        options.variants,
+    )
     chosen = choose_samples(capacities, len(path) if options.all else options.samples)
     measured = []
     for position in chosen:
@@ -140,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours = bench.programs[OURS]
     summary["compilations"] = ours.counts["train"]
     summary["compile_seconds"][OURS] = ours.seconds
-    print_report(measured, summary, path, options.batch_size)
+    print_report(measured, summary, path, options)
     print_machine(machine)
     write_json(
         options.json,
@@ -156,12 +164,18 @@ def summarise(
     def along(field: str, name: str) -> np.ndarray:
         return np.interp(np.arange(length), chosen, [m[field][name] for m in measured])
 
-    rivals = (SAME_BLOCKS, FLAX)
+    rivals = list(measured[0]["ratio"])
     step = {name: along("milliseconds", name) for name in (OURS, *rivals)}
     return {
         "mean_ratio": {name: mean(along("ratio", name).tolist()) for name in rivals},
         "ratio_of_sums": {name: float(step[OURS].sum() / step[name].sum()) for name in rivals},
-        "compile_seconds": {name: float(along("compile_seconds", name).sum()) for name in rivals},
+        # A capacity's program is compiled at the first depth that has it.
+        "compile_seconds": {
+            name: float(along("compile_seconds", name).sum())
+            if name in FOR_EACH_DEPTH
+            else sum(m["compile_seconds"][name] for m in measured)
+            for name in rivals
+        },
     }
 
 
@@ -169,46 +183,50 @@ def print_report(
     measured: Sequence[dict[str, Any]],
     summary: dict[str, Any],
     path: Sequence[Depths],
-    batch_size: int,
+    options: argparse.Namespace,
 ) -> None:
     """Prints the tables."""
-    print(f"\nplain3, batch {batch_size} of 32x32x1, SGD with momentum; a step in milliseconds\n")
+    rivals = list(summary["mean_ratio"])
+    print(
+        f"\n{options.family}, batch {options.batch_size} of 32x32x1, {options.dtype}, SGD with"
+        f" momentum, convolutions {options.convolution}; a step in milliseconds\n"
+    )
     print_table(
-        ["depths", "capacity", "padded", "unrolled", "flax", "padded/unrolled", "padded/flax"],
+        ["depths", "capacity", OURS, *rivals, *(f"{OURS}/{name}" for name in rivals)],
         [
             [
                 format_depths(m["depths"]),
                 format_depths(m["capacities"]),
                 *m["milliseconds"].values(),
-                m["ratio"][SAME_BLOCKS],
-                m["ratio"][FLAX],
+                *m["ratio"].values(),
             ]
             for m in measured
         ],
     )
     print(
-        "\npadded: this package's step. unrolled: the same blocks in a Python loop, exact depth."
-        "\nflax: the same from nn.Conv and nn.BatchNorm. Ratios: medians of rounds.\n"
+        "\npadded: this package's step. exact: the same scanned at exact depth. cond: scanned over"
+        "\nall slots of the capacity, each under a condition. unrolled: the same blocks in a Python"
+        "\nloop. flax: the same from nn.Conv and nn.BatchNorm. Ratios: medians of rounds.\n"
     )
     ends = f"{format_depths(path[0])} to {format_depths(path[-1])}"
     print(f"Over the {len(path)} depths from {ends}:")
     print_table(
-        ["padded against", "mean ratio", "ratio of summed steps", "compilations", "seconds"],
+        ["step", "padded's mean ratio to it", "of summed steps", "compilations", "seconds"],
         [
-            ["padded", 1.0, 1.0, summary["compilations"], summary["compile_seconds"][OURS]],
+            [OURS, 1.0, 1.0, summary["compilations"], summary["compile_seconds"][OURS]],
             *(
                 [
                     name,
                     summary["mean_ratio"][name],
                     summary["ratio_of_sums"][name],
-                    len(path),
+                    len(path) if name in FOR_EACH_DEPTH else summary["compilations"],
                     summary["compile_seconds"][name],
                 ]
-                for name in (SAME_BLOCKS, FLAX)
+                for name in rivals
             ),
         ],
     )
-    print("(compilation of the unrolled ones interpolated between the measured depths)")
+    print("(seconds of what is compiled for each depth interpolated between the measured depths)")
 
 
 if __name__ == "__main__":

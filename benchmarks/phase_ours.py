@@ -58,6 +58,11 @@ def train_ours(**arguments: Any) -> Record:
     return _train(make_config(**arguments))
 
 
+def train_exact(settings: dict[str, Any] | None = None, **arguments: Any) -> Record:
+    """The same with a program for each depth, compiled while the one before it trains."""
+    return train_ours(settings={**(settings or {}), "growth.capacity": 0}, **arguments)
+
+
 def train_digits(settings: dict[str, Any] | None = None) -> Record:
     """The package's default run, fine-tuning included.
 

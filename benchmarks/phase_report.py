@@ -9,7 +9,7 @@ from benchmarks.depth_as_data import format_depths
 from benchmarks.measure import print_table
 from benchmarks.phases import Record
 
-OURS, UNROLLED, PYTORCH, DIGITS = "ours", "unrolled", "pytorch", "digits"
+OURS, EXACT, UNROLLED, PYTORCH, DIGITS = "ours", "exact", "unrolled", "pytorch", "digits"
 _TARGET_SECONDS = 600
 _GIB = 2**30
 _PARTS = ("evaluate", "compile", "growth", "checkpoint")

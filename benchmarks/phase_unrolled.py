@@ -12,6 +12,7 @@ from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network, get_family, num_params
 from autogrow_jax.training import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
@@ -58,6 +59,8 @@ class _UnrolledNet:
     def __init__(self, config: Any, dataset: Dataset, programs: Programs, store: CheckpointStore):
         channels = dataset.image_shape[2]
         seed = make_network(config, dataset.num_classes, channels, config.model.depths)
+        convolution, _ = choose_convolution(config)
+        seed = seed.clone(options=seed.options._replace(convolution=convolution))
         self._options, self._learning_rate = seed.options, config.optimizer.learning_rate
         self._family = get_family(seed.family)
         self._make_network = partial(Unrolled, family=seed.family, options=seed.options)

@@ -1,7 +1,9 @@
 """Plain3 and Basic3 written for PyTorch, to be measured against; channels last, as ours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,15 +73,69 @@ def build_net(
     return net.to(memory_format=torch.channels_last)
 
 
+def load_variables(net: nn.Module, variables: Mapping[str, Any], depths: Sequence[int]) -> None:
+    """Gives a net of `build_net` the values of ours.
+
+    Args:
+      net: its parameters are written over.
+      variables: of the same family and depths, at exact depth.
+      depths: blocks in each stage.
+
+    Raises:
+      ValueError: where the nets differ.
+    """
+    params = variables["params"]
+    layers = _conv_bns(params, depths)
+    modules = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    with torch.no_grad():
+        for conv, bn in zip(modules[::2], modules[1::2], strict=True):
+            kernel, normalization = next(layers)
+            # [KH, KW, C, F] -> [F, C, KH, KW]
+            _copy(kernel["kernel"].transpose(3, 2, 0, 1), conv.weight)
+            _copy(normalization["scale"], bn.weight)
+            _copy(normalization["bias"], bn.bias)
+        if next(layers, None) is not None:
+            raise ValueError(f"the net has fewer layers than one of depths {tuple(depths)}")
+        (head,) = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        _copy(params["head"]["kernel"].T, head.weight)
+        _copy(params["head"]["bias"], head.bias)
+
+
+def _copy(array: np.ndarray, parameter: Tensor) -> None:
+    if array.shape != tuple(parameter.shape):
+        raise ValueError(f"an array of shape {array.shape} for {tuple(parameter.shape)}")
+    parameter.copy_(torch.from_numpy(np.array(array)))
+
+
+def _conv_bns(params: Mapping[str, Any], depths: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+    """Pairs of a convolution's and a normalisation's parameters, in the order of modules."""
+    yield params["stem_conv"], params["stem_bn"]
+    for stage, depth in enumerate(depths):
+        blocks = params[f"stage{stage}"]
+        for number in range(depth):
+            block = blocks["first"] if number == 0 else _slot(blocks["rest"], number - 1)
+            names = [name for name in ("1", "2") if f"conv{name}" in block]
+            yield from ((block[f"conv{name}"], block[f"bn{name}"]) for name in names)
+            if "shortcut_conv" in block:
+                yield block["shortcut_conv"], block["shortcut_bn"]
+
+
+def _slot(tree: Any, number: int) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _slot(value, number) for name, value in tree.items()}
+    return tree[number]
+
+
 class Training:
     """Trains a net on one batch again and again.
 
     Args:
-      net: made by `build_net`; `run` is the same net, compiled where that is wanted.
+      net: made by `build_net`, on its device; `run` is the same net, compiled where that is wanted.
       images: uint8 [N, H, W, C], given to the net as [N, C, H, W] between 0 and 1.
       labels: whole numbers [N].
       learning_rate: of SGD with the paper's momentum and weight decay.
       run: what to call instead of `net`.
+      dtype: of the computation: "float32", or "bfloat16" by autocast.
     """
 
     def __init__(
@@ -89,27 +145,38 @@ class Training:
         labels: Tensor,
         learning_rate: float,
         run: Callable[[Tensor], Tensor] | None = None,
+        dtype: str = "float32",
     ):
+        device = next(net.parameters()).device
         self._net, self._run = net, run or net
-        self._images = (images.permute(0, 3, 1, 2) / 255).contiguous(
+        self._images = (images.to(device).permute(0, 3, 1, 2) / 255).contiguous(
             memory_format=torch.channels_last
         )
-        self._labels = labels
+        self._labels = labels.to(device)
         self._optimizer = torch.optim.SGD(
             net.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4
         )
+        is_half = dtype == "bfloat16"
+        self._cast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_half)
 
-    def step(self) -> float:
-        """One step on the batch; its loss, in nats an image."""
+    def step(self, count: int = 1) -> float:
+        """Trains on the batch `count` times; the mean loss, in nats an image."""
         self._net.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(self._run(self._images), self._labels)
-        loss.backward()
-        self._optimizer.step()
-        return float(loss)
+        total = torch.zeros((), device=self._labels.device)
+        for _ in range(count):
+            self._optimizer.zero_grad(set_to_none=True)
+            with self._cast():
+                loss = nn.functional.cross_entropy(self._run(self._images), self._labels)
+            loss.backward()
+            self._optimizer.step()
+            total += loss.detach()  # Stays on the device: nothing waits for a step.
+        return float(total) / count
 
-    def evaluate(self) -> float:
-        """The loss by the running statistics; nothing changes."""
+    def evaluate(self, count: int = 1) -> float:
+        """The loss by the running statistics, `count` times; nothing changes."""
         self._net.eval()
-        with torch.inference_mode():
-            return float(nn.functional.cross_entropy(self._run(self._images), self._labels))
+        total = torch.zeros((), device=self._labels.device)
+        with torch.inference_mode(), self._cast():
+            for _ in range(count):
+                total += nn.functional.cross_entropy(self._run(self._images), self._labels)
+        return float(total) / count

@@ -1,6 +1,7 @@
-"""The three training steps that `depth_as_data` times: ours, and the two it is measured against."""
+"""The training steps that `depth_as_data` times: ours, and those it is measured against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -15,15 +16,22 @@ from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state, pad_state
 from autogrow_jax.training.step import Recipe, Sums, make_batch_step, make_train_steps
+from benchmarks.rival_stacks import conditional_stacks
 from benchmarks.unrolled import FlaxBlock, Unrolled, unroll
 
 Depths = tuple[int, ...]
 _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
 _LEARNING_RATE = 0.01
 
-OURS = "padded"
-SAME_BLOCKS = "unrolled"
-FLAX = "flax"
+# One program for all depths up to a capacity: a loop of as many turns as there are blocks, or a
+# turn for each slot, with a condition.
+OURS, CONDITION = "padded", "cond"
+# A program for each depth: a scan over the blocks, or the blocks one after the other, or these from
+# Flax's own layers.
+EXACT, SAME_BLOCKS, FLAX = "exact", "unrolled", "flax"
+RIVALS = (EXACT, CONDITION, SAME_BLOCKS, FLAX)
+# Compiled once for each depth.
+FOR_EACH_DEPTH = (EXACT, SAME_BLOCKS, FLAX)
 
 
 class Bench:
@@ -32,17 +40,37 @@ class Bench:
     Args:
       batch_size: images a step.
       steps: batches there are, the most steps a call may take.
+      family: "plain3" or "basic3".
+      convolution: "xla" or "native".
+      dtype: of the computation.
+      variants: steps to make; by default all there are.
 
     Attributes:
       batch_size: images a step.
+      variants: names of the steps there are.
       programs: the executables of each variant, counted and timed.
+      tolerance: how far losses of two variants may be apart, relative.
     """
 
-    def __init__(self, batch_size: int, steps: int):
+    def __init__(
+        self,
+        batch_size: int,
+        steps: int,
+        family: str = "plain3",
+        convolution: str = "xla",
+        dtype: str = "float32",
+        variants: Sequence[str] | None = None,
+    ):
         self.batch_size = batch_size
         self._steps = steps
         self._recipe = Recipe(
-            network=build_network("plain3", (1, 1, 1), image_channels=_IMAGE_SHAPE[2]),
+            network=build_network(
+                family,
+                (1, 1, 1),
+                image_channels=_IMAGE_SHAPE[2],
+                convolution=convolution,
+                dtype=dtype,
+            ),
             optimizer=make_optimizer("sgd", momentum=0.9, weight_decay=5e-4),
             preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False),
             batch_size=batch_size,
@@ -56,8 +84,13 @@ class Bench:
         self._labels = self._replicate(rng.integers(0, 10, total, np.int32))
         self._order = self._replicate(np.arange(total, dtype=np.int32))
         self._key = jax.random.key(0)
-        self._train_steps: dict[Depths, Callable] = {}
-        self.programs = {name: Programs() for name in (OURS, SAME_BLOCKS, FLAX)}
+        self._train_steps: dict[tuple[str, Depths], Callable] = {}
+        # Flax's layers are those of a plain block, with XLA's convolutions, in float32.
+        has_flax = (family, convolution, dtype) == ("plain3", "xla", "float32")
+        self.variants = [name for name in variants or (OURS, *RIVALS) if name != FLAX or has_flax]
+        self.programs = {name: Programs() for name in self.variants}
+        # Of losses, relative: sums run in another order in each program.
+        self.tolerance = 1e-3 if dtype == "float32" else 3e-2
 
     def exact_state(self, depths: Depths) -> TrainState:
         """A random start."""
@@ -81,16 +114,29 @@ class Bench:
         # As the trainer does: where an array lies is part of what a program is compiled for.
         return replicate(tree, self._recipe.mesh)
 
-    def train_padded(
-        self, state: TrainState, depths: Depths, capacities: Depths, num_steps: int
+    def train_stacked(
+        self, variant: str, state: TrainState, depths: Depths, capacities: Depths, num_steps: int
     ) -> tuple[TrainState, Sums]:
-        """Trains as a run does: one dispatch."""
-        if capacities not in self._train_steps:
+        """Trains as a run does, in one dispatch; `capacities` are the depths where "exact"."""
+        key = variant, capacities
+        if key not in self._train_steps:
             network = self._recipe.network.clone(depths=capacities)
-            self._train_steps[capacities] = make_train_steps(self._recipe._replace(network=network))
-        return self.programs[OURS].call(
+            recipe = self._recipe._replace(network=network, exact=variant == EXACT)
+            self._train_steps[key] = make_train_steps(recipe)
+        with conditional_stacks() if variant == CONDITION else nullcontext():
+            return self._dispatch(variant, self._train_steps[key], state, depths, num_steps)
+
+    def _dispatch(
+        self,
+        variant: str,
+        train_steps: Callable,
+        state: TrainState,
+        depths: Depths,
+        num_steps: int,
+    ) -> tuple[TrainState, Sums]:
+        return self.programs[variant].call(
             "train",
-            self._train_steps[capacities],
+            train_steps,
             state,
             self._replicate(Sums.zero()),
             self._images,
@@ -106,9 +152,9 @@ class Bench:
 
     def make_unrolled(self, depths: Depths, variant: str) -> Callable:
         """The step of the unrolled network: (state, num_steps) -> (state, sums)."""
-        network: Any = Unrolled(depths)
-        if variant == FLAX:
-            network = Unrolled(depths, block=FlaxBlock)
+        family, options = self._recipe.network.family, self._recipe.network.options
+        block = FlaxBlock if variant == FLAX else None
+        network: Any = Unrolled(depths, family, block, options)
         # The package's own step: what surrounds the network is then the same.
         step = make_batch_step(self._recipe._replace(network=cast(Network, network)))
         size = self.batch_size
@@ -137,6 +183,20 @@ class Bench:
             return state, sums
 
         return train
+
+    def make_turns(
+        self, variant: str, exact: TrainState, depths: Depths, capacities: Depths
+    ) -> "Turns":
+        """A variant that trains on, from the values of `exact`."""
+        if variant in (SAME_BLOCKS, FLAX):
+            state = self.unrolled_state(exact, depths)
+            return Turns(self.make_unrolled(depths, variant), state, self._steps)
+        room = depths if variant == EXACT else capacities
+
+        def train(state: TrainState, num_steps: int) -> tuple[TrainState, Sums]:
+            return self.train_stacked(variant, state, depths, room, num_steps)
+
+        return Turns(train, self.padded_state(exact, room), self._steps)
 
 
 class Turns:

@@ -13,9 +13,22 @@ import pytest
 from autogrow_jax.data import Dataset, Preprocessing, Split, load_dataset
 from autogrow_jax.data.cache import new_entry, write_info, write_split
 from autogrow_jax.models import build_network, num_params
+from autogrow_jax.models.stack import run_stack
 from benchmarks import __main__ as everything
-from benchmarks import alone, growth_phase, inputs, phase_report, scaling, step_times
+from benchmarks import (
+    alone,
+    formulations,
+    growth_phase,
+    inputs,
+    phase_report,
+    pytorch_report,
+    roofline,
+    scaling,
+    step_times,
+)
+from benchmarks.convolution import Shape
 from benchmarks.phases import make_record
+from benchmarks.rival_stacks import run_conditional_stack
 from benchmarks.step_times import DepthTime, StepTimes, weighted_median
 from benchmarks.unrolled import Unrolled, unroll
 
@@ -213,11 +226,11 @@ def test_every_benchmark_takes_the_sizes_it_is_given(name, monkeypatch, tmp_path
     main = importlib.import_module(f"benchmarks.{name}").main
     for quick, on_cpu in ((True, True), (False, True), (False, False)):
         options = argparse.Namespace(quick=quick, data_dir="data", json=str(tmp_path))
-        command = everything.choose_command(name, options, on_cpu)
-        assert command[1:3] == ["-m", f"benchmarks.{name}"]
-        with monkeypatch.context() as patched, pytest.raises(_Parsed):
-            patched.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-            main(command[3:])
+        for command in everything.choose_commands(name, options, on_cpu):
+            assert command[1:3] == ["-m", f"benchmarks.{name}"]
+            with monkeypatch.context() as patched, pytest.raises(_Parsed):
+                patched.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+                main(command[3:])
 
 
 def test_without_pytorch_its_benchmark_says_how_to_get_it(monkeypatch, capsys):
@@ -270,16 +283,106 @@ def test_pytorch_net_grows_with_values_and_momentum(family, tmp_path):
     assert (tmp_path / "newest.pt").exists()
 
 
+@pytest.mark.parametrize("family", ["plain3", "basic3"])
+def test_pytorch_net_takes_our_values_and_computes_the_same(family):
+    torch = pytest.importorskip("torch")
+    from benchmarks import pytorch_nets
+
+    images = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
+    network = build_network(family, DEPTHS, image_channels=1)
+    init = jax.jit(network.init, compiler_options={"xla_backend_optimization_level": 0})
+    variables = jax.tree.map(np.asarray, init(jax.random.key(1), images))
+    net = pytorch_nets.build_net(family, DEPTHS, image_channels=1)
+    pytorch_nets.load_variables(net, variables, DEPTHS)
+    net.eval()
+    theirs = net(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)).detach().numpy()
+    ours = jax.jit(lambda v: network.apply(v, images, False))(variables)
+    assert np.std(ours) > 0
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="fewer layers"):
+        shallower = pytorch_nets.build_net(family, (2, 1, 1), image_channels=1)
+        pytorch_nets.load_variables(shallower, variables, DEPTHS)
+
+
+def test_work_of_a_step_is_counted_by_hand():
+    # plain3 1-1-1 at 16x16: convolutions 1 -> 16 and 16 -> 16 at 16x16, 16 -> 32, 32 -> 64.
+    network, batch = build_network("plain3", (1, 1, 1), image_channels=1), 5
+    work = roofline.count_work(network, (16, 16, 1), batch, "evaluate")
+    x = 256 + 256 * 16 + 256 * 16 + 64 * 32
+    y = 256 * 16 + 256 * 16 + 64 * 32 + 16 * 64
+    params = 26_394
+    assert work.bytes == 4 * (batch * (x + y) + params)
+    macs = 256 * 9 * (16 + 256) + 64 * 9 * 16 * 32 + 16 * 9 * 32 * 64 + 640
+    assert work.flops == 2 * batch * macs
+    training = roofline.count_work(network, (16, 16, 1), batch, "train")
+    assert training.flops == 3 * work.flops
+    assert training.bytes == 4 * (batch * (3 * x + 7 * y) + 6 * params)
+    # Twice the blocks, a scan in one stage: as much again as the first of them.
+    deeper = build_network("plain3", (4, 1, 1), image_channels=1)
+    more = roofline.count_work(deeper, (16, 16, 1), batch, "evaluate")
+    assert more.bytes - work.bytes == 4 * (batch * 3 * 2 * 256 * 16 + 3 * (9 * 256 + 32))
+    # Memory or arithmetic, whichever takes longer.
+    assert roofline.Work(10.0, 6.0).seconds(roofline.Limits(2.0, 5.0)) == 3.0
+
+
+def test_shares_of_the_roofline_are_printed(capsys):
+    def row(kind):
+        return {
+            **{"family": "plain3", "depths": (3, 3, 3), "dtype": "float32", "kind": kind},
+            "seconds": {"ours": 0.5, "pytorch": 1.0},
+            "processor_seconds": {"ours": 0.5, "pytorch": 2.0},
+            "times_of_pytorch": {"ours": 0.5, "pytorch": 1.0},
+            "work": {"flops": 1e9, "bytes": 1e6},
+            "least_seconds": 0.25,
+        }
+
+    limits = {"float32": roofline.Limits(2e9, 3e9)}
+    pytorch_report.print_report([row("train"), row("evaluate")], limits, 10)
+    printed = capsys.readouterr().out
+    assert "memory 2.0 GB/s, a matrix product 3 GFLOP/s" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| plain3 3-3-3")]
+    figures = [[float(cell) for cell in line.split("|")[2:4]] for line in rows]
+    assert figures[:5] == [[20, 10], [0.5, 1], [2, 1], [50, 25], [0.25, 1]]
+
+
+def test_conditional_stack_is_the_other_one():
+    def block(params, stats, x):
+        return jnp.tanh(x @ params["w"]), {"mean": stats["mean"] + jnp.mean(x)}
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((4, 3, 3)), jnp.float32)}
+    stats = {"mean": jnp.zeros((4,))}
+    x = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
+
+    def gradient(run, depth):
+        def loss(params, x):
+            y, moved = run(block, params, stats, x, depth)
+            return jnp.sum(y**2), (y, moved)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
+
+    for depth in (0, 2, 4):
+        ours = gradient(run_stack, jnp.int32(depth))
+        rival = gradient(run_conditional_stack, jnp.int32(depth))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, rival)
+
+
+def test_formulations_compute_the_same():
+    row = formulations.measure("kernel gradient", Shape(8, 8, 5, 6), 1, 1.0)
+    assert max(row["errors"].values()) < 1e-4 < min(row["milliseconds"].values())
+    assert formulations.measure("forward", Shape(8, 8, 5, 6), 1, 1.0)["errors"]
+
+
 @pytest.mark.slow
 def test_a_whole_growth_phase(tmp_path, capsys):
     """Its own checks compare the phases."""
     out = tmp_path / "phase.json"
-    sizes = "--runs ours unrolled --last 2 --batch 4 --steps-per-epoch 3 --interval 1"
+    sizes = "--runs ours exact unrolled --last 2 --batch 4 --steps-per-epoch 3 --interval 1"
     growth_phase.main([*shlex.split(sizes), "--json", str(out)])
     found = json.loads(out.read_text())
-    assert set(found["summary"]) == {"ours", "unrolled"}
+    assert set(found["summary"]) == {"ours", "exact", "unrolled"}
     for record in found["rounds"][0].values():
         assert [depth["steps"] for depth in record["depths"]] == [3] * 4
     counts = {name: row["compilations"] for name, row in found["summary"].items()}
-    assert counts["unrolled"] > counts["ours"]
+    assert min(counts["unrolled"], counts["exact"]) > counts["ours"]
     assert "| unrolled | " in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from autogrow_jax.models import FAMILIES, blocks, build_network
+from autogrow_jax.models import FAMILIES, blocks, build_network, convolution
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, conv_general_dilated
 
 # (kernel, stride) of every convolution in the networks, always padded by (kernel - 1) / 2.
@@ -150,3 +150,30 @@ def test_what_it_cannot_do_is_refused(options):
     layer = nn.Conv(4, (3, 3), conv_general_dilated=conv_general_dilated, **options)
     with pytest.raises(NotImplementedError, match="use jax"):
         jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kernel_gradient_by_parts_of_the_batch_is_that_of_the_whole(stride, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((12, 9, 9, 3)), jnp.float32)
+    size = 8 // stride + 1
+    g = jnp.asarray(rng.standard_normal((12, size, size, 4)), jnp.float32)
+    padding = ((1, 1), (1, 1))
+    whole = convolution._kernel_gradient(x, g, (stride, stride), padding)
+    assert convolution._choose_parts(x, g) == 1
+    monkeypatch.setattr(convolution, "_choose_parts", lambda x, g: 4)
+    parts = convolution._kernel_gradient(x, g, (stride, stride), padding)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_large_batches_on_one_cpu_are_taken_by_parts(monkeypatch):
+    def parts(batch, side):
+        return convolution._choose_parts(
+            jnp.zeros((batch, side, side, 16)), jnp.zeros((batch, side, side, 16))
+        )
+
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert [parts(batch, 16) for batch in (128, 126, 127, 8)] == [4, 2, 1, 1]
+    assert parts(512, 7) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert parts(128, 16) == 1

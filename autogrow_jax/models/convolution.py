@@ -10,6 +10,7 @@ kernel reversal. `benchmarks/convolution.py` measures whether this is still need
 
 from collections.abc import Sequence
 from functools import partial
+from math import gcd
 from typing import Any
 
 import jax
@@ -23,6 +24,10 @@ DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Outputs of up to so many pixels are computed as one matrix product: at 2x2 pixels and 64 channels
 # XLA's CPU convolution takes ten times as long as that (512 channels: forty times).
 _MATRIX_PRODUCT_PIXELS = 4
+
+# A kernel's gradient is summed by so many parts of the batch, where images have at least so many
+# pixels and a batch of them so many values.
+_PARTS, _LEAST_PIXELS, _LEAST_VALUES = 4, 64, 2**18
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -106,15 +111,43 @@ def _backward(strides, padding, residuals, g):
         grad_x = _convolve_undilated(g, flipped, (1, 1), input_padding)
     else:
         grad_x = _convolve(g, flipped, (1, 1), input_padding, lhs_dilation=strides)
-    # x^T [C, H, W, N] * g^T [OH, OW, N, F] -> [C, KH, KW, F]
-    grad_kernel = _convolve(
-        jnp.transpose(x, (3, 1, 2, 0)),
-        jnp.transpose(g, (1, 2, 0, 3)),
-        (1, 1),
-        kernel_padding,
-        rhs_dilation=strides,
-    )
-    return grad_x, jnp.transpose(grad_kernel, (1, 2, 0, 3))
+    return grad_x, _kernel_gradient(x, g, strides, kernel_padding)
+
+
+def _kernel_gradient(x, g, strides, padding):
+    """Of a batch, or the sum of those of its parts, where that is faster."""
+    parts = _choose_parts(x, g)
+
+    def of_part(x, g):
+        # x^T [C, H, W, N] * g^T [OH, OW, N, F] -> [C, KH, KW, F]
+        found = _convolve(
+            jnp.transpose(x, (3, 1, 2, 0)),
+            jnp.transpose(g, (1, 2, 0, 3)),
+            (1, 1),
+            padding,
+            rhs_dilation=strides,
+        )
+        return jnp.transpose(found, (1, 2, 0, 3))
+
+    if parts == 1:
+        return of_part(x, g)
+    split = [a.reshape(parts, -1, *a.shape[1:]) for a in (x, g)]
+    # Not in a loop, as XLA computes them side by side with the gradient of x.
+    return sum(of_part(*(a[i] for a in split)) for i in range(parts))
+
+
+def _choose_parts(x, g) -> int:
+    """How many parts of a batch to take the kernel's gradient of.
+
+    Images are channels there, and XLA's CPU backend is slow with many, most of all where it
+    transposes them: by quarters, large ones take half to three quarters of the time
+    (`benchmarks/formulations.py`). A batch that is spread over devices stays whole.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return 1
+    if min(x.size, g.size) < _LEAST_VALUES or g.shape[1] * g.shape[2] < _LEAST_PIXELS:
+        return 1
+    return gcd(x.shape[0], _PARTS)
 
 
 convolution.defvjp(_forward, _backward)
