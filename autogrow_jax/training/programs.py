@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from autogrow_jax.background import Background
+from autogrow_jax.training.program_store import compile_or_read
 
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly
 # all of the time, up to a second for each random draw. Level 1 takes a quarter of it and computes
@@ -154,6 +155,6 @@ def _make_key(function: Callable, args: tuple[Any, ...]) -> Any:
 def _compile(
     function: Callable, args: tuple[Any, ...], donate: tuple[int, ...], runs_seldom: bool
 ) -> Any:
-    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+    traced = jax.jit(function, donate_argnums=donate).trace(*args)
     options: Any = _RUNS_SELDOM if runs_seldom and jax.default_backend() == "cpu" else None
-    return lowered.compile(compiler_options=options)
+    return compile_or_read(traced, donate, options)

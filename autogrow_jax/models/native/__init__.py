@@ -1,6 +1,6 @@
 """Convolutions in C++ for the CPU, built on first use where there is a compiler."""
 
-from autogrow_jax.models.native.build import has_to_build
+from autogrow_jax.models.native.build import has_to_build, library_name
 from autogrow_jax.models.native.convolution import (
     empty,
     forward,
@@ -25,6 +25,7 @@ __all__ = [
     "is_supported",
     "kernel_gradient",
     "layer",
+    "library_name",
     "output_shape",
     "stack",
     "why_unavailable",

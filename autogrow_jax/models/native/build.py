@@ -77,6 +77,16 @@ def has_to_build() -> bool:
         return False  # `load` will say what is wrong.
 
 
+@cache
+def library_name() -> str:
+    """The library's, which differs with its sources and its compiler; "" without a compiler."""
+    compiler = _find_compiler()
+    try:
+        return _name(compiler) if compiler else ""
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def _name(compiler: str) -> str:
     return f"convolution-{_key(compiler)}.so"
 

@@ -1,0 +1,121 @@
+"""Compiled programs found again by what was traced, before they are lowered.
+
+JAX's own cache asks for a program by its lowered form, and lowering takes as long as tracing and
+reading together. Here the key is made of the traced form: its operations, the constants in it, the
+shapes it takes, and whatever decides how these are compiled. Only programs of one CPU device are
+kept. Reading one runs code that lies in the cache, as JAX's does.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import serialize_executable
+
+import autogrow_jax
+from autogrow_jax.models import native
+from autogrow_jax.reporting.files import replace_file
+
+# Where programs lie, not what they are.
+_NO_PART_OF_IT = re.compile("jax_(compilation|persistent)_cache|jax_log_|jax_include_full_trace")
+# Of objects in what is printed, such as functions that were traced already.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def find_folder() -> Path | None:
+    """Where programs are kept: JAX's folder; None where they cannot be."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    is_on = folder and jax.config.values["jax_enable_compilation_cache"]
+    return Path(folder) if is_on and _is_one_cpu() else None
+
+
+def _is_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def compile_or_read(traced: Any, donate: tuple[int, ...], options: dict[str, str] | None) -> Any:
+    """Compiles what was traced, or reads what an earlier process compiled of the same.
+
+    Args:
+      traced: a `jax.stages.Traced`.
+      donate: positions of arguments whose buffers may be reused, as `traced` has them.
+      options: of the compiler.
+    """
+    folder = find_folder()
+    if folder is None:
+        return traced.lower().compile(compiler_options=options)
+    file = folder / f"program-{make_key(traced, donate, options)}-cache"
+    found = _read(file)
+    if found is not None:
+        return found
+    compiled = traced.lower().compile(compiler_options=options)
+    # Whatever cannot be kept is compiled again next time.
+    try:
+        payload = serialize_executable.serialize(compiled)
+        replace_file(file, pickle.dumps(payload))
+    except (OSError, ValueError, NotImplementedError, pickle.PicklingError, TypeError):
+        pass
+    except jax.errors.JaxRuntimeError:
+        pass
+    return compiled
+
+
+def _read(file: Path) -> Any:
+    """A program, or None where there is none that is whole."""
+    try:
+        content = file.read_bytes()
+        os.utime(file)  # Those used least recently are deleted first.
+        payload, arguments, results = pickle.loads(content)
+        return serialize_executable.deserialize_and_load(
+            payload, arguments, results, execution_devices=jax.devices()[:1]
+        )
+    # A damaged file may raise anything.
+    except Exception:
+        return None
+
+
+def make_key(traced: Any, donate: tuple[int, ...], options: dict[str, str] | None) -> str:
+    """A name for the program that `traced` becomes, the same in every process."""
+    jaxpr = traced.jaxpr
+    settings = {k: v for k, v in jax.config.values.items() if not _NO_PART_OF_IT.match(k)}
+    text = "\n".join(
+        map(
+            str,
+            (
+                _ADDRESS.sub("", str(jaxpr)),
+                jax.tree.map(lambda info: (info.shape, info.dtype.name), traced.args_info),
+                jax.tree.structure(traced.out_info),
+                donate,
+                sorted((options or {}).items()),
+                sorted((name, str(value)) for name, value in settings.items()),
+                os.environ.get("XLA_FLAGS", ""),
+                (autogrow_jax.__version__, *map(metadata.version, ("jax", "jaxlib"))),
+                native.library_name(),
+            ),
+        )
+    )
+    digest = hashlib.sha256(text.encode())
+    for value in _values_in(jaxpr):
+        array = np.asarray(value)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _values_in(jaxpr: Any) -> Iterator[Any]:
+    """All constants of a jaxpr and of those in it, which its text leaves out or shortens."""
+    yield from getattr(jaxpr, "consts", ())
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        for var in eqn.invars:
+            if hasattr(var, "val"):
+                yield var.val
+        for param in eqn.params.values():
+            for item in param if isinstance(param, tuple | list) else (param,):
+                if hasattr(getattr(item, "jaxpr", item), "eqns"):
+                    yield from _values_in(item)
