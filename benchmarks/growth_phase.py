@@ -84,17 +84,19 @@ def choose_steps(options: argparse.Namespace) -> int:
     """
     half = (options.last + 1) // 2
     model = default_config().model.to_dict()
+    chosen = {
+        name: options.settings.get(f"model.{name}", model[name])
+        for name in ("remat", "dtype", "convolution")
+    }
+    if chosen["convolution"] == "auto":  # As a run settles it on one device.
+        chosen["convolution"] = "native"
     row = run_alone(
         measure_step,
         family=options.family,
         depth=half,
         batch_size=options.batch,
         steps=5,
-        **{
-            name: options.settings.get(f"model.{name}", model[name])
-            for name in ("remat", "dtype", "convolution")
-            if name in model
-        },
+        **chosen,
     )
     epochs = len(growth_path(options.last)) * options.interval
     steps = math.ceil(60 * options.minutes / (epochs * row["step"]))

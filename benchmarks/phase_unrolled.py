@@ -17,8 +17,8 @@ from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state
-from autogrow_jax.training.step import Recipe
-from autogrow_jax.training.trainer import PURPOSES, mean_loss, percent
+from autogrow_jax.training.step import Recipe, mean_loss, percent
+from autogrow_jax.training.trainer import PURPOSES
 from benchmarks.depth_as_data import growth_path
 from benchmarks.phase_ours import make_config
 from benchmarks.phases import Record, Stopwatch, go_through, load, make_record

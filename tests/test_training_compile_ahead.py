@@ -28,20 +28,27 @@ from autogrow_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_MADE = {"growth": 1, "train": 1, "evaluate": 1}
+AT_START = 3  # Programs that a run lets the background compile before its first epoch.
 
 
 class Gate:
-    """Lets the background compile once it is open; what it compiled is counted."""
+    """Lets the background compile once it is open; what it compiled is counted.
+
+    Attributes:
+      free: how many programs pass all the same.
+    """
 
     def __init__(self, monkeypatch):
         self.opened, self.arrived, self.compiled = threading.Event(), threading.Event(), 0
+        self.free = 0
         compile_now = programs_lib._compile
 
         def compile_at_gate(*args):
             if threading.current_thread() is threading.main_thread():
                 return compile_now(*args)
-            self.arrived.set()
-            assert self.opened.wait(200)
+            if self.compiled >= self.free:
+                self.arrived.set()
+                assert self.opened.wait(200)
             self.compiled += 1
             return compile_now(*args)
 
@@ -281,12 +288,19 @@ def _config(**changes):
 
 
 class _AtEpoch(QuietReporter):
-    """Does something once an epoch is over, before the policy is asked."""
+    """Does something once an epoch is over, before the policy is asked.
 
-    def __init__(self, epoch, action):
-        self._epoch, self._action = epoch, action
+    Until what is compiled at the start is there, the first epoch does not end: what the thread has
+    not begun when it is asked for, the foreground would compile.
+    """
+
+    def __init__(self, gate, epoch, action):
+        self._gate, self._epoch, self._action = gate, epoch, action
+        gate.free = AT_START
 
     def end_epoch(self, line):
+        if line["epoch"] == 0:
+            _wait_until(lambda: self._gate.compiled == AT_START)
         if line["epoch"] == self._epoch:
             self._action()
 
@@ -323,11 +337,12 @@ def test_training_goes_on_while_the_next_capacity_is_compiled(gate, without, tmp
         seen.append(gate.compiled)
         gate.opened.set()
         # What the thread has not begun when it is asked for, the foreground would compile.
-        _wait_until(lambda: gate.compiled == 3 and not background.is_busy())
+        _wait_until(lambda: gate.compiled == AT_START + 3 and not background.is_busy())
 
-    result = run(_config(), tmp_path, reporter=_AtEpoch(3, open_gate))
-    assert seen == [0]
-    assert result.more["compilations_ahead"] == ALL_MADE
+    result = run(_config(), tmp_path, reporter=_AtEpoch(gate, 3, open_gate))
+    assert seen == [AT_START]
+    # Once at the start, once for the next capacity.
+    assert result.more["compilations_ahead"] == {"growth": 2, "train": 2, "evaluate": 2}
     assert result.seconds["compile_ahead"] > 0
     _assert_same((tmp_path, result), without)
     assert without[1].more["compilations_ahead"] == {}
@@ -349,9 +364,9 @@ def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
 
 def test_a_run_stopped_meanwhile_ends_at_once_and_goes_on_the_same(gate, without, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(_config(), tmp_path, reporter=_AtEpoch(3, _stop))
+        run(_config(), tmp_path, reporter=_AtEpoch(gate, 3, _stop))
     assert gate.arrived.wait(100)
-    assert gate.compiled == 0
+    assert gate.compiled == AT_START
     assert background.is_busy()
     gate.opened.set()
     result = run(_config(), tmp_path, reporter=QuietReporter())
@@ -359,3 +374,11 @@ def test_a_run_stopped_meanwhile_ends_at_once_and_goes_on_the_same(gate, without
     lines, others = read(tmp_path / "metrics.jsonl"), read(without[0] / "metrics.jsonl")
     assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in others]
     jax.tree.map(np.testing.assert_array_equal, result.variables, without[1].variables)
+
+
+def test_a_run_that_does_not_grow_compiles_no_growth(gate, tmp_path):
+    gate.free = AT_START
+    config = _config(mode="scratch")
+    run(config, tmp_path, reporter=QuietReporter())
+    _wait_until(lambda: not background.is_busy())
+    assert gate.compiled == 2

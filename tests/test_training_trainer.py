@@ -10,8 +10,8 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.data import augment, normalize
 from autogrow_jax.growth.graft import in_stage
 from autogrow_jax.training.start import load_data
-from autogrow_jax.training.step import epoch_order
-from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+from autogrow_jax.training.step import epoch_order, mean_loss, percent
+from autogrow_jax.training.trainer import Trainer
 
 _TINY = {
     "data.fraction": 0.1,

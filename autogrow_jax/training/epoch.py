@@ -13,8 +13,8 @@ from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.schedule import finetune_epochs, make_schedule
-from autogrow_jax.training.step import Sums
-from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+from autogrow_jax.training.step import Sums, mean_loss, percent
+from autogrow_jax.training.trainer import Trainer
 
 
 class Trained(NamedTuple):

@@ -15,7 +15,8 @@ from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result, describe_devices, find_versions
 from autogrow_jax.training.start import begin, load_data
-from autogrow_jax.training.trainer import Trainer, mean_loss, percent
+from autogrow_jax.training.step import mean_loss, percent
+from autogrow_jax.training.trainer import Trainer
 from autogrow_jax.training.workdir import Workdir, read_config
 
 

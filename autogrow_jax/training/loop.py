@@ -84,7 +84,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
         policy = None
         if config.mode == "grow":
             policy = config_lib.make_policy(config, dataset.image_shape, dataset.num_classes)
-        memory = begin(trainer, store, policy)
+        memory = begin(trainer, store, policy, config.growth.compile_ahead)
         grower = Grower(config, trainer, memory, policy, reporter)
         clock = Clock(memory, trainer, start)
         lines = truncate(workdir.metrics, memory.epoch)

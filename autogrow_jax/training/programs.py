@@ -34,7 +34,6 @@ class Programs:
         self.counts_ahead: Counter[str] = Counter()
         self._compiled: dict[Any, Any] = {}
         self._ahead: dict[Any, Future[Any]] = {}
-        self._arguments: dict[str, tuple[Any, ...]] = {}
         self._background = Background()
 
     def call(
@@ -63,14 +62,9 @@ class Programs:
             else:
                 self.counts_ahead[kind] += 1
             self._compiled[key] = compiled
-            self._arguments[kind] = describe(args)
             self.seconds += time.perf_counter() - start
             self.counts[kind] += 1
         return self._compiled[key](*args)
-
-    def arguments(self, kind: str) -> tuple[Any, ...] | None:
-        """What the newest program of a kind takes, without the values; None where there is none."""
-        return self._arguments.get(kind)
 
     def compile_ahead(
         self,

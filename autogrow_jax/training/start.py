@@ -41,13 +41,19 @@ def load_data(config: Any) -> Dataset:
     return dataset
 
 
-def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None) -> Memory:
+def begin(
+    trainer: Trainer,
+    store: CheckpointStore,
+    policy: Policy | None = None,
+    compile_ahead: bool = False,
+) -> Memory:
     """The memory of the newest checkpoint, or of a new run; its state goes to the trainer.
 
     Args:
       trainer: takes over the arrays.
       store: of the run.
       policy: of a new run that grows; None for one that does not.
+      compile_ahead: whether a thread compiles at once what training will ask for.
 
     Raises:
       UserError: where the checkpoint is damaged or does not fit the config.
@@ -56,6 +62,8 @@ def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None
     if latest is None:
         # First what may refuse the seed network.
         policy_state = policy.init() if policy else {}
+        if compile_ahead:
+            trainer.compile_ahead()
         trainer.start()
         return Memory(
             epoch=0,
@@ -70,6 +78,8 @@ def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None = None
     memory = Memory.from_dict(restored.memory)
     exact = rebuild(restored.arrays, trainer.abstract_state(memory.depths))
     trainer.restore(exact, memory.depths, memory.capacities)
+    if compile_ahead:
+        trainer.compile_ahead()
     return memory
 
 

@@ -44,6 +44,16 @@ class Sums(NamedTuple):
         return Sums(jnp.float32(0), whole(0), whole(0), whole(-1))
 
 
+def percent(sums: Sums) -> float:
+    """Accuracy in percent."""
+    return 100.0 * int(sums.correct) / int(sums.examples)
+
+
+def mean_loss(sums: Sums) -> float:
+    """Mean cross-entropy in nats."""
+    return float(sums.loss) / int(sums.examples)
+
+
 class Recipe(NamedTuple):
     """What a training step is made of; hashable, fixed for a run.
 

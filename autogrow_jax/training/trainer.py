@@ -37,7 +37,7 @@ from autogrow_jax.training.state import (
     init_state,
     pad_like,
 )
-from autogrow_jax.training.step import Recipe, Sums
+from autogrow_jax.training.step import Recipe, Sums, percent
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
@@ -182,22 +182,36 @@ class Trainer:
     def _recipe_of(self, capacities: tuple[int, ...]) -> Recipe:
         return self._recipe._replace(network=self._network.clone(depths=capacities))
 
-    def compile_ahead(self, capacities: tuple[int, ...]) -> None:
-        """Compiles in the background what growth to these capacities will ask for.
+    def compile_ahead(self, capacities: tuple[int, ...] | None = None) -> None:
+        """Compiles in the background what training at these capacities asks for.
 
-        That is the growth itself, training and evaluation; not the pre-training of initialiser
-        "adam". What was begun for other capacities is dropped.
+        That is training, evaluation and growth; not the pre-training of initialiser "adam". What
+        was begun for other capacities is dropped.
+
+        Args:
+          capacities: those that a growth will lead to; by default the present ones.
         """
         self.programs.drop_ahead()
+        is_next = capacities is not None
+        capacities = self.capacities if capacities is None else capacities
         recipe, place = self._recipe_of(capacities), NamedSharding(self._mesh, PartitionSpec())
         state = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self.abstract_state(capacities),
         )
-        grow_state = self._make_grow_state(recipe)
-        arguments = self._growth_arguments(state, 0, self._root)
-        self.programs.compile_ahead(grow_state, *arguments, donate=(0,), runs_seldom=True)
-        self._feed.compile_ahead(recipe, state)
+
+        def compile_growth() -> None:
+            if self._config.mode == "grow":
+                arguments = self._growth_arguments(state, 0, self._root)
+                function = self._make_grow_state(recipe)
+                self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
+
+        # In the order in which they will be asked for.
+        if is_next:
+            compile_growth()
+        self._feed.compile_ahead(recipe, state, self._settings(0, 1.0))
+        if not is_next:
+            compile_growth()
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
@@ -216,15 +230,14 @@ class Trainer:
         self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
-        settings = Epoch(
-            self.key("order", epoch),
-            self.key("augment", epoch),
-            self._live_depths(),
-            learning_rate,
-        )
+        settings = self._settings(epoch, learning_rate)
         with self.timed("train"):
             self._state, sums = self._feed.train_epoch(self.padded_state, settings, progress)
             return jax.device_get(sums)
+
+    def _settings(self, epoch: int, learning_rate: float) -> Epoch:
+        keys = self.key("order", epoch), self.key("augment", epoch)
+        return Epoch(*keys, self._live_depths(), learning_rate)
 
     def evaluate(self, part: str) -> Sums:
         """Evaluates the "validation" or "test" part; returns the sums on the host."""
@@ -293,13 +306,3 @@ class Trainer:
     def exact_variables(self) -> dict[str, Any]:
         """What evaluation uses, at exact depth, as NumPy arrays."""
         return jax.tree.map(np.asarray, self.exact_state().variables())
-
-
-def percent(sums: Sums) -> float:
-    """Accuracy in percent."""
-    return 100.0 * int(sums.correct) / int(sums.examples)
-
-
-def mean_loss(sums: Sums) -> float:
-    """Mean cross-entropy in nats."""
-    return float(sums.loss) / int(sums.examples)
