@@ -44,8 +44,9 @@ _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
 _LEARNING_RATE = 0.01
 XLA, NATIVE, EXACT, EAGER = "ours xla", "ours native", "ours exact", "pytorch"
 KINDS = ("train", "evaluate")
-# Losses of the first steps may differ by so much of them.
-_TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
+# Losses of the first two steps may differ by so much of them. Rounding in the first gradient of a
+# plain net of 60 layers is seen in the second loss; eager and compiled PyTorch differ as much.
+_TOLERANCES = {"float32": (1e-3, 3e-2), "bfloat16": (2e-2, 1e-1)}
 
 Batch = tuple[np.ndarray, np.ndarray]
 Calls = dict[str, Callable[[int], float]]
@@ -173,7 +174,8 @@ def measure(
             # Its compiler needs more of a machine than PyTorch does.
             print(f"torch.compile does not work here: {error!r}"[:200], file=sys.stderr)
             calls.pop(name, None)
-    if not np.allclose(list(losses.values()), losses[EAGER], rtol=_TOLERANCE[dtype]):
+    differences = np.abs(np.array(list(losses.values())) / losses[EAGER] - 1)
+    if not np.all(differences <= _TOLERANCES[dtype]):
         raise AssertionError(f"the programs do not compute the same: losses {losses}")
     rows = []
     for kind in KINDS:
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     families = list(pytorch_nets.BLOCKS)
     parser.add_argument("--families", nargs="+", choices=families, default=families)
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 3, 8, 20])
-    parser.add_argument("--dtypes", nargs="+", choices=list(_TOLERANCE), default=["float32"])
+    parser.add_argument("--dtypes", nargs="+", choices=list(_TOLERANCES), default=["float32"])
     parser.add_argument("--batch", type=int, default=128, help="images of a step")
     parser.add_argument(
         "--steps", type=int, choices=range(1, _MOST_STEPS + 1), default=1, metavar="STEPS",

@@ -177,3 +177,14 @@ def test_large_batches_on_one_cpu_are_taken_by_parts(monkeypatch):
     assert parts(512, 7) == 1
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert parts(128, 16) == 1
+
+
+def test_other_backends_get_the_gradients_jax_derives(monkeypatch):
+    x, w = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
+
+    def has_own_gradient():
+        return "custom_vjp" in str(jax.make_jaxpr(lambda x, w: _ours(x, w, 1))(x, w))
+
+    assert has_own_gradient()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not has_own_gradient()

@@ -1,11 +1,12 @@
-"""Two-dimensional convolution whose gradients stay fast inside a loop on every backend.
+"""Two-dimensional convolution whose gradients stay fast inside a loop.
 
 XLA's CPU backend rewrites convolutions into the form its fast kernel takes in the entry
 computation only. In the body of a loop the gradient convolutions that autodiff writes keep their
 reversed kernels and swapped dimensions and fall to a naive loop nest, 20 to 90 times slower.
 The blocks of a stage run in a loop here, and so do the steps of an epoch, so all three
 convolutions are written in the one form that needs no rewriting: `NHWC, HWIO -> NHWC`, without
-kernel reversal. `benchmarks/convolution.py` measures whether this is still needed.
+kernel reversal. `benchmarks/convolution.py` measures whether this is still needed. Other backends
+are given the gradients that JAX derives, which their libraries know by sight.
 """
 
 from collections.abc import Sequence
@@ -158,12 +159,12 @@ def native_convolution(
 ) -> jax.Array:
     """`convolution` by the package's own kernels on a CPU, equal up to rounding.
 
-    What they do not take (see `native.is_supported`) goes to `convolution`, as everything does
-    where they cannot be built or the default backend is no CPU.
+    What they do not take (see `native.is_supported`) is XLA's to compute, as is everything where
+    they cannot be built or the default backend is no CPU.
     """
     supported = kernel.dtype == jnp.float32 and native.is_supported(x, kernel.shape, strides)
     if why_not_native() or not supported:
-        return convolution(x, kernel, strides, padding)
+        return _convolve_somewhere(x, kernel, strides, padding)
     return native.forward(x, kernel, strides, padding)
 
 
@@ -208,5 +209,11 @@ def _behind_flax(convolve):
     return conv_general_dilated
 
 
-conv_general_dilated = _behind_flax(convolution)
+def _convolve_somewhere(x, kernel, strides, padding):
+    if jax.default_backend() == "cpu":
+        return convolution(x, kernel, strides, padding)
+    return _convolve(x, kernel, strides, padding)
+
+
+conv_general_dilated = _behind_flax(_convolve_somewhere)
 native_conv_general_dilated = _behind_flax(native_convolution)

@@ -22,7 +22,7 @@ import jax
 from autogrow_jax.machine import machine_key
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("conv.cc", "layers.cc")
+_SOURCES = ("conv.cc", "layers.cc", "stacks.cc")
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-w")
 # Builds for this very processor; not every compiler knows the flag on every processor.

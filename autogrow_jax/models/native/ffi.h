@@ -3,6 +3,8 @@
 #pragma once
 
 #include <exception>
+#include <stdexcept>
+#include <type_traits>
 
 #include "convolution.h"
 #include "xla/ffi/api/ffi.h"
@@ -45,6 +47,36 @@ Shape make_shape(Dimensions x, Dimensions kernel, Dimensions y, const Geometry& 
       shape.column_stride > 2)
     throw std::invalid_argument("a convolution's shapes do not fit");
   return shape;
+}
+
+// Operands or results, one after the other.
+template <class Remaining>
+class Reader {
+ public:
+  explicit Reader(Remaining all) : all_(all) {}
+
+  ffi::AnyBuffer next() {
+    auto found = all_.template get<ffi::AnyBuffer>(place_++);
+    if (found.has_error()) throw std::invalid_argument("a custom call lacks an operand");
+    if constexpr (std::is_same_v<Remaining, ffi::RemainingArgs>)
+      return *found;
+    else
+      return **found;
+  }
+  bool any() const { return place_ < all_.size(); }
+
+ private:
+  Remaining all_;
+  size_t place_ = 0;
+};
+using Operands = Reader<ffi::RemainingArgs>;
+using Results = Reader<ffi::RemainingRets>;
+
+inline float* data(const ffi::AnyBuffer& buffer) { return buffer.typed_data<float>(); }
+
+// Of an operand that may be absent, which has no elements then.
+inline const float* data_if_any(const ffi::AnyBuffer& buffer) {
+  return buffer.element_count() == 0 ? nullptr : data(buffer);
 }
 
 }  // namespace autogrow

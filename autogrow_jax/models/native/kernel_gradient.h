@@ -143,9 +143,9 @@ class KernelGradient {
   G g_;
   float* out_;
   int64_t in_blocks_, out_blocks_;
-  int64_t pair_, chunk_size_;  // Of the sums [chunk][feature block][channel block][tap][kBlock][kBlock].
+  int64_t pair_, chunk_size_;  // Sizes within sums_.
   int64_t chunks_, groups_, band_, images_;
-  float* sums_;
+  float* sums_;  // [chunk][feature block][channel block][tap][kBlock][kBlock].
 };
 
 }  // namespace autogrow

@@ -67,7 +67,7 @@ class Coefficients {
 // Pixels whose sums are taken in float32.
 constexpr int64_t kPixels = 64;
 
-// Calls function(task, first, end) for pieces of `pixels`, as tasks; how many depends on sizes alone.
+// Calls function(task, first, end) for pieces of `pixels`, as tasks; their number depends on sizes.
 class Pieces {
  public:
   Pieces(int64_t pixels, int64_t channels)
