@@ -103,7 +103,10 @@ BENCHMARKS = {
     "xla_flags": Benchmark(
         "a training step under each of XLA's flags",
         ("--rounds 2 --steps 3",),
-        (),
+        tuple(
+            f"--family {family} --programs padded exact --rounds 2 --steps 50"
+            for family in ("plain3", "basic3")
+        ),
         "--rounds 1 --steps 1 --batch 16 --depth 1",
     ),
 }

@@ -20,6 +20,7 @@ import jax
 from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.training import run
+from autogrow_jax.training.program_store import READ_EVENT, SUFFIX
 from benchmarks.measure import describe_machine, print_machine, print_table, write_json
 
 _SHORT = {
@@ -34,6 +35,7 @@ _PARTS = {
     "lower": "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "compile or read": "/jax/core/compile/backend_compile_duration",
     "read": "/jax/compilation_cache/cache_retrieval_time_sec",
+    "read before lowering": READ_EVENT,
 }
 
 
@@ -80,12 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workdir = Path(folder) / f"run{number}"
             starts.append(start_process(root, workdir, {"data.fraction": options.fraction}))
             print(f"measured start {number + 1}", file=sys.stderr, flush=True)
-        files = list(root.glob("*/*-cache"))
-        megabytes = sum(file.stat().st_size for file in files) / 1e6
+        kinds = {"JAX's": "*/*-cache", "ours": f"*/*{SUFFIX}"}
+        sizes = {name: [f.stat().st_size for f in root.glob(p)] for name, p in kinds.items()}
     first = starts[0]["seconds"]["compile"]
     ratios = [measured["seconds"]["compile"] / first for measured in starts]
     print_report(starts, ratios)
-    print(f"\nOn disk: {len(files)} programs, {megabytes:.1f} MB.")
+    kept = [f"{len(found)} {name}, {sum(found) / 1e6:.1f} MB" for name, found in sizes.items()]
+    print(f"\nPrograms on disk: {'; '.join(kept)}.")
     print_machine(machine)
     write_json(
         options.json,
@@ -94,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "machine": machine,
             "starts": starts,
             "ratios": ratios,
-            "files": len(files),
-            "megabytes": megabytes,
+            "bytes": sizes,
         },
     )
 
@@ -119,6 +121,7 @@ def print_report(starts: Sequence[dict[str, Any]], ratios: Sequence[float]) -> N
     print(
         "\ncompile: result.json's, what the run's own programs took. The columns after run are"
         "\nJAX's account of everything; read is the part of the one before it that read the disk."
+        "\nWhat is read before lowering is found by what was traced and in no other column."
     )
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.models import convolution as ours
 from benchmarks.measure import (
     describe_machine,
@@ -220,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # As `autogrow_jax.main` does.
 
     machine = describe_machine()
     rows = [

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.growth import periodic, replay
 from autogrow_jax.training.state import TrainState, choose_capacities
 from benchmarks.measure import (
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="measure every depth of the path")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # As `autogrow_jax.main` does.
 
     if options.variants is not None and OURS not in options.variants:
         parser.error(f"--variants needs {OURS}, which the others are measured against")

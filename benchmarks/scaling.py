@@ -52,6 +52,7 @@ def measure(
     remat: bool = False,
     convolution: str = "native",
     dtype: str = "float32",
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Trains `depth` blocks a stage for some steps, then saves and reads a checkpoint.
 
@@ -63,6 +64,7 @@ def measure(
       remat: whether blocks are computed again for the gradient.
       convolution: "xla", or "native", which is XLA's too where there is none.
       dtype: of the computation.
+      exact: whether depth is part of the program; else the capacities are those of a run.
 
     Returns:
       Seconds and bytes by name. "program" is what the compiler says its buffers take, of which
@@ -72,7 +74,7 @@ def measure(
       AssertionError: when the loss is not finite, or another state comes back from disk.
     """
     depths = (depth,) * 3
-    capacities = choose_capacities(depths, _FIRST_CAPACITIES)
+    capacities = depths if exact else choose_capacities(depths, _FIRST_CAPACITIES)
     network = build_network(
         family,
         depths,
@@ -89,6 +91,7 @@ def measure(
         ema=0.0,
         parallel="jit",
         mesh=make_mesh(1, batch_size),
+        exact=exact,
     )
 
     def init(key: jax.Array) -> TrainState:

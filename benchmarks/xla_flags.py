@@ -1,22 +1,22 @@
-"""XLA's own ways to be faster on a CPU: a training step under each of its flags.
+"""XLA's own ways to be faster: a training step under each of its flags, by processor.
 
 XLA reads its flags once, so that each measurement is a process of its own; they take turns. Flags
 that this jaxlib does not know are said to be unknown.
 
 python -m benchmarks.xla_flags [--family plain3] [--depth 3] [--batch 128] [--steps 5]
-    [--rounds 3] [--json FILE]
+    [--programs padded exact] [--rounds 3] [--json FILE]
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 from unittest import mock
 
-from benchmarks.alone import find_machine, run_alone
+from benchmarks.alone import find_machine, is_cpu, run_alone
 from benchmarks.measure import print_machine, print_table, write_json
 from benchmarks.scaling import measure
 
@@ -25,7 +25,7 @@ _LIBRARIES = ",".join(
     for name in ("INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT", "DOT", "ELTWISE", "REDUCE")
 )
 # What each is for: libraries that XLA may call instead of its own code, and how that is compiled.
-FLAGS = {
+CPU_FLAGS = {
     "none": "",
     "oneDNN custom calls": "--xla_cpu_experimental_onednn_custom_call=true",
     "oneDNN fusions": f"--xla_cpu_experimental_onednn_fusion_type={_LIBRARIES}",
@@ -37,30 +37,46 @@ FLAGS = {
     "concurrent scheduler": "--xla_cpu_enable_concurrency_optimized_scheduler=true",
     "one thread of Eigen's": "--xla_cpu_multi_thread_eigen=false",
 }
+# Between the turns of a loop whose number is data, the host reads from the device whether there is
+# another, unless the loop is part of a CUDA graph.
+GPU_FLAGS = {
+    "none": "",
+    "loops in CUDA graphs": "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL",
+    "no CUDA graphs": "--xla_gpu_enable_command_buffer=",
+    "loops unrolled": "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_AUTO_UNROLL",
+    "latency-hiding scheduler": "--xla_gpu_enable_latency_hiding_scheduler=true",
+}
+PROGRAMS = ("padded", "exact")
+
+# Of a flag's name and a program's.
+Records = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def is_known(flags: str) -> bool:
     """Whether jaxlib starts with these; an unknown one ends the process."""
     command = [sys.executable, "-c", "import jax; jax.devices()"]
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags}
     return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
-def measure_rounds(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Records of `scaling.measure` under each flag, entry i from round i."""
-    known = [name for name, flags in FLAGS.items() if is_known(flags)]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in known}
+def measure_rounds(flags: Mapping[str, str], options: argparse.Namespace) -> Records:
+    """Records of `scaling.measure` with each flag and program, entry i from round i.
+
+    What failed in one round is left out.
+    """
+    known = [name for name, value in flags.items() if is_known(value)]
+    found: Records = {(name, program): [] for name in known for program in options.programs}
     for number in range(options.rounds):
-        for name in known[:: 1 if number % 2 == 0 else -1]:
-            with mock.patch.dict(os.environ, {"XLA_FLAGS": FLAGS[name], "JAX_PLATFORMS": "cpu"}):
-                record = _measure(options)
+        for name, program in list(found)[:: 1 if number % 2 == 0 else -1]:
+            with mock.patch.dict(os.environ, {"XLA_FLAGS": flags[name]}):
+                record = _measure(options, program)
             if record is not None:
-                found[name].append(record)
-            print(f"round {number + 1}: measured {name}", file=sys.stderr, flush=True)
-    return {name: records for name, records in found.items() if len(records) == options.rounds}
+                found[name, program].append(record)
+            print(f"round {number + 1}: measured {name}, {program}", file=sys.stderr, flush=True)
+    return {key: records for key, records in found.items() if len(records) == options.rounds}
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
+def _measure(options: argparse.Namespace, program: str) -> dict[str, Any] | None:
     try:
         return run_alone(
             measure,
@@ -69,6 +85,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
             batch_size=options.batch,
             steps=options.steps,
             convolution="xla",
+            exact=program == "exact",
         )
     except RuntimeError as error:
         print(f"does not run: {error}", file=sys.stderr)
@@ -82,34 +99,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=3, help="of each stage")
     parser.add_argument("--batch", type=int, default=128, help="images of a step")
     parser.add_argument("--steps", type=int, default=5, help="of a measurement")
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        choices=PROGRAMS,
+        default=["padded"],
+        help="one for all depths up to a capacity, one for each depth",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each flag")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
 
     machine = find_machine()
-    found = measure_rounds(options)
-    base = found["none"]
+    flags = CPU_FLAGS if is_cpu(machine) else GPU_FLAGS
+    found = measure_rounds(flags, options)
+    base = found["none", options.programs[0]]
     depths = "-".join([str(options.depth)] * 3)
     print(f"\n{options.family} {depths}, batch {options.batch} of 32x32x1; a training step\n")
     print_table(
-        ["flag", "milliseconds", "as a multiple of none's", "compilation s"],
+        ["flag", "program", "milliseconds", "as a multiple of the first", "compilation s"],
         [
             [
                 name,
+                program,
                 1000 * median(one["step"] for one in records),
                 median(a["step"] / b["step"] for a, b in zip(records, base, strict=True)),
                 median(one["compile"] for one in records),
             ]
-            for name, records in found.items()
+            for (name, program), records in found.items()
         ],
     )
-    print("\n" + "\n".join(f"{name}: {flags}" for name, flags in FLAGS.items() if flags))
-    left_out = [name for name in FLAGS if name not in found]
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in flags.items() if value))
+    measured = {name for name, _ in found}
+    left_out = [name for name in flags if name not in measured]
     if left_out:
         print(f"\nunknown here, or not running: {', '.join(left_out)}")
     print()
     print_machine(machine)
-    write_json(options.json, {"options": vars(options), "machine": machine, "rounds": found})
+    rounds = {f"{name}, {program}": records for (name, program), records in found.items()}
+    write_json(options.json, {"options": vars(options), "machine": machine, "rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def test_gradients_of_a_network_are_those_with_xla():
             return jnp.sum(logits * weights), stats
 
         lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(start["params"])
-        assert ("autogrow_kernel_gradient" in lowered.as_text()) == (convolution == "native")
+        assert ("autogrow_layer_kernel_gradient" in lowered.as_text()) == (convolution == "native")
         return lowered.compile(QUICK_COMPILATION)(start["params"])
 
     jax.tree.map(
@@ -238,6 +238,20 @@ def test_what_the_kernels_do_not_take_goes_to_xla():
     half = (x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
     assert not has_call(native_conv_general_dilated, *half, (1, 1))
     assert not has_call(native_conv_general_dilated, x[:0], w, (1, 1))
+
+
+def test_a_kernel_larger_than_the_image_leaves_no_output():
+    x, w = _normal((2, 1, 1, 3)), _normal((3, 3, 3, 4))
+    arguments = (x, w, (1, 1), ((0, 0), (0, 0)))
+    assert native_conv_general_dilated(*arguments).shape == (2, 0, 0, 4)
+    expected = lax.conv_general_dilated(*arguments, dimension_numbers=DIMENSION_NUMBERS)
+    assert expected.shape == (2, 0, 0, 4)
+
+
+def test_other_numbers_are_refused():
+    x, w = _normal((1, 4, 4, 3)), _normal((3, 3, 3, 4)).astype(jnp.bfloat16)
+    with pytest.raises(TypeError, match="takes float32 and not bfloat16"):
+        native.forward(x, w, (1, 1), _padding(3))
 
 
 def test_without_the_library_xla_takes_over(monkeypatch):
@@ -286,11 +300,45 @@ def test_what_is_no_library_is_a_reason(tmp_path, monkeypatch, cache):
     assert build.load.__wrapped__().handle is None
 
 
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_library_that_is_there_is_loaded(cache, monkeypatch, is_read_only):
+    assert build.load.__wrapped__().handle is not None
+    (library,) = cache.rglob("*.so")
+    if is_read_only:
+        access = os.access
+        monkeypatch.setattr(
+            os, "access", lambda path, *how: path != library.parent and access(path, *how)
+        )
+    monkeypatch.setattr(build, "_build", None)
+    assert not build.has_to_build()
+    assert build.load.__wrapped__().handle is not None
+    assert list(cache.rglob("*.so")) == [library]
+
+
+def test_a_damaged_library_is_built_again(cache):
+    name = build.library_name.__wrapped__()
+    path = build._cache_folder() / name
+    path.write_bytes(b"")
+    assert build.load.__wrapped__().handle is not None
+    assert path.stat().st_size > 0
+
+
+def test_variables_of_the_compiler_are_read_as_a_shell_would(tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("CXX", f"{tmp_path / 'cxx'} --quick")
+    _fake_compiler(tmp_path / "cxx", f'echo "$@" >> {tmp_path}/said; test "$2" = --version')
+    assert build.load.__wrapped__().handle is None
+    assert "--quick --version" in (tmp_path / "said").read_text()
+    monkeypatch.setenv("CXXFLAGS", "-DNAME='unfinished")
+    assert "No closing quotation" in build.load.__wrapped__().reason
+    assert not build.has_to_build()
+    assert build.library_name.__wrapped__() == ""
+
+
 def test_builds_at_the_same_time_leave_one_whole_file(tmp_path):
     script = (
         'while [ "$1" != -o ]; do shift; done; printf begun > "$2"; sleep 0.1; printf done >> "$2"'
     )
-    compiler = str(_fake_compiler(tmp_path / "cxx", script))
+    compiler = [str(_fake_compiler(tmp_path / "cxx", script))]
     path = tmp_path / "library.so"
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda _: build._build(compiler, path), range(4)))
@@ -300,6 +348,7 @@ def test_builds_at_the_same_time_leave_one_whole_file(tmp_path):
 
 def test_the_key_follows_the_compiler(tmp_path):
     keys = [
-        build._key(str(_fake_compiler(tmp_path / f"cxx{i}", f"echo version {i}"))) for i in range(2)
+        build._key([str(_fake_compiler(tmp_path / f"cxx{i}", f"echo version {i}"))])
+        for i in range(2)
     ]
     assert keys[0] != keys[1]

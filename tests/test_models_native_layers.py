@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from jax import lax
 from autogrow_jax.models import blocks, build_network, native
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
 from autogrow_jax.models.native import layers
+from autogrow_jax.models.network import FAMILIES, get_family
 from autogrow_jax.models.normalization import EPSILON
 from autogrow_jax.models.stack import run_stack
 
@@ -228,6 +230,106 @@ loss = lambda p: jnp.sum(
 grads = jax.jit(jax.grad(loss))(variables["params"])
 print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(grads))).hexdigest())
 """
+
+
+def _train_and_evaluate(network, variables, images, live_depths=None):
+    def loss(params):
+        given = {**variables, "params": params}
+        logits, updated = network.apply(
+            given, images, train=True, live_depths=live_depths, mutable=["batch_stats"]
+        )
+        return jnp.sum(logits**2), updated
+
+    found = _run(jax.grad(loss, has_aux=True), variables["params"])
+    return found, _run(lambda v: network.apply(v, images, live_depths=live_depths), variables)
+
+
+def _pair(family, depths, images):
+    networks = {
+        name: build_network(family, depths, image_channels=3, convolution=name)
+        for name in ("xla", "native")
+    }
+    return networks, _run(networks["xla"].init, jax.random.key(0), images)
+
+
+def test_a_stage_without_blocks_is_skipped_as_by_a_loop():
+    images = _normal((3, 8, 8, 3))
+    networks, variables = _pair("basic3", (2, 2, 2), images)
+    live = jnp.array([0, 1, 2])
+    found, expected = (
+        _train_and_evaluate(networks[name], variables, images, live) for name in ("native", "xla")
+    )
+    _assert_close(found, expected, 1e-4)
+
+
+def test_more_blocks_than_slots_are_an_error():
+    kernel, channel = _normal((2, 3, 3, 4, 4)), jnp.ones((2, 4))
+    stack = (native.StackLayer(kernel, channel, channel),)
+    with pytest.raises(Exception, match="depth is more than its slots"):
+        jax.block_until_ready(native.stack(jnp.int32(3), _normal((1, 4, 4, 4)), stack, False))
+
+
+def test_parameters_of_another_type_are_taken_as_float32():
+    images = _normal((3, 8, 8, 3))
+    networks, variables = _pair("basic3", (1, 2, 1), images)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    back = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    with jax.numpy_dtype_promotion("standard"):
+        found, expected = (_run(networks["native"].apply, v, images) for v in (half, back))
+    np.testing.assert_array_equal(found, expected)
+
+
+class _Leaky(blocks.PlainBlock):
+    """Derived from a block that runs as a chain, and another one."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = blocks.conv(self.options, self.features, 3, self.stride, x.shape[-1], name="conv1")(x)
+        return nn.leaky_relu(x)
+
+
+class _Renamed(blocks.PlainBlock):
+    """The same block."""
+
+
+def test_a_block_derived_from_ours_runs_as_itself():
+    assert blocks.find_chain(_Renamed(4)) == blocks.PlainBlock(4).chain() is not None
+    assert blocks.find_chain(_Leaky(4)) is None
+    FAMILIES["leaky1"] = get_family("plain3")._replace(
+        block=_Leaky, widths=(4,), stem_width=4, batch_norm=False
+    )
+    try:
+        images = _normal((2, 6, 6, 3))
+        networks, variables = _pair("leaky1", (3,), images)
+        found, expected = (_run(networks[n].apply, variables, images) for n in ("native", "xla"))
+        _assert_close(found, expected, 1e-4)
+    finally:
+        del FAMILIES["leaky1"]
+
+
+def test_a_block_that_is_no_chain_is_not_convolved_twice():
+    images = _normal((2, 8, 8, 3))
+    networks, variables = _pair("switch3", (2, 2, 2), images)
+
+    def loss(params):
+        given = {**variables, "params": params}
+        return jnp.sum(networks["native"].apply(given, images, train=True, mutable=True)[0])
+
+    text = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
+    # Forward: the stem's; of each stage two of the first block, a shortcut where the width changes,
+    # two in the loop over the rest. Backward: none.
+    assert text.count("@autogrow_layer(") == 1 + 4 + 5 + 5
+
+
+def test_what_is_added_has_to_fit():
+    x, kernel, channel = _normal((1, 4, 4, 4)), _normal((3, 3, 4, 4)), jnp.ones(4)
+    where = ((1, 1), ((1, 1), (1, 1)))
+    with pytest.raises(ValueError, match="has shape"):
+        native.layer(x, kernel, channel, channel, x[:, :1], *where, True)
+    with pytest.raises(ValueError, match="has shape"):
+        native.evaluated_layer(x, kernel, *[channel] * 4, x[:, :1], *where, True)
+    with pytest.raises(ValueError, match="in front of a ReLU"):
+        native.layer(x, kernel, channel, channel, x, *where, False)
 
 
 @pytest.mark.multiprocess

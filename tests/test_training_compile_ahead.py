@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -163,52 +163,73 @@ def test_the_end_of_a_process_does_not_wait():
     assert ended.stdout == b"done\n"
 
 
+def test_programs_called_long_ago_are_forgotten(monkeypatch):
+    monkeypatch.setattr(programs_lib, "_MOST_KEPT", 2)
+    programs, sizes = Programs(), (3, 4, 3, 5, 3, 4)
+    for size in sizes:
+        programs.call("double", _double, jnp.arange(float(size)))
+    # 3, 4 and 5 once each, and 4 again: it was called before 3 was.
+    assert programs.counts == {"double": 4}
+
+
 # --- Which capacities come next.
 
 
 def _foresee(policy, depths, capacities, patience=6, **more):
     measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
     state = policy.init()
-    choose = partial(choose_capacities, now=capacities)
     return foresee_capacities(
-        policy, state, depths, capacities, choose, measurements, patience, **more
+        policy, state, depths, capacities, choose_capacities, measurements, patience, **more
     )
 
 
 def test_round_robin_is_followed_to_the_first_stage_without_room():
     policy = periodic(seed_depths=(4, 3, 3), interval=3)
     # Stage 0 first, which is full; the others are within a quarter of their capacity or not.
-    assert _foresee(policy, (4, 3, 3), (4, 4, 4)) == (8, 4, 4)
+    assert _foresee(policy, (4, 3, 3), (4, 4, 4)) == ((8, 4, 4),)
     # There is room for stages 0, 1 and 2; then stage 0 again, and by then the others are full.
     policy = periodic(seed_depths=(3, 3, 3), interval=3)
-    assert _foresee(policy, (3, 3, 3), (4, 4, 4)) == (8, 8, 8)
+    assert _foresee(policy, (3, 3, 3), (4, 4, 4)) == ((8, 8, 8),)
     policy = periodic(seed_depths=(2, 4, 2), interval=3)
-    assert _foresee(policy, (2, 4, 2), (4, 4, 4)) == (4, 8, 4)
+    assert _foresee(policy, (2, 4, 2), (4, 4, 4)) == ((4, 8, 4),)
 
 
 @pytest.mark.parametrize(
-    "mode, sub, wanted", [("all", None, (8, 4, 4)), ("sub", (0, 0, 3), (8, 4, 8))]
+    "mode, sub, wanted", [("all", None, ((8, 4, 4),)), ("sub", (0, 0, 3), ((8, 4, 8),))]
 )
 def test_modes_that_grow_several_stages_do_so_one_after_the_other(mode, sub, wanted):
     policy = periodic(seed_depths=(4, 3, 2), interval=2, mode=mode, sub=sub)
     assert _foresee(policy, (4, 3, 2), (4, 4, 4)) == wanted
 
 
+def test_every_depth_on_the_way_has_a_growth_of_its_own():
+    policy = periodic(seed_depths=(1, 1, 1), interval=2, mode="all")
+
+    def exactly(depths, now):
+        return depths
+
+    measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
+    found = foresee_capacities(
+        policy, policy.init(), (1, 1, 1), (1, 1, 1), exactly, measurements, patience=6
+    )
+    assert found == ((2, 1, 1), (2, 2, 1), (2, 2, 2))
+
+
 def test_no_growth_no_program():
     policy = periodic(seed_depths=(4, 4, 4), max_depths=(4, 4, 4))
-    assert _foresee(policy, (4, 4, 4), (4, 4, 4)) is None
+    assert _foresee(policy, (4, 4, 4), (4, 4, 4)) == ()
     policy = periodic(seed_depths=(4, 4, 4), interval=3, max_growth_epochs=2)
-    assert _foresee(policy, (4, 4, 4), (4, 4, 4)) is None
+    assert _foresee(policy, (4, 4, 4), (4, 4, 4)) == ()
 
 
 def test_convergent_growth_comes_when_accuracy_stalls():
     policy = convergent(seed_depths=(4, 1, 1), interval=5)
-    assert _foresee(policy, (4, 1, 1), (4, 4, 4), patience=10) == (8, 4, 4)
+    assert _foresee(policy, (4, 1, 1), (4, 4, 4), patience=10) == ((8, 4, 4),)
 
 
 def test_a_trial_needs_room_too():
     policy = periodic(seed_depths=(4, 1, 1))
-    assert _foresee(policy, (1, 1, 4), (4, 4, 4), trial=2) == (4, 4, 8)
+    assert _foresee(policy, (1, 1, 4), (4, 4, 4), trial=2) == ((4, 4, 8),)
 
 
 # --- The trainer.
@@ -235,7 +256,7 @@ def test_growth_asks_for_exactly_what_was_made(changes):
     trainer = _make_trainer(**changes)
     trainer.train_epoch(0, 0.05, None)
     trainer.evaluate("validation")
-    trainer.compile_ahead((8,))
+    trainer.compile_ahead(((8,),))
     # What the thread has not begun when it is asked for, the foreground would compile.
     _wait_until(lambda: all(future.done() for future in trainer.programs._ahead.values()))
     trainer.grow((0,), 1, 0.0)
@@ -360,6 +381,37 @@ def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
     assert [line["depths"] for line in lines] == [line["depths"] for line in others]
     found, expected = ([line["train_loss"] for line in each] for each in (lines, others))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_modes_that_grow_all_stages_find_what_was_compiled(tmp_path, monkeypatch):
+    FAMILIES["plain2"] = get_family("plain3")._replace(widths=(8, 8), stem_width=8)
+    monkeypatch.setattr(background.Background, "submit", _Now.submit)
+    changes = {
+        "model.family": "plain2",
+        "growth.capacity": 0,
+        "growth.mode": "all",
+        "growth.interval": 2,
+        "growth.max_epochs": 5,
+        "growth.max_depths": (3,),
+    }
+    try:
+        result = run(_config(**changes), tmp_path, reporter=QuietReporter())
+    finally:
+        del FAMILIES["plain2"]
+    assert result.depths == (3, 3)
+    # Depths 1-1, 2-2 and 3-3 train; growth goes by way of 2-1 and 3-2.
+    assert result.more["compilations_ahead"] == {"growth": 4, "train": 3, "evaluate": 3}
+    counts = {"init": 1, "growth": 4, "train": 3, "evaluate": 3}
+    assert result.more["compilations_by_program"] == counts
+
+
+class _Now:
+    """Does at once what is asked of the background."""
+
+    def submit(self, work):
+        future = Future()
+        future.set_result(work())
+        return future
 
 
 def test_a_run_stopped_meanwhile_ends_at_once_and_goes_on_the_same(gate, without, tmp_path):

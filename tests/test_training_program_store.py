@@ -33,7 +33,7 @@ def _trace(function, *args, donate=()):
 
 
 def _files(folder):
-    return list(folder.glob("program-*-cache"))
+    return list(folder.glob("*.program"))
 
 
 def _make_step(factor):
@@ -75,7 +75,14 @@ def test_nothing_is_kept_for_several_devices_or_without_a_cache(folder, monkeypa
     assert not _files(folder)
 
 
-@pytest.mark.parametrize("damage", [lambda _: b"", lambda b: b[: len(b) // 2], lambda b: b[::-1]])
+def _flip_a_bit(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda b: b[: len(b) // 2], lambda b: b[::-1], _flip_a_bit]
+)
 def test_a_damaged_program_is_compiled_again(folder, damage):
     x = jnp.arange(4.0)
     expected = compile_or_read(_trace(jnp.sin, x), (), None)(x)
@@ -94,6 +101,58 @@ def test_a_folder_that_cannot_be_written_to_stops_nobody(folder, monkeypatch):
     x = jnp.arange(4.0)
     compiled = compile_or_read(_trace(jnp.sin, x), (), None)
     np.testing.assert_allclose(compiled(x), np.sin(np.arange(4.0)), rtol=1e-6)
+
+
+def test_a_program_of_another_user_is_read(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("not the owner")
+
+    x = jnp.arange(4.0)
+    expected = compile_or_read(_trace(jnp.sin, x), (), None)(x)
+    monkeypatch.setattr(program_store.os, "utime", refuse)
+    monkeypatch.setattr(jax.stages.Traced, "lower", None)
+    np.testing.assert_array_equal(compile_or_read(_trace(jnp.sin, x), (), None)(x), expected)
+
+
+def test_a_program_that_calls_python_runs_and_is_not_kept(folder):
+    seen = []
+
+    def tell(x):
+        jax.debug.callback(lambda value: seen.append(float(value)), x)
+        return 2 * x
+
+    for _ in range(2):
+        assert compile_or_read(_trace(tell, jnp.float32(3.0)), (), None)(jnp.float32(3.0)) == 6.0
+    jax.effects_barrier()
+    assert seen == [3.0, 3.0]
+    assert not _files(folder)
+
+
+def test_keys_of_random_numbers_are_constants_like_others(folder):
+    x = jnp.arange(4.0)
+
+    def add_noise(seed):
+        key = jax.random.key(seed)
+        return lambda x: x + jax.random.normal(key, x.shape)
+
+    traced = [_trace(add_noise(seed), x) for seed in (0, 0, 1)]
+    keys = [make_key(one, (), None) for one in traced]
+    assert keys[0] == keys[1] != keys[2]
+    first, same, other = (compile_or_read(one, (), None)(x) for one in traced)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert len(_files(folder)) == 2
+
+
+def test_what_cannot_be_named_is_compiled(folder, monkeypatch):
+    def fail(*_):
+        raise TypeError("no such constant")
+
+    monkeypatch.setattr(program_store, "make_key", fail)
+    x = jnp.arange(4.0)
+    compiled = compile_or_read(_trace(jnp.sin, x), (), None)
+    np.testing.assert_allclose(compiled(x), np.sin(np.arange(4.0)), rtol=1e-6)
+    assert not _files(folder)
 
 
 def _constant(values):
@@ -132,6 +191,8 @@ def test_keys_differ_with_settings(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     keys.append(make_key(traced, (), None))
     monkeypatch.setattr(program_store.native, "library_name", lambda: "another.so")
+    keys.append(make_key(traced, (), None))
+    monkeypatch.setattr(program_store, "machine_key", lambda: "another processor")
     keys.append(make_key(traced, (), None))
     assert len(set(keys)) == len(keys)
 

@@ -20,9 +20,7 @@ from autogrow_jax.models.convolution import (
     why_not_native,
 )
 from autogrow_jax.models.normalization import BatchNorm
-
-# What a checkpointed block keeps for its gradient; everything else is cheap to compute again.
-CONVOLUTION_OUTPUT = "convolution_output"
+from autogrow_jax.models.stack import KEPT
 
 KERNEL_INITS = {
     # U(+-1/sqrt(fan_in)): PyTorch's default, which the paper's networks start from.
@@ -126,6 +124,19 @@ class Chain(NamedTuple):
     residual: bool
 
 
+def find_chain(block: nn.Module) -> Chain | None:
+    """What `block.chain()` says, if it says so of the `__call__` that the block has.
+
+    A block derived from one of the package's, with a `__call__` of its own, is another block.
+    """
+    classes = type(block).__mro__
+
+    def place(name: str) -> int:
+        return next((i for i, one in enumerate(classes) if name in vars(one)), len(classes))
+
+    return block.chain() if place("chain") <= place("__call__") < len(classes) else None
+
+
 class Kernel(nn.Module):
     """The parameter of an `nn.Conv` without bias, which something else convolves with."""
 
@@ -134,12 +145,38 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+        return kernel.astype(jnp.float32)  # It may have been stored as something else.
 
 
-def _layer(block, x, features, size, stride, train, names, addend=None, relu=True):
-    """A convolution, its batch normalisation, what is added behind it, ReLU."""
-    options, (conv_name, bn_name) = block.options, names
+def conv_bn(
+    options: BlockOptions,
+    x: jax.Array,
+    features: int,
+    size: int,
+    stride: int,
+    train: bool,
+    names: tuple[str, str],
+    addend: jax.Array | None = None,
+    relu: bool = True,
+) -> jax.Array:
+    """A convolution, its batch normalisation, what is added behind it, ReLU.
+
+    Args:
+      options: of the network.
+      x: images [N, H, W, C].
+      features: F of the convolution.
+      size: of its kernel, which is padded by (size - 1) / 2 on all sides.
+      stride: steps between outputs in pixels.
+      train: whether the batch's statistics normalise.
+      names: of the convolution's and the normalisation's variables.
+      addend: [N, OH, OW, F] or None; needs `relu`.
+      relu: whether negative values become zero.
+
+    Returns:
+      [N, OH, OW, F].
+    """
+    conv_name, bn_name = names
     normalization = batch_norm(options, train, name=bn_name)
     kernel_shape = (size, size, x.shape[-1], features)
     if is_native(options) and native.is_supported(x, kernel_shape, (stride, stride)):
@@ -157,21 +194,21 @@ def _layer(block, x, features, size, stride, train, names, addend=None, relu=Tru
         shape = native.output_shape(x.shape, kernel_shape, *where[:2])
         return normalization(jax.ShapeDtypeStruct(shape, x.dtype), layer)
     x = conv(options, features, size, stride, x.shape[-1], use_bias=False, name=conv_name)(x)
-    y = normalization(checkpoint_name(x, CONVOLUTION_OUTPUT))
+    y = normalization(checkpoint_name(x, KEPT))
     y = y if addend is None else y + addend
     return nn.relu(y) if relu else y
 
 
 def _conv_bn(block, x, features, size, stride, train, index, addend=None, relu=True):
     names = f"conv{index}", f"bn{index}"
-    return _layer(block, x, features, size, stride, train, names, addend, relu)
+    return conv_bn(block.options, x, features, size, stride, train, names, addend, relu)
 
 
 def _shortcut(block, x, features, train):
     if block.stride == 1 and x.shape[-1] == features:
         return x
     names = "shortcut_conv", "shortcut_bn"
-    return _layer(block, x, features, 1, block.stride, train, names, relu=False)
+    return conv_bn(block.options, x, features, 1, block.stride, train, names, relu=False)
 
 
 class PlainBlock(nn.Module):
@@ -201,7 +238,7 @@ class PlainBlockNoBN(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         del train
         x = conv(self.options, self.features, 3, self.stride, x.shape[-1], name="conv1")(x)
-        return nn.relu(checkpoint_name(x, CONVOLUTION_OUTPUT))
+        return nn.relu(checkpoint_name(x, KEPT))
 
 
 class BasicBlock(nn.Module):

@@ -41,6 +41,8 @@ def run_chain(
     if slots == 0:
         return x, stats
     depth = jnp.asarray(slots if depth is None else depth, jnp.int32)
+    # They may have been stored as something else.
+    params, stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, stats))
     layers = tuple(
         native.StackLayer(
             params[f"conv{i}"]["kernel"], params[f"bn{i}"]["scale"], params[f"bn{i}"]["bias"]

@@ -18,7 +18,7 @@ from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.models import blocks, native
 from autogrow_jax.models.blocks import BlockOptions
 from autogrow_jax.models.chain import run_chain
-from autogrow_jax.models.stack import num_slots, run_stack
+from autogrow_jax.models.stack import KEPT, num_slots, run_stack
 
 
 class Family(NamedTuple):
@@ -114,14 +114,14 @@ class Stage(nn.Module):
         """Runs blocks 2 to `live_depth`."""
         depth = None if live_depth is None else live_depth - 1
         is_native = blocks.is_native(self.options)
-        chain = block.chain() if is_native and hasattr(block, "chain") else None
+        chain = blocks.find_chain(block) if is_native else None
         if chain is not None and not self.remat and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
 
             def by_parts(params, stats, x, depth):
                 return run_stack(apply, params, stats, x, depth)[0]
 
             return run_chain(chain, params, stats, x, depth, train, by_parts)
-        policy = jax.checkpoint_policies.save_only_these_names(blocks.CONVOLUTION_OUTPUT)
+        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
         apply = jax.checkpoint(apply, policy=None if self.remat else policy)
         empty = native.empty if is_native else jnp.zeros
         return run_stack(apply, params, stats, x, depth, empty)
@@ -203,18 +203,12 @@ class Network(nn.Module):
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         family = get_family(self.family)
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = blocks.conv(
-            self.options,
-            family.stem_width,
-            size,
-            stride,
-            self.image_channels,
-            use_bias=not family.batch_norm,
-            name="stem_conv",
-        )(x)
+        shape = family.stem_width, size, stride
         if family.batch_norm:
-            x = blocks.batch_norm(self.options, train, name="stem_bn")(x)
-        x = nn.relu(x)
+            x = blocks.conv_bn(self.options, x, *shape, train, ("stem_conv", "stem_bn"))
+        else:
+            conv = blocks.conv(self.options, *shape, self.image_channels, name="stem_conv")
+            x = nn.relu(conv(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return x

@@ -51,9 +51,11 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        # They may have been stored as something else.
+        scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
         running = None
         if self.use_running_average:
-            running = running_mean.value, running_var.value
+            running = tuple(one.value.astype(jnp.float32) for one in (running_mean, running_var))
         y, mean, var = self._normalize(x, scale, bias, running, layer)
         if (
             running is None

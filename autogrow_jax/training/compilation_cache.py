@@ -15,11 +15,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from autogrow_jax.machine import machine_key
+from autogrow_jax.training.program_store import SUFFIX
 
 DEFAULT_ROOT = "~/.cache/autogrow_jax/compiled"
-# A run leaves a few MB on a CPU. JAX's own limit needs another package, and warns at every program
-# where that is not installed.
+# A run leaves some 10 MB on a CPU. JAX's own limit needs another package, and warns at every
+# program where that is not installed.
 MAX_BYTES = 2 * 2**30
+_PATTERNS = ("*-cache", f"*{SUFFIX}", f".*{SUFFIX}.*.tmp")
 
 
 def choose(root: str) -> Path | None:
@@ -28,7 +30,7 @@ def choose(root: str) -> Path | None:
     Args:
       root: the folder that holds the folders of all machines; "" for `DEFAULT_ROOT`, unless JAX was
         told of a folder already (JAX_COMPILATION_CACHE_DIR, or an earlier run), which then stays;
-        "none" to leave JAX as it is.
+        "none" to leave JAX as it is, with the folder it was told of, if any.
 
     Returns:
       This machine's folder, None where nothing was changed.
@@ -77,7 +79,9 @@ def _folder_now() -> str | None:
 def _delete_oldest(root: Path, max_bytes: int) -> None:
     """Deletes files of all machines, of old versions too, until no more than `max_bytes` stay."""
     found = []
-    for path in root.glob("*/*-cache"):
+    # What JAX keeps, what we do, and what a process that was killed was writing.
+    paths = (path for pattern in _PATTERNS for path in root.glob(f"*/{pattern}"))
+    for path in paths:
         with contextlib.suppress(OSError):  # Another process deletes too.
             stat = path.stat()
             # A file system that notes no reading leaves the time of writing.

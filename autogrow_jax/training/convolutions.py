@@ -6,6 +6,7 @@ import jax
 import ml_collections
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.errors import UserError
 from autogrow_jax.models import native
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import Reporter
@@ -37,22 +38,41 @@ def _what_rules_it_out(config: Any) -> str:
     return ""
 
 
-def settle_convolution(config: Any, reporter: Reporter) -> Any:
+def settle_convolution(config: Any, reporter: Reporter, begun_with: str | None = None) -> Any:
     """The resolved config with "native" or "xla" for `model.convolution`, as it is kept.
+
+    A run goes on with what it was begun with, whatever has been installed since.
 
     Args:
       config: resolved.
       reporter: is told of what takes a while, and of what a user would not expect.
+      begun_with: "native" or "xla" where the run was begun, None for a new one.
+
+    Raises:
+      UserError: where it was begun with convolutions that cannot be used here.
     """
     wanted = config.model.convolution
+    if begun_with == "xla" and wanted != "xla":
+        if wanted == "native":
+            reporter.message("this run was begun with XLA's convolutions and goes on with them")
+        return _with(config, "xla")
     is_possible = (
         wanted != "xla" and jax.default_backend() == "cpu" and not _what_rules_it_out(config)
     )
     if is_possible and native.has_to_build():
         reporter.message("building convolutions for this processor, once; some 15 s")
     convolution, reason = choose_convolution(config)
+    if begun_with == "native" and wanted != "xla" and convolution != "native":
+        raise UserError(
+            "this run was begun with the package's own convolutions, which cannot be used here"
+            f" ({reason}); go on where they can, or choose another --workdir"
+        )
     # "auto" is content with a GPU; a CPU without a compiler is worth a word.
     if reason and (is_possible or wanted == "native"):
         reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
+    return _with(config, convolution)
+
+
+def _with(config: Any, convolution: str) -> Any:
     flat = config_lib.flatten(config.to_dict()) | {"model.convolution": convolution}
     return ml_collections.FrozenConfigDict(config_lib.nest(flat))

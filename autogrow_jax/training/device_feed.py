@@ -1,16 +1,18 @@
 """The feed of sets that fit on the device: an epoch is one dispatch, or a few."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset
-from autogrow_jax.training.feed_programs import FeedPrograms
+from autogrow_jax.training.feed_programs import Epoch, FeedPrograms, Progress
 from autogrow_jax.training.parallel import replicate
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.step import Recipe, Sums, epoch_order, make_train_steps
+from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.step import Mask, Recipe, Sums, epoch_order, make_train_steps
 
 # About so long runs one dispatch while somebody watches the bar.
 SECONDS_PER_DISPATCH = 0.5
@@ -39,7 +41,14 @@ class DeviceFeed(FeedPrograms):
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
         super().__init__(make_train_steps, recipe, programs)
 
-    def train_epoch(self, state, epoch, progress, pretrain=None):
+    def train_epoch(
+        self,
+        state: TrainState,
+        epoch: Epoch,
+        progress: Progress | None,
+        pretrain: tuple[Recipe, Mask] | None = None,
+    ) -> tuple[TrainState, Sums]:
+        """See `feed.Feed`, as for the rest."""
         kind, function, extra = self._choose(pretrain)
         order, sums = self._begin(epoch)
         done, total = 0, self.steps_per_epoch
@@ -67,12 +76,14 @@ class DeviceFeed(FeedPrograms):
                 before = sums
         return state, sums
 
-    def _begin(self, epoch):
+    def _begin(self, epoch: Epoch) -> tuple[Any, Sums]:
         mesh = self._recipe.mesh
         order = epoch_order(epoch.order_key, self._range["train"][1])
         return replicate(order, mesh), replicate(Sums.zero(), mesh)
 
-    def _train_arguments(self, epoch, order, sums, first, steps):
+    def _train_arguments(
+        self, epoch: Epoch, order: Any, sums: Sums, first: int, steps: int
+    ) -> tuple[Any, ...]:
         return (
             sums,
             self._images,
@@ -85,7 +96,7 @@ class DeviceFeed(FeedPrograms):
             jnp.int32(steps),
         )
 
-    def _evaluate_arguments(self, part, depths, first=0):
+    def _evaluate_arguments(self, part: str, depths: jax.Array, first: int = 0) -> tuple[Any, ...]:
         start, count = self._range[part]
         whole = jnp.int32(start + first), jnp.int32(count - first)
         return self._images, self._labels, *whole, depths
@@ -96,10 +107,10 @@ class DeviceFeed(FeedPrograms):
         elif seconds > SECONDS_PER_DISPATCH * 2:
             self._steps_per_dispatch = max(1, self._steps_per_dispatch // 2)
 
-    def evaluate(self, variables, part, depths):
+    def evaluate(self, variables: Any, part: str, depths: jax.Array) -> Sums:
         arguments = self._evaluate_arguments(part, depths)
         return self._programs.call("evaluate", self._evaluate, variables, *arguments)
 
-    def first_images(self, count):
+    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         count = min(count, self._range["train"][1])
         return self._images[:count], self._labels[:count]

@@ -40,6 +40,7 @@ class FeedPrograms:
         self.prepare(recipe)
 
     def prepare(self, recipe: Recipe) -> None:
+        """See `feed.Feed`."""
         self._recipe = recipe
         self._train, self._evaluate = self._make(recipe)
         self._pretrain: Callable | None = None
@@ -51,6 +52,7 @@ class FeedPrograms:
         return self._made[recipe]
 
     def compile_ahead(self, recipe: Recipe, state: TrainState, epoch: Epoch) -> None:
+        """See `feed.Feed`."""
         train, evaluate = self._make(recipe)
         # In the order in which they will be asked for.
         arguments = self._train_arguments(epoch, *self._begin(epoch), 0, 1)
@@ -72,7 +74,9 @@ class FeedPrograms:
         """What a program that evaluates takes beside the variables."""
         raise NotImplementedError
 
-    def _choose(self, pretrain: tuple[Recipe, Mask] | None):
+    def _choose(
+        self, pretrain: tuple[Recipe, Mask] | None
+    ) -> tuple[str, Callable[..., tuple[TrainState, Sums]], tuple[Any, ...]]:
         """Kind, function and further arguments of the step to train with."""
         if pretrain is None:
             return "train", self._train, ()

@@ -12,6 +12,7 @@ from autogrow_jax.models import num_params
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
+from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result, describe_devices, find_versions
 from autogrow_jax.training.start import begin, load_data
@@ -82,7 +83,7 @@ def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
     given = config_lib.flatten(saved)
     merged = {**given, **{k: v for k, v in own.items() if k.startswith(("data.", "log."))}}
     merged["num_devices"], merged["data.fraction"] = own["num_devices"], 1.0
-    run_config = config_lib.resolve(config_lib.nest(merged))
+    run_config = settle_convolution(config_lib.resolve(config_lib.nest(merged)), reporter)
     store = CheckpointStore(workdir.checkpoints, run_config.checkpoint.keep)
     try:
         if store.latest() is None:

@@ -11,11 +11,11 @@ def foresee_capacities(
     state: State,
     depths: tuple[int, ...],
     capacities: tuple[int, ...],
-    choose: Callable[[tuple[int, ...]], tuple[int, ...]],
+    choose: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]],
     measurements: Mapping[str, float],
     patience: int,
     trial: int | None = None,
-) -> tuple[int, ...] | None:
+) -> tuple[tuple[int, ...], ...]:
     """The capacities that the first growth takes for which these have no room.
 
     The policy is asked as if accuracy went on to rise, so that growth pays. Where it does not grow
@@ -27,24 +27,27 @@ def foresee_capacities(
       state: the policy's.
       depths: of the net that the policy lets grow.
       capacities: room in each stage.
-      choose: depths to the capacities that they are given room in.
+      choose: depths and the capacities so far to those that they are given room in.
       measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
       patience: epochs.
       trial: stage that the policy has decided to try, if any.
 
     Returns:
-      The capacities, or None where no such growth is in sight.
+      The capacities one after the other, as a growth of several stages takes them; none where no
+      such growth is in sight.
     """
     measured = dict(measurements)
     on_trial, waited = trial is not None, 0
     stages: tuple[int, ...] = () if trial is None else (trial,)
     while waited < 2 * patience:
-        deeper = list(depths)
+        deeper, found = list(depths), [capacities]
         for stage in stages:
             deeper[stage] += 1
-            wanted = choose(tuple(deeper))
-            if wanted != capacities:
-                return wanted
+            wanted = choose(tuple(deeper), found[-1])
+            if wanted != found[-1]:
+                found.append(wanted)
+        if len(found) > 1:
+            return tuple(found[1:])
         if not on_trial:
             depths = tuple(deeper)
         if waited < patience:
@@ -55,7 +58,7 @@ def foresee_capacities(
             state, measured["validation_accuracy"], measurements=measured
         )
         if decision.action == "finetune" and not decision.stages:
-            return None
+            return ()
         on_trial, stages = decision.action == "trial", decision.stages
         waited = 0 if stages and not on_trial else waited + 1
-    return None
+    return ()

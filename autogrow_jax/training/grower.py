@@ -117,12 +117,12 @@ class Grower:
             self._policy,
             memory.policy,
             *here,
-            trainer.capacities_for,
+            trainer.choose_capacities,
             {**measurements, "validation_accuracy": line["validation_accuracy"]},
             patience=2 * self._config.growth.interval,
             trial=memory.trial,
         )
-        if capacities is not None:
+        if capacities:
             trainer.compile_ahead(capacities)
 
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:

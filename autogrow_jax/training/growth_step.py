@@ -1,28 +1,18 @@
 """Growth inside the loop: a block is started and written into a padded state, one program for all
 stages and depths of a capacity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 
 from autogrow_jax.data.augment import normalize
 from autogrow_jax.data.types import Preprocessing
-from autogrow_jax.growth.graft import in_stage, write_block
+from autogrow_jax.growth.graft import write_block
 from autogrow_jax.growth.grow import needs_data, place_block, start_block
-from autogrow_jax.growth.initializers import make_adam, trained_by_adam
 from autogrow_jax.models.network import Network, get_family
 from autogrow_jax.training.state import TrainState
-from autogrow_jax.training.step import Mask, Recipe
-
-# Adam pre-training (PAPER: "Initialisers"): at most so many epochs, until the accuracy is back to
-# within this many percentage points of the last epoch before growth.
-PRETRAIN_EPOCHS = 10
-PRETRAIN_TOLERANCE = 0.5
 
 
 def make_grow_state(
@@ -78,35 +68,3 @@ def make_grow_state(
         return lax.switch(stage, branches, state, key, depths, images, labels)
 
     return grow_state
-
-
-def pretraining_recipe(recipe: Recipe) -> Recipe:
-    """The recipe of a training step that pre-trains a new block: Adam, rate included."""
-    # The step multiplies by minus the learning rate, Adam's own chain ends in minus its rate.
-    optimizer = optax.chain(make_adam(), optax.scale(-1.0))
-    return recipe._replace(optimizer=optimizer, ema=0.0)
-
-
-def block_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mask:
-    """What pre-training a new block may change: its own parameters and running statistics.
-
-    Of a residual block only scale and shift of the last batch normalisation.
-
-    Args:
-      network: its depths are the capacities.
-      state: padded.
-      stage: stage that grew.
-      slot: the new block's entry in the stacked axis.
-    """
-    family = get_family(network.family)
-
-    def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
-        shape: Sequence[int] = (leaf.shape[0],) + (1,) * (leaf.ndim - 1) if leaf.ndim else ()
-        if not in_stage(path, stage) or not (all_params or trained_by_adam(family, path)):
-            return jnp.zeros(shape, leaf.dtype)
-        return jnp.zeros(shape, leaf.dtype).at[slot].set(1)
-
-    return Mask(
-        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, False), state.params),
-        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, True), state.batch_stats),
-    )

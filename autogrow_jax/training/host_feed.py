@@ -1,14 +1,17 @@
 """The feed of sets that do not fit on the device: a batch after the other."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autogrow_jax.data import Dataset
-from autogrow_jax.training.feed_programs import FeedPrograms
+from autogrow_jax.data import Dataset, Split
+from autogrow_jax.training.feed_programs import Epoch, FeedPrograms, Progress
 from autogrow_jax.training.parallel import replicate
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.step import Recipe, Sums, epoch_order, make_batch_step
+from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.step import Mask, Recipe, Sums, epoch_order, make_batch_step
 
 
 class HostFeed(FeedPrograms):
@@ -23,7 +26,14 @@ class HostFeed(FeedPrograms):
         self.steps_per_epoch = len(dataset.train.labels) // recipe.batch_size
         super().__init__(make_batch_step, recipe, programs)
 
-    def train_epoch(self, state, epoch, progress, pretrain=None):
+    def train_epoch(
+        self,
+        state: TrainState,
+        epoch: Epoch,
+        progress: Progress | None,
+        pretrain: tuple[Recipe, Mask] | None = None,
+    ) -> tuple[TrainState, Sums]:
+        """See `feed.Feed`, as for the rest."""
         kind, function, extra = self._choose(pretrain)
         size = self._recipe.batch_size
         order, sums = self._begin(epoch)
@@ -44,7 +54,7 @@ class HostFeed(FeedPrograms):
                 progress(step, step * size)
         return state, sums
 
-    def evaluate(self, variables, part, depths):
+    def evaluate(self, variables: Any, part: str, depths: jax.Array) -> Sums:
         total: Sums | None = None
         for first in range(0, len(self._parts[part].labels), self._recipe.batch_size):
             arguments = self._evaluate_arguments(part, depths, first)
@@ -53,17 +63,19 @@ class HostFeed(FeedPrograms):
         assert total is not None
         return total
 
-    def _begin(self, epoch):
+    def _begin(self, epoch: Epoch) -> tuple[Any, Sums]:
         order = np.asarray(epoch_order(epoch.order_key, len(self._parts["train"].labels)))
         return order, replicate(Sums.zero(), self._recipe.mesh)
 
-    def _train_arguments(self, epoch, order, sums, first, steps):
+    def _train_arguments(
+        self, epoch: Epoch, order: Any, sums: Sums, first: int, steps: int
+    ) -> tuple[Any, ...]:
         size = self._recipe.batch_size
         batch = self._batch(self._parts["train"], order[first * size : (first + steps) * size])
         rate, step = jnp.float32(epoch.learning_rate), jnp.int32(first)
         return sums, *batch, epoch.augment_key, epoch.depths, rate, step
 
-    def _evaluate_arguments(self, part, depths, first=0):
+    def _evaluate_arguments(self, part: str, depths: jax.Array, first: int = 0) -> tuple[Any, ...]:
         split, size = self._parts[part], self._recipe.batch_size
         count = len(split.labels)
         # The last batch is filled up with images that then count for nothing.
@@ -71,7 +83,7 @@ class HostFeed(FeedPrograms):
         number = jnp.int32(min(size, count - first))
         return *self._batch(split, rows), jnp.int32(0), number, depths
 
-    def _batch(self, split, rows):
+    def _batch(self, split: Split, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
         # Sorted reading is kinder to a memory map; the order within the batch is put back.
         by_place = np.argsort(rows)
         images = np.empty((len(rows), *split.images.shape[1:]), np.uint8)
@@ -79,6 +91,6 @@ class HostFeed(FeedPrograms):
         labels = split.labels[rows].astype(np.int32)
         return replicate((images, labels), self._recipe.mesh)
 
-    def first_images(self, count):
+    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         train = self._parts["train"]
         return self._batch(train, np.arange(min(count, len(train.labels))))

@@ -33,7 +33,7 @@ from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.start import begin, load_data, read_finished
 from autogrow_jax.training.trainer import Trainer
-from autogrow_jax.training.workdir import Workdir, open_workdir
+from autogrow_jax.training.workdir import Workdir, begun_with, open_workdir
 
 
 def run(
@@ -60,9 +60,10 @@ def run(
             compilation_cache.choose(resolved.compilation_cache)
         except OSError as error:
             reporter.message(f"compiled programs are not kept: {error}")
+        there = Workdir(Path(workdir).expanduser())
         if resolved.mode == "evaluate":
-            return evaluate_run(resolved, Workdir(Path(workdir).expanduser()), reporter)
-        resolved = settle_convolution(resolved, reporter)
+            return evaluate_run(resolved, there, reporter)
+        resolved = settle_convolution(resolved, reporter, begun_with(there))
         return _train(resolved, open_workdir(workdir, resolved), reporter)
     finally:
         reporter.close()

@@ -2,14 +2,17 @@
 
 JAX's own cache asks for a program by its lowered form, and lowering takes as long as tracing and
 reading together. Here the key is made of the traced form: its operations, the constants in it, the
-shapes it takes, and whatever decides how these are compiled. Only programs of one CPU device are
-kept. Reading one runs code that lies in the cache, as JAX's does.
+shapes it takes, and whatever decides how these are compiled, the processor included. Only programs
+of one CPU device are kept. Reading one runs code that lies in the cache, as JAX's does; a program
+is kept by both.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
 import re
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +23,14 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 import autogrow_jax
+from autogrow_jax.machine import machine_key
 from autogrow_jax.models import native
 from autogrow_jax.reporting.files import replace_file
 
+# Not that of JAX's programs, of which it expects another file each.
+SUFFIX = ".program"
+# Told to `jax.monitoring` of each program that was found.
+READ_EVENT = "/autogrow_jax/program_read"
 # Where programs lie, not what they are.
 _NO_PART_OF_IT = re.compile("jax_(compilation|persistent)_cache|jax_log_|jax_include_full_trace")
 # Of objects in what is printed, such as functions that were traced already.
@@ -48,37 +56,51 @@ def compile_or_read(traced: Any, donate: tuple[int, ...], options: dict[str, str
       donate: positions of arguments whose buffers may be reused, as `traced` has them.
       options: of the compiler.
     """
-    folder = find_folder()
-    if folder is None:
-        return traced.lower().compile(compiler_options=options)
-    file = folder / f"program-{make_key(traced, donate, options)}-cache"
-    found = _read(file)
+    file = _find_file(traced, donate, options)
+    found = _read(file) if file is not None else None
     if found is not None:
         return found
     compiled = traced.lower().compile(compiler_options=options)
-    # Whatever cannot be kept is compiled again next time.
-    try:
-        payload = serialize_executable.serialize(compiled)
-        replace_file(file, pickle.dumps(payload))
-    except (OSError, ValueError, NotImplementedError, pickle.PicklingError, TypeError):
-        pass
-    except jax.errors.JaxRuntimeError:
-        pass
+    # Whatever cannot be kept, such as a call of Python, is compiled again next time; what it raises
+    # is XLA's or pickle's to choose.
+    if file is not None:
+        with contextlib.suppress(Exception):
+            content = pickle.dumps(serialize_executable.serialize(compiled))
+            replace_file(file, hashlib.sha256(content).digest() + content)
     return compiled
+
+
+def _find_file(traced: Any, donate: tuple[int, ...], options: dict[str, str] | None) -> Path | None:
+    """Where the program is kept, or None where it cannot be."""
+    folder = find_folder()
+    if folder is None:
+        return None
+    try:
+        return folder / f"{make_key(traced, donate, options)}{SUFFIX}"
+    # A constant that cannot be read costs a compilation and no more.
+    except Exception:
+        return None
 
 
 def _read(file: Path) -> Any:
     """A program, or None where there is none that is whole."""
+    start = time.perf_counter()
     try:
         content = file.read_bytes()
-        os.utime(file)  # Those used least recently are deleted first.
+        digest, content = content[:32], content[32:]
+        if hashlib.sha256(content).digest() != digest:
+            return None
+        with contextlib.suppress(OSError):  # It may be another user's.
+            os.utime(file)  # Those used least recently are deleted first.
         payload, arguments, results = pickle.loads(content)
-        return serialize_executable.deserialize_and_load(
+        found = serialize_executable.deserialize_and_load(
             payload, arguments, results, execution_devices=jax.devices()[:1]
         )
-    # A damaged file may raise anything.
+    # A file of another version may raise anything.
     except Exception:
         return None
+    jax.monitoring.record_event_duration_secs(READ_EVENT, time.perf_counter() - start)
+    return found
 
 
 def make_key(traced: Any, donate: tuple[int, ...], options: dict[str, str] | None) -> str:
@@ -97,13 +119,15 @@ def make_key(traced: Any, donate: tuple[int, ...], options: dict[str, str] | Non
                 sorted((name, str(value)) for name, value in settings.items()),
                 os.environ.get("XLA_FLAGS", ""),
                 (autogrow_jax.__version__, *map(metadata.version, ("jax", "jaxlib"))),
+                machine_key(),
                 native.library_name(),
             ),
         )
     )
     digest = hashlib.sha256(text.encode())
     for value in _values_in(jaxpr):
-        array = np.asarray(value)
+        is_key = jax.dtypes.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(value) if is_key else value)
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()[:32]
 

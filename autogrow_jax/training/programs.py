@@ -17,6 +17,10 @@ from autogrow_jax.training.program_store import compile_or_read
 _RUNS_SELDOM = {"xla_backend_optimization_level": "1"}
 
 
+# Of those called last: a program for each depth would fill the memory of a long run.
+_MOST_KEPT = 64
+
+
 class Programs:
     """Compiles functions for the shapes they meet and keeps account.
 
@@ -61,10 +65,17 @@ class Programs:
                 compiled = _compile(function, args, donate, runs_seldom)
             else:
                 self.counts_ahead[kind] += 1
-            self._compiled[key] = compiled
+            self._keep(key, compiled)
             self.seconds += time.perf_counter() - start
             self.counts[kind] += 1
+        else:
+            self._compiled[key] = self._compiled.pop(key)  # The newest last.
         return self._compiled[key](*args)
+
+    def _keep(self, key: Any, compiled: Any) -> None:
+        self._compiled[key] = compiled
+        while len(self._compiled) > _MOST_KEPT:
+            del self._compiled[next(iter(self._compiled))]
 
     def compile_ahead(
         self,

@@ -63,7 +63,7 @@ def begin(
         # First what may refuse the seed network.
         policy_state = policy.init() if policy else {}
         if compile_ahead:
-            trainer.compile_ahead()
+            trainer.compile_ahead(grows=policy is not None)
         trainer.start()
         return Memory(
             epoch=0,
@@ -79,7 +79,7 @@ def begin(
     exact = rebuild(restored.arrays, trainer.abstract_state(memory.depths))
     trainer.restore(exact, memory.depths, memory.capacities)
     if compile_ahead:
-        trainer.compile_ahead()
+        trainer.compile_ahead(grows=memory.phase == "growth")
     return memory
 
 

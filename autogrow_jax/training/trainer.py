@@ -4,7 +4,7 @@ The only mutable object of the package. It knows nothing of files, policies or s
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,16 +19,11 @@ from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
-from autogrow_jax.training.growth_step import (
-    PRETRAIN_EPOCHS,
-    PRETRAIN_TOLERANCE,
-    block_mask,
-    make_grow_state,
-    pretraining_recipe,
-)
+from autogrow_jax.training.growth_step import make_grow_state
 from autogrow_jax.training.memory import TIMED
 from autogrow_jax.training.optimizer import make_optimizer
 from autogrow_jax.training.parallel import make_mesh, replicate
+from autogrow_jax.training.pretraining import pretrain
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import (
     TrainState,
@@ -37,7 +32,7 @@ from autogrow_jax.training.state import (
     init_state,
     pad_like,
 )
-from autogrow_jax.training.step import Recipe, Sums, percent
+from autogrow_jax.training.step import Recipe, Sums
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
@@ -71,8 +66,8 @@ class Trainer:
         )
         self.depths: tuple[int, ...] = tuple(config.model.depths)
         self._exact = config.growth.capacity == 0
-        self.capacities = (config.growth.capacity,) * len(self.depths)
-        self.capacities = self.capacities_for(self.depths)
+        first_capacities = (config.growth.capacity,) * len(self.depths)
+        self.capacities = self.choose_capacities(self.depths, first_capacities)
         network = config_lib.make_network(
             config, dataset.num_classes, dataset.image_shape[2], self.depths
         )
@@ -171,9 +166,9 @@ class Trainer:
         padded = pad_like(exact, self.abstract_state(self.capacities))
         self._state = replicate(padded, self._mesh)
 
-    def capacities_for(self, depths: tuple[int, ...]) -> tuple[int, ...]:
-        """The capacities that the trainer takes to hold a net of these depths."""
-        return depths if self._exact else choose_capacities(depths, self.capacities)
+    def choose_capacities(self, depths: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
+        """The capacities that a net of these depths is held in after those of `now`."""
+        return depths if self._exact else choose_capacities(depths, now)
 
     def _set_capacities(self, capacities: tuple[int, ...]) -> None:
         self.capacities = capacities
@@ -182,36 +177,39 @@ class Trainer:
     def _recipe_of(self, capacities: tuple[int, ...]) -> Recipe:
         return self._recipe._replace(network=self._network.clone(depths=capacities))
 
-    def compile_ahead(self, capacities: tuple[int, ...] | None = None) -> None:
-        """Compiles in the background what training at these capacities asks for.
+    def compile_ahead(self, capacities: Sequence[tuple[int, ...]] = (), grows: bool = True) -> None:
+        """Compiles in the background what will be asked for, in that order.
 
         That is training, evaluation and growth; not the pre-training of initialiser "adam". What
         was begun for other capacities is dropped.
 
         Args:
-          capacities: those that a growth will lead to; by default the present ones.
+          capacities: those that a growth will lead to, one after the other; by default the present
+            ones.
+          grows: whether the run will grow.
         """
         self.programs.drop_ahead()
-        is_next = capacities is not None
-        capacities = self.capacities if capacities is None else capacities
-        recipe, place = self._recipe_of(capacities), NamedSharding(self._mesh, PartitionSpec())
-        state = jax.tree.map(
+        for each in capacities:
+            self._compile_growth_ahead(each)
+        last = capacities[-1] if capacities else self.capacities
+        state = self._described_state(last)
+        self._feed.compile_ahead(self._recipe_of(last), state, self._settings(0, 1.0))
+        # Where each depth has its own programs, the next growth is one of the next depth's.
+        if grows and not capacities and not self._exact:
+            self._compile_growth_ahead(last)
+
+    def _compile_growth_ahead(self, capacities: tuple[int, ...]) -> None:
+        function = self._make_grow_state(self._recipe_of(capacities))
+        arguments = self._growth_arguments(self._described_state(capacities), 0, self._root)
+        self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
+
+    def _described_state(self, capacities: tuple[int, ...]) -> TrainState:
+        """Shapes, dtypes and places of a padded state."""
+        place = NamedSharding(self._mesh, PartitionSpec())
+        return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self.abstract_state(capacities),
         )
-
-        def compile_growth() -> None:
-            if self._config.mode == "grow":
-                arguments = self._growth_arguments(state, 0, self._root)
-                function = self._make_grow_state(recipe)
-                self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
-
-        # In the order in which they will be asked for.
-        if is_next:
-            compile_growth()
-        self._feed.compile_ahead(recipe, state, self._settings(0, 1.0))
-        if not is_next:
-            compile_growth()
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
@@ -257,12 +255,19 @@ class Trainer:
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
                 if self._config.growth.initializer == "adam":
-                    key = jax.random.fold_in(self.key("pretrain", epoch), number)
-                    self._pretrain(stage, key, train_accuracy)
+                    self._state = pretrain(
+                        self._feed,
+                        self._recipe,
+                        self.padded_state,
+                        stage,
+                        self._live_depths(),
+                        jax.random.fold_in(self.key("pretrain", epoch), number),
+                        train_accuracy,
+                    )
 
     def _grow_one(self, stage: int, key: jax.Array) -> None:
         deeper = tuple(d + (i == stage) for i, d in enumerate(self.depths))
-        capacities = self.capacities_for(deeper)
+        capacities = self.choose_capacities(deeper, self.capacities)
         if capacities != self.capacities:
             exact = self.exact_state()
             self._set_capacities(capacities)
@@ -279,29 +284,6 @@ class Trainer:
     def _growth_arguments(self, state: TrainState, stage: int, key: jax.Array) -> tuple[Any, ...]:
         images = self._feed.first_images(self._recipe.batch_size)
         return state, key, jnp.int32(stage), self._live_depths(), *images
-
-    def _pretrain(self, stage: int, key: jax.Array, train_accuracy: float) -> None:
-        """The paper's Adam initialiser: epochs on the new block alone, all else frozen."""
-        recipe = pretraining_recipe(self._recipe)
-        mask = block_mask(recipe.network, self.padded_state, stage, self.depths[stage] - 2)
-        state = self.padded_state
-        trained = TrainState(
-            state.params, state.batch_stats, recipe.optimizer.init(state.params), {}
-        )
-        # The step donates what it is given; the optimiser's own state stays out of it.
-        for number in range(PRETRAIN_EPOCHS):
-            order_key, augment_key = jax.random.split(jax.random.fold_in(key, number))
-            settings = Epoch(order_key, augment_key, self._live_depths(), 1.0)
-            trained, sums = self._feed.train_epoch(trained, settings, None, (recipe, mask))
-            sums = jax.device_get(sums)
-            if percent(sums) > train_accuracy - PRETRAIN_TOLERANCE:
-                break
-        ema = state.ema
-        if ema:
-            ema = jax.tree.map(
-                lambda e, p, m: e * (1 - m) + p * m, ema, trained.params, mask.params
-            )
-        self._state = TrainState(trained.params, trained.batch_stats, state.opt_state, ema)
 
     def exact_variables(self) -> dict[str, Any]:
         """What evaluation uses, at exact depth, as NumPy arrays."""

@@ -86,6 +86,18 @@ def open_workdir(path: str | os.PathLike[str], config: Any) -> Workdir:
     return workdir
 
 
+def begun_with(workdir: Workdir) -> str | None:
+    """The `model.convolution` that a run was begun with; None where none was.
+
+    Raises:
+      UserError: where its config.json cannot be read.
+    """
+    if not workdir.is_begun:
+        return None
+    model = read_config(workdir).get("model")
+    return model.get("convolution") if isinstance(model, dict) else None
+
+
 def read_config(workdir: Workdir) -> dict[str, Any]:
     """The nested settings of config.json, as JSON has them: tuples are lists.
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +26,12 @@ _FOLDER = Path(__file__).parent
 _SOURCES = ("conv.cc", "layers.cc", "stacks.cc")
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-w")
-# Builds for this very processor; not every compiler knows the flag on every processor.
 _NATIVE = "-march=native"
 _SECONDS = 300
+# What a compiler, the disk and variables that cannot be read as a shell would (ValueError) raise.
+_FAILURES = (OSError, ValueError, subprocess.SubprocessError)
+
+Command = list[str]
 
 
 class Library(NamedTuple):
@@ -51,54 +55,63 @@ def load() -> Library:
     build at the same time do not disturb each other. Never raises: where there is no compiler ($CXX
     is asked first), or it fails, the reason is returned.
     """
-    compiler = _find_compiler()
-    if compiler is None:
-        return Library(None, f"no C++ compiler found (tried {', '.join(_COMPILERS)})")
+    what = "the C++ compiler"
     try:
-        name, folder = _name(compiler), _cache_folder()
-        if folder is not None:
-            return Library(ctypes.CDLL(str(_build(compiler, folder / name))), "")
-        with tempfile.TemporaryDirectory() as temporary:
-            # Once loaded, the library no longer needs its file.
-            return Library(ctypes.CDLL(str(_build(compiler, Path(temporary) / name))), "")
-    except (OSError, subprocess.SubprocessError) as error:
-        return Library(None, f"{compiler} could not build them: {_say(error)}")
+        compiler = _find_compiler()
+        if compiler is None:
+            return Library(None, f"no C++ compiler found (tried {', '.join(_COMPILERS)})")
+        what = shlex.join(compiler)
+        return Library(_load(compiler), "")
+    except _FAILURES as error:
+        return Library(None, f"{what} could not build them: {_say(error)}")
+
+
+def _load(compiler: Command) -> ctypes.CDLL:
+    name, folder = _name(compiler), _cache_folder()
+    if folder is not None and (folder / name).exists():
+        with suppress(OSError):  # Damaged: built again.
+            return ctypes.CDLL(str(folder / name))
+    if folder is not None and os.access(folder, os.W_OK):
+        return ctypes.CDLL(str(_build(compiler, folder / name)))
+    with tempfile.TemporaryDirectory() as temporary:
+        # Once loaded, the library no longer needs its file.
+        return ctypes.CDLL(str(_build(compiler, Path(temporary) / name)))
 
 
 def has_to_build() -> bool:
     """Whether the first `load` will take a compiler's time."""
-    compiler = _find_compiler()
-    if compiler is None:
-        return False
     try:
-        folder = _cache_folder()
+        compiler, folder = _find_compiler(), _cache_folder()
+        if compiler is None:
+            return False
         return folder is None or not (folder / _name(compiler)).exists()
-    except (OSError, subprocess.SubprocessError):
+    except _FAILURES:
         return False  # `load` will say what is wrong.
 
 
 @cache
 def library_name() -> str:
     """The library's, which differs with its sources and its compiler; "" without a compiler."""
-    compiler = _find_compiler()
     try:
+        compiler = _find_compiler()
         return _name(compiler) if compiler else ""
-    except (OSError, subprocess.SubprocessError):
+    except _FAILURES:
         return ""
 
 
-def _name(compiler: str) -> str:
+def _name(compiler: Command) -> str:
     return f"convolution-{_key(compiler)}.so"
 
 
-def _find_compiler() -> str | None:
-    wanted = [os.environ.get("CXX", ""), *_COMPILERS]
-    return next((found for name in wanted if name and (found := shutil.which(name))), None)
+def _find_compiler() -> Command | None:
+    """The first of $CXX, which may have arguments, and `_COMPILERS` that there is."""
+    wanted = [shlex.split(os.environ.get("CXX", "")), *([name] for name in _COMPILERS)]
+    return next((words for words in wanted if words and shutil.which(words[0])), None)
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: Command) -> str:
     """Changes with the sources, the flags and the compiler; the folder's name has the rest."""
-    version = _run([compiler, "--version"])
+    version = _run([*compiler, "--version"])
     texts = [path.read_text() for path in sorted([*_FOLDER.glob("*.h"), *_FOLDER.glob("*.cc")])]
     content = "\0".join([version, *_FLAGS, *_own_flags(), *texts])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -109,26 +122,30 @@ def _own_flags() -> list[str]:
     return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
+def _native_flags(compiler: Command) -> list[str]:
+    """What builds for this very processor; not every compiler knows it on every processor."""
+    try:
+        _run([*compiler, _NATIVE, "-x", "c++", "-fsyntax-only", os.devnull])
+    except subprocess.CalledProcessError:
+        return []
+    return [_NATIVE]
+
+
 def _cache_folder() -> Path | None:
-    """This machine's folder in the user's cache, or None where nothing can be written there."""
+    """This machine's folder in the user's cache, or None where there can be none."""
     try:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(root) / "autogrow_jax" / machine_key()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home.
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder
 
 
-def _build(compiler: str, path: Path) -> Path:
-    if path.exists():
-        return path
+def _build(compiler: Command, path: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
-        try:
-            _compile([compiler, *_FLAGS, _NATIVE, *_own_flags()], unfinished)
-        except subprocess.CalledProcessError:
-            _compile([compiler, *_FLAGS, *_own_flags()], unfinished)
+        _compile([*compiler, *_FLAGS, *_native_flags(compiler), *_own_flags()], unfinished)
         # Whole or not at all; of processes that build at the same time, the last one's stays.
         os.replace(unfinished, path)
     return path

@@ -2,7 +2,8 @@
 
 Float32 sums run in an order that the shapes alone fix, whatever the number of threads: the same
 inputs give the same bits on the same machine. The order is not XLA's, so the last bits differ from
-those of `lax.conv_general_dilated`.
+those of `lax.conv_general_dilated`; and a value that is not finite reaches all of the 4x4 outputs
+that Winograd's filtering computes together.
 """
 
 from functools import partial
@@ -48,7 +49,7 @@ def output_shape(
 ) -> tuple[int, ...]:
     """The shape [N, OH, OW, F] of a convolution of shapes x and kernel."""
     sizes = zip(x[1:3], padding, kernel[:2], strides, strict=True)
-    out = ((size + sum(pad) - k) // stride + 1 for size, pad, k, stride in sizes)
+    out = (max((size + sum(pad) - k) // stride + 1, 0) for size, pad, k, stride in sizes)
     return (x[0], *out, kernel[3])
 
 

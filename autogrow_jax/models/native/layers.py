@@ -9,10 +9,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax.models.native import convolution
 from autogrow_jax.models.native.convolution import Padding, geometry, output_shape
 from autogrow_jax.models.native.targets import call
+from autogrow_jax.models.stack import KEPT
 
 # Of batch normalisation; the custom calls hold the same.
 EPSILON = 1e-5
@@ -52,8 +54,16 @@ def layer(
     return _train(x, kernel, scale, bias, addend, strides, padding, relu)[0]
 
 
+def _check_addend(addend, shape):
+    if addend is not None and addend.shape != shape:
+        raise ValueError(f"what is added has shape {addend.shape}, the output {shape}")
+
+
 def _train(x, kernel, scale, bias, addend, strides, padding, relu):
     shape, channels = output_shape(x.shape, kernel.shape, strides, padding), scale.shape
+    _check_addend(addend, shape)
+    if addend is not None and not relu:
+        raise ValueError("only in front of a ReLU can something be added")
     z, y, mean, variance = call(
         "autogrow_layer",
         [shape, shape, channels, channels],
@@ -61,6 +71,8 @@ def _train(x, kernel, scale, bias, addend, strides, padding, relu):
         **geometry(strides, padding),
         relu=relu,
     )
+    # All of them: what is computed again computes them all.
+    z, y, mean, variance = (checkpoint_name(a, KEPT) for a in (z, y, mean, variance))
     return (z, mean, variance), (x, kernel, scale, bias, addend, y, mean, variance)
 
 
@@ -104,6 +116,7 @@ def evaluated_layer(
 ) -> jax.Array:
     """`layer` by the statistics that are given, `mean` and `variance` [F]."""
     shape = output_shape(x.shape, kernel.shape, strides, padding)
+    _check_addend(addend, shape)
     operands = (x, kernel, scale, bias, mean, variance, _or_nothing(addend))
     attributes = {**geometry(strides, padding), "relu": relu}
     return call("autogrow_evaluated_layer", [shape], *operands, **attributes)[0]

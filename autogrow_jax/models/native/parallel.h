@@ -22,8 +22,17 @@ namespace autogrow {
 class Team {
  public:
   explicit Team(xla::ffi::ThreadPool& pool) : shared_(std::make_shared<Shared>()) {
-    for (int64_t i = 1; i < pool.num_threads(); ++i)
-      pool.Schedule([shared = shared_] { shared->help(); });
+    const auto caller = std::this_thread::get_id();
+    try {
+      for (int64_t i = 1; i < pool.num_threads(); ++i) {
+        pool.Schedule([shared = shared_, caller] {
+          // A pool whose queue is full runs it at once: the caller would wait for itself.
+          if (std::this_thread::get_id() != caller) shared->help();
+        });
+      }
+    } catch (const std::exception&) {
+      // Fewer helpers, then.
+    }
   }
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;

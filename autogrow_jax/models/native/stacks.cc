@@ -1,6 +1,8 @@
 // Stacks of blocks as custom calls of XLA's CPU backend. All operands are float32 but `depth`, an
 // int32; those of blocks have a leading axis of slots.
 
+#include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "chain.h"
@@ -10,9 +12,11 @@ namespace {
 
 using namespace autogrow;
 
-// A layer of a stack that keeps the images' size; kernel [slots, K, K, C, F].
-Layer make_layer(const ffi::AnyBuffer& x, const ffi::AnyBuffer& kernel) {
+// A layer of a stack that keeps the images' size; kernel [slots, K, K, C, F], of which `depth` hold
+// a block.
+Layer make_layer(const ffi::AnyBuffer& x, const ffi::AnyBuffer& kernel, int64_t depth) {
   const auto images = x.dimensions(), sizes = kernel.dimensions();
+  if (depth > sizes[0]) throw std::invalid_argument("a stack's depth is more than its slots");
   const int64_t padding = (sizes[1] - 1) / 2;
   const std::array<int64_t, 4> in{images[0], images[1], images[2], sizes[3]};
   const std::array<int64_t, 4> out{images[0], images[1], images[2], sizes[4]};
@@ -21,7 +25,10 @@ Layer make_layer(const ffi::AnyBuffer& x, const ffi::AnyBuffer& kernel) {
           data(kernel)};
 }
 
-int64_t read_depth(const ffi::AnyBuffer& depth) { return *depth.typed_data<int32_t>(); }
+// Less than no block is none, as for a loop.
+int64_t read_depth(const ffi::AnyBuffer& depth) {
+  return std::max<int32_t>(*depth.typed_data<int32_t>(), 0);
+}
 
 // Zeros for the slots that hold no block.
 void clear_rest(const ffi::AnyBuffer& result, int64_t depth) {
@@ -51,7 +58,7 @@ ffi::Error stack(ffi::ThreadPool pool, bool residual, ffi::RemainingArgs args,
     std::vector<Layer> layers;
     while (operands.any()) {
       const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel);
+      Layer layer = make_layer(x, kernel, depth);
       layer.scale = data(operands.next());
       layer.bias = data(operands.next());
       layer.y = data(results.next());
@@ -82,7 +89,7 @@ ffi::Error stack_gradient(ffi::ThreadPool pool, bool residual, ffi::RemainingArg
     std::vector<Layer> layers;
     while (operands.any()) {
       const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel);
+      Layer layer = make_layer(x, kernel, depth);
       layer.scale = data(operands.next());
       layer.bias = data(operands.next());
       layer.y = data(operands.next());
@@ -115,7 +122,7 @@ ffi::Error evaluated_stack(ffi::ThreadPool pool, bool residual, ffi::RemainingAr
     std::vector<Layer> layers;
     while (operands.any()) {
       const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel);
+      Layer layer = make_layer(x, kernel, depth);
       layer.scale = data(operands.next());
       layer.bias = data(operands.next());
       layer.mean = data(operands.next());

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import jax
@@ -26,11 +27,14 @@ _SYMBOLS = {
 }
 
 Shape = tuple[int, ...]
+# A name is registered once, and `cache` lets two threads in.
+_registering = Lock()
 
 
 def why_unavailable() -> str:
     """Why the custom calls cannot be used, one line; "" where they can. Builds them if need be."""
-    return _register()
+    with _registering:
+        return _register()
 
 
 @cache
@@ -48,6 +52,9 @@ def _register() -> str:
 
 def call(target: str, results: Sequence[Shape], *operands: jax.Array, **attributes: Any) -> Any:
     """Calls a target whose results are float32 arrays of these shapes; a list of them."""
+    others = {str(operand.dtype) for operand in operands} - {"float32", "int32"}
+    if others:  # The calls read bytes, whatever they are.
+        raise TypeError(f"{target} takes float32 and not {', '.join(sorted(others))}")
     types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
     function = jax.ffi.ffi_call(target, types, vmap_method="sequential")
     return function(
