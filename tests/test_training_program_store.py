@@ -1,5 +1,6 @@
 """Programs found again by what was traced: the same ones, and no other."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -16,6 +17,11 @@ from autogrow_jax.training.program_store import compile_or_read, make_key
 from autogrow_jax.training.programs import Programs
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def _sine():
+    # Another function object each time: JAX remembers what this process compiled.
+    return lambda x: jnp.sin(x)
 
 
 @pytest.fixture
@@ -85,11 +91,11 @@ def _flip_a_bit(content):
 )
 def test_a_damaged_program_is_compiled_again(folder, damage):
     x = jnp.arange(4.0)
-    expected = compile_or_read(_trace(jnp.sin, x), (), None)(x)
+    expected = compile_or_read(_trace(_sine(), x), (), None)(x)
     (file,) = _files(folder)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    np.testing.assert_array_equal(compile_or_read(_trace(jnp.sin, x), (), None)(x), expected)
+    np.testing.assert_array_equal(compile_or_read(_trace(_sine(), x), (), None)(x), expected)
     assert len(file.read_bytes()) == len(whole)
 
 
@@ -99,7 +105,7 @@ def test_a_folder_that_cannot_be_written_to_stops_nobody(folder, monkeypatch):
 
     monkeypatch.setattr(program_store, "replace_file", fail)
     x = jnp.arange(4.0)
-    compiled = compile_or_read(_trace(jnp.sin, x), (), None)
+    compiled = compile_or_read(_trace(_sine(), x), (), None)
     np.testing.assert_allclose(compiled(x), np.sin(np.arange(4.0)), rtol=1e-6)
 
 
@@ -108,10 +114,10 @@ def test_a_program_of_another_user_is_read(folder, monkeypatch):
         raise PermissionError("not the owner")
 
     x = jnp.arange(4.0)
-    expected = compile_or_read(_trace(jnp.sin, x), (), None)(x)
+    expected = compile_or_read(_trace(_sine(), x), (), None)(x)
     monkeypatch.setattr(program_store.os, "utime", refuse)
     monkeypatch.setattr(jax.stages.Traced, "lower", None)
-    np.testing.assert_array_equal(compile_or_read(_trace(jnp.sin, x), (), None)(x), expected)
+    np.testing.assert_array_equal(compile_or_read(_trace(_sine(), x), (), None)(x), expected)
 
 
 def test_a_program_that_calls_python_runs_and_is_not_kept(folder):
@@ -150,7 +156,7 @@ def test_what_cannot_be_named_is_compiled(folder, monkeypatch):
 
     monkeypatch.setattr(program_store, "make_key", fail)
     x = jnp.arange(4.0)
-    compiled = compile_or_read(_trace(jnp.sin, x), (), None)
+    compiled = compile_or_read(_trace(_sine(), x), (), None)
     np.testing.assert_allclose(compiled(x), np.sin(np.arange(4.0)), rtol=1e-6)
     assert not _files(folder)
 
@@ -230,3 +236,35 @@ def test_the_key_is_the_same_in_every_process():
         for _ in range(2)
     ]
     assert found[0] == found[1] != ""
+
+
+AGAIN = """
+import sys
+import jax, jax.numpy as jnp
+from autogrow_jax.training import compilation_cache
+from autogrow_jax.training.program_store import compile_or_read
+compilation_cache.enable(sys.argv[1])
+x = jnp.ones((8, 8))
+function = lambda x: jax.lax.rsqrt(x) * jnp.sin(x @ x.T)
+print(float(compile_or_read(jax.jit(function).trace(x), (), None)(x).sum()))
+"""
+
+
+@pytest.mark.multiprocess
+def test_what_jax_read_from_its_cache_is_not_written_again(tmp_path):
+    """XLA would write it without its machine code."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+    def start():
+        command = [sys.executable, "-c", AGAIN, str(tmp_path)]
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        return ended.stdout, list(tmp_path.glob("*/*.program"))
+
+    first, (program,) = start()
+    assert start() == (first, [program])
+    program.unlink()
+    # JAX's is found, and found once more.
+    assert list(tmp_path.glob("*/*-cache"))
+    assert start() == start() == (first, [])

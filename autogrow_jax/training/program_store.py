@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import re
+import threading
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -31,6 +32,8 @@ from autogrow_jax.reporting.files import replace_file
 SUFFIX = ".program"
 # Told to `jax.monitoring` of each program that was found.
 READ_EVENT = "/autogrow_jax/program_read"
+_REQUEST_EVENT = "/jax/compilation_cache/compile_requests_use_cache"
+_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 # Where programs lie, not what they are.
 _NO_PART_OF_IT = re.compile("jax_(compilation|persistent)_cache|jax_log_|jax_include_full_trace")
 # Of objects in what is printed, such as functions that were traced already.
@@ -60,14 +63,51 @@ def compile_or_read(traced: Any, donate: tuple[int, ...], options: dict[str, str
     found = _read(file) if file is not None else None
     if found is not None:
         return found
+    seen = _Compilation()
     compiled = traced.lower().compile(compiler_options=options)
-    # Whatever cannot be kept, such as a call of Python, is compiled again next time; what it raises
-    # is XLA's or pickle's to choose.
-    if file is not None:
+    # Whatever cannot be kept is compiled again next time; what it raises is XLA's or pickle's to
+    # choose.
+    if file is not None and seen.is_new():
         with contextlib.suppress(Exception):
             content = pickle.dumps(serialize_executable.serialize(compiled))
             replace_file(file, hashlib.sha256(content).digest() + content)
     return compiled
+
+
+class _Events(threading.local):
+    """What JAX's cache told this thread."""
+
+    requests = 0
+    hits = 0
+
+
+_events = _Events()
+
+
+def _note(event: str, **_: Any) -> None:
+    if event == _REQUEST_EVENT:
+        _events.requests += 1
+    elif event == _HIT_EVENT:
+        _events.hits += 1
+
+
+jax.monitoring.register_event_listener(_note)
+
+
+class _Compilation:
+    """What of JAX's cache a compilation that begins now and in this thread takes."""
+
+    def __init__(self) -> None:
+        self._requests, self._hits = _events.requests, _events.hits
+
+    def is_new(self) -> bool:
+        """Whether XLA compiled it, and JAX would keep it.
+
+        A program that JAX read from its cache lacks its machine code once it is written again,
+        which is noticed when it is run. What JAX does not ask its cache for calls Python, or was
+        compiled by this process before.
+        """
+        return _events.requests > self._requests and _events.hits == self._hits
 
 
 def _find_file(traced: Any, donate: tuple[int, ...], options: dict[str, str] | None) -> Path | None:
