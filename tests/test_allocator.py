@@ -1,5 +1,6 @@
 """Memory that a process keeps: the second time, large arrays lie on pages it has touched before."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -11,20 +12,30 @@ import ctypes, resource, sys
 from autogrow_jax.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-import numpy as np
-np.ones(2**24)
+import jax, jax.numpy as jnp, numpy as np
+if sys.argv[2] == "array":
+    work = lambda: np.ones(2**24)
+else:
+    # A program's temporaries: 128 MB.
+    keep_all = jax.lax.optimization_barrier
+    program = jax.jit(lambda x: jnp.sum(keep_all(jnp.sin(x * jnp.arange(2.0**25)))))
+    work = lambda: program(2.0).block_until_ready()
+for _ in range(2):
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(2**24)
+work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.multiprocess
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is meant")
-def test_freed_memory_is_used_again():
+@pytest.mark.parametrize("what", ["array", "program"])
+def test_freed_memory_is_used_again(what):
     faults = {}
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     for mode in ("keep", "leave"):
-        command = [sys.executable, "-c", _COUNT_FAULTS, mode]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", _COUNT_FAULTS, mode, what]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         faults[mode] = int(done.stdout)
     assert faults["keep"] < 10 < faults["leave"]
