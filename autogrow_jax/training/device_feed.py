@@ -57,7 +57,7 @@ class DeviceFeed(FeedPrograms):
             steps = (
                 total - done if progress is None else min(self._steps_per_dispatch, total - done)
             )
-            start = time.perf_counter()
+            start = self._clock()
             state, sums = self._programs.call(
                 kind,
                 function,
@@ -68,13 +68,20 @@ class DeviceFeed(FeedPrograms):
             )
             done += steps
             if progress is not None:
-                if before is not None:
+                ended = done
+                if not sums.examples.is_ready():
                     # The dispatch before this one: the device always has work waiting.
+                    ended -= steps
                     jax.block_until_ready(before)
-                    progress(done - steps, (done - steps) * self._recipe.batch_size)
-                    self._adapt(time.perf_counter() - start)
+                if ended:
+                    progress(ended, ended * self._recipe.batch_size)
+                    self._adapt(self._clock() - start)
                 before = sums
         return state, sums
+
+    def _clock(self) -> float:
+        """Seconds, those spent on compilation left out."""
+        return time.perf_counter() - self._programs.seconds
 
     def _begin(self, epoch: Epoch) -> tuple[Any, Sums]:
         mesh = self._recipe.mesh
