@@ -12,11 +12,11 @@ import jax
 
 # Of mallopt, see malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_KEPT_BYTES = 2**31 - 1
+_NO_LIMIT = -1
 
 
 def keep_freed_memory() -> bool:
-    """Has this process keep up to 2 GiB that it freed, for the next step; results do not change.
+    """Has this process keep what memory it freed, for the next step; results do not change.
 
     Only the main thread's part of the heap can hold such large pieces, so programs run in the
     thread that calls them: JAX's asynchronous dispatch on CPUs is turned off. (One heap for all
@@ -30,6 +30,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _KEPT_BYTES))
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NO_LIMIT))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return all([mallopt(name, value) == 1 for name, value in settings])
