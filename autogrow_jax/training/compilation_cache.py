@@ -18,7 +18,7 @@ from autogrow_jax.machine import machine_key
 from autogrow_jax.training.program_store import SUFFIX
 
 DEFAULT_ROOT = "~/.cache/autogrow_jax/compiled"
-# A run leaves some 10 MB on a CPU. JAX's own limit needs another package, and warns at every
+# A run leaves a few MB on a CPU. JAX's own limit needs another package, and warns at every
 # program where that is not installed.
 MAX_BYTES = 2 * 2**30
 _PATTERNS = ("*-cache", f"*{SUFFIX}", f".*{SUFFIX}.*.tmp")
