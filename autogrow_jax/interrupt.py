@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from autogrow_jax.background import is_busy
+
+_pending = threading.Event()
 
 
 class Terminated(KeyboardInterrupt):
@@ -17,11 +20,22 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def catch_sigterm() -> Iterator[None]:
     """Within it SIGTERM raises `Terminated` in the main thread."""
+    _pending.clear()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+        _pending.clear()
+
+
+def stop_if_terminated() -> None:
+    """Raises `Terminated` where SIGTERM came and its exception was lost.
+
+    Python drops what is raised while an object is deleted, wherever that happens to be.
+    """
+    if _pending.is_set():
+        raise Terminated
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:
@@ -42,4 +56,5 @@ def leave(status: int) -> None:
 
 
 def _terminate(number: int, frame: Any) -> None:
+    _pending.set()
     raise Terminated

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.interrupt import stop_if_terminated
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -99,6 +100,7 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             if config.log.tensorboard:
                 board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
             while not _is_done(config, memory):
+                stop_if_terminated()
                 draws_of = grower.prepare()
                 line, measured = run_epoch(config, trainer, memory, clock, reporter, draws_of)
                 metrics.write(line)
