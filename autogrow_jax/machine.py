@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ def machine_key() -> str:
     return f"jaxlib-{metadata.version('jaxlib')}-{features}"
 
 
+@cache
 def _cpu_features() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -12,17 +12,22 @@ namespace {
 
 using namespace autogrow;
 
-// A layer of a stack that keeps the images' size; kernel [slots, K, K, C, F], of which `depth` hold
-// a block.
-Layer make_layer(const ffi::AnyBuffer& x, const ffi::AnyBuffer& kernel, int64_t depth) {
+// The next layer of a stack that keeps the images' size: kernel [slots, K, K, C, F], scale, bias.
+// So many slots as `depth` hold a block.
+Layer read_layer(Operands& operands, const ffi::AnyBuffer& x, int64_t depth) {
+  const auto kernel = operands.next();
   const auto images = x.dimensions(), sizes = kernel.dimensions();
   if (depth > sizes[0]) throw std::invalid_argument("a stack's depth is more than its slots");
   const int64_t padding = (sizes[1] - 1) / 2;
   const std::array<int64_t, 4> in{images[0], images[1], images[2], sizes[3]};
   const std::array<int64_t, 4> out{images[0], images[1], images[2], sizes[4]};
   using Sizes = ffi::AnyBuffer::Dimensions;
-  return {make_shape(Sizes(in.data(), 4), sizes, Sizes(out.data(), 4), {1, 1, padding, padding}),
-          data(kernel)};
+  Layer layer{
+      make_shape(Sizes(in.data(), 4), sizes, Sizes(out.data(), 4), {1, 1, padding, padding}),
+      data(kernel)};
+  layer.scale = data(operands.next());
+  layer.bias = data(operands.next());
+  return layer;
 }
 
 // Less than no block is none, as for a loop.
@@ -57,10 +62,7 @@ ffi::Error stack(ffi::ThreadPool pool, bool residual, ffi::RemainingArgs args,
     const auto z = results.next(), inputs = results.next();
     std::vector<Layer> layers;
     while (operands.any()) {
-      const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel, depth);
-      layer.scale = data(operands.next());
-      layer.bias = data(operands.next());
+      Layer layer = read_layer(operands, x, depth);
       layer.y = data(results.next());
       const auto mean = results.next(), variance = results.next();
       layer.mean = data(mean);
@@ -88,10 +90,7 @@ ffi::Error stack_gradient(ffi::ThreadPool pool, bool residual, ffi::RemainingArg
     const auto grad_x = results.next(), scratch = results.next();
     std::vector<Layer> layers;
     while (operands.any()) {
-      const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel, depth);
-      layer.scale = data(operands.next());
-      layer.bias = data(operands.next());
+      Layer layer = read_layer(operands, x, depth);
       layer.y = data(operands.next());
       layer.mean = data(operands.next());
       layer.variance = data(operands.next());
@@ -121,10 +120,7 @@ ffi::Error evaluated_stack(ffi::ThreadPool pool, bool residual, ffi::RemainingAr
     const auto z = results.next(), scratch = results.next();
     std::vector<Layer> layers;
     while (operands.any()) {
-      const auto kernel = operands.next();
-      Layer layer = make_layer(x, kernel, depth);
-      layer.scale = data(operands.next());
-      layer.bias = data(operands.next());
+      Layer layer = read_layer(operands, x, depth);
       layer.mean = data(operands.next());
       layer.variance = data(operands.next());
       layers.push_back(layer);
