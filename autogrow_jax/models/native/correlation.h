@@ -36,7 +36,7 @@ struct Grid {
 };
 
 using TileFunction = void (*)(const float* const*, int64_t, const int64_t*, int64_t, int64_t,
-                              const float*, float* const*, int64_t, int64_t);
+                              const float*, const Outputs&);
 
 // sum_tile for tiles of one row and of as many as fit, by columns - 1.
 template <int Stride>
@@ -150,9 +150,9 @@ class Correlation {
         weights += blocks_of(channels_) * grid.taps.size() * kBlock * kBlock;
       }
     }
-    if (epilogue_.moments == nullptr && epilogue_.is_trivial()) return;
+    if (epilogue_.moments == nullptr) return;
     for (const Grid& grid : grids_)
-      end_grid(task, grid, image, images, row, std::min(rows, grid.rows - row));
+      add_moments(task, grid, image, images, row, std::min(rows, grid.rows - row));
   }
 
  private:
@@ -183,7 +183,12 @@ class Correlation {
       tile = narrow ? Tiles<1>::all_rows(width) : Tiles<2>::all_rows(width);
     const float* from[kSums];
     float* to[kSums];
-    const int64_t pixel = out_column_step_ * features_;
+    Outputs outputs{to, out_column_step_ * features_, features_ - feature};
+    if (!epilogue_.is_trivial()) {
+      outputs.epilogue = &epilogue_;
+      outputs.images = out_;
+      outputs.feature = feature;
+    }
     for (int64_t line = 0; line < lines; line += height) {
       const int64_t first = std::min(line, lines - height);
       for (int64_t column = 0; column < grid.columns; column += width) {
@@ -195,32 +200,30 @@ class Correlation {
           to[r] = out_ +
                   (((image + i) * out_height_ + grid.first_row + (row + y) * out_row_step_) *
                        out_width_ + grid.first_column) * features_ +
-                  begin * pixel + feature;
+                  begin * outputs.step + feature;
         }
-        tile(from, part.block_size(), taps.data(), taps.size(), channels_, weights, to, pixel,
-             features_ - feature);
+        tile(from, part.block_size(), taps.data(), taps.size(), channels_, weights, outputs);
       }
     }
   }
 
-  // What `epilogue_` wants of the outputs of a task, which its core's cache still holds.
-  void end_grid(int64_t task, const Grid& grid, int64_t image, int64_t images, int64_t row,
-                int64_t rows) const {
+  // Of the outputs of a task, which its core's cache still holds; not as they are computed, since
+  // tiles overlap.
+  void add_moments(int64_t task, const Grid& grid, int64_t image, int64_t images, int64_t row,
+                   int64_t rows) const {
+    const int64_t step = out_column_step_ * features_;
     for (int64_t f = 0; f < features_; f += kBlock) {
-      Moments moments;
+      // Two, as each addition waits for the one before it.
+      Moments even, odd;
       for (int64_t line = 0; line < images * rows; ++line) {
         const int64_t y = grid.first_row + (row + line % rows) * out_row_step_;
-        int64_t at = (((image + line / rows) * out_height_ + y) * out_width_ + grid.first_column) *
-                         features_ + f;
-        for (int64_t i = 0; i < grid.columns; ++i, at += out_column_step_ * features_) {
-          const Vector value = load_some(out_ + at, features_ - f);
-          moments.add(value);
-          if (!epilogue_.is_trivial())
-            store_some(out_ + at, epilogue_.apply(value, at, f, features_ - f), features_ - f);
-        }
+        const float* from = out_ + (((image + line / rows) * out_height_ + y) * out_width_ +
+                                    grid.first_column) * features_ + f;
+        for (int64_t i = 0; i < grid.columns; ++i, from += step)
+          (i % 2 == 0 ? even : odd).add(load_some(from, features_ - f));
       }
-      if (epilogue_.moments != nullptr)
-        epilogue_.spread(task, features_).add(f, moments);
+      epilogue_.spread(task, features_).add(f, even);
+      epilogue_.spread(task, features_).add(f, odd);
     }
   }
 

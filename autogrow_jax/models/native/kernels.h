@@ -9,6 +9,7 @@
 
 #include <vector>
 
+#include "epilogue.h"
 #include "sources.h"
 
 namespace autogrow {
@@ -64,17 +65,25 @@ struct Window {
   }
 };
 
+// Where the sums of a tile go, and what becomes of them on the way.
+struct Outputs {
+  float* const* to;  // The first pixel of each row, at the block's first feature.
+  int64_t step;      // From a pixel to the next, in floats.
+  int64_t count;     // Features left; at most kBlock are written.
+  const Epilogue* epilogue = nullptr;  // None: the sums themselves are written.
+  const float* images = nullptr;       // What the epilogue counts places from.
+  int64_t feature = 0;                 // The block's first.
+};
+
 // The sums of Rows x Columns output pixels and kBlock features, over all taps and channels.
 //
 //   from: where the first tap of each row's first pixel reads, in channel block 0.
 //   taps: offsets in the scratch, relative to the pixel.
 //   weights: [channel block, tap, kBlock, kBlock]; of the last block as many rows as there are
 //     channels.
-//   to: the first pixel of each row; pixels stand to_step floats apart.
 template <int Rows, int Columns, int Stride>
 void sum_tile(const float* const* from, int64_t block_size, const int64_t* taps, int64_t num_taps,
-              int64_t channels, const float* weights, float* const* to, int64_t to_step,
-              int64_t features) {
+              int64_t channels, const float* weights, const Outputs& out) {
   Vector sums[Rows][Columns] = {};
   for (int64_t done = 0; done < channels; done += kBlock) {
     const int64_t offset = (done / kBlock) * block_size;
@@ -95,8 +104,19 @@ void sum_tile(const float* const* from, int64_t block_size, const int64_t* taps,
       }
     }
   }
-  for (int r = 0; r < Rows; ++r)
-    for (int i = 0; i < Columns; ++i) store_some(to[r] + i * to_step, sums[r][i], features);
+  if (out.epilogue == nullptr) {
+    for (int r = 0; r < Rows; ++r)
+      for (int i = 0; i < Columns; ++i)
+        store_some(out.to[r] + i * out.step, sums[r][i], out.count);
+    return;
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int i = 0; i < Columns; ++i) {
+      float* to = out.to[r] + i * out.step;
+      store_some(to, out.epilogue->apply(sums[r][i], to - out.images, out.feature, out.count),
+                 out.count);
+    }
+  }
 }
 
 // Adds to the sums over pixels of x^T g: for `Taps` neighbouring columns of the kernel and

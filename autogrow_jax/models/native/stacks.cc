@@ -46,8 +46,13 @@ Stack::Scratch split_scratch(const ffi::AnyBuffer& scratch) {
   return {data(scratch), data(scratch) + size, data(scratch) + 2 * size};
 }
 
-void copy_all(const ffi::AnyBuffer& from, float* to) {
-  std::copy(data(from), data(from) + from.element_count(), to);
+// What a stack of no block makes of its input, by all threads.
+void copy_all(Team& team, const ffi::AnyBuffer& from, float* to) {
+  const int64_t size = from.element_count();
+  Pieces(size, 1).run(team, [&](int64_t, int64_t first, int64_t end) {
+    for (int64_t at = first; at < end; at += kBlock)
+      store_some(to + at, load_some(data(from) + at, end - at), end - at);
+  });
 }
 
 // Operands: depth, x, then of each layer kernel, scale, bias. Results: z, the inputs of blocks from
@@ -73,7 +78,7 @@ ffi::Error stack(ffi::ThreadPool pool, bool residual, ffi::RemainingArgs args,
     }
     Team team(pool);
     Stack(team, std::move(layers), residual, data(x), data(inputs)).forward(depth, data(z));
-    if (depth == 0) copy_all(x, data(z));
+    if (depth == 0) copy_all(team, x, data(z));
   });
 }
 
@@ -104,7 +109,7 @@ ffi::Error stack_gradient(ffi::ThreadPool pool, bool residual, ffi::RemainingArg
     Team team(pool);
     Stack(team, std::move(layers), residual, data(x), data(inputs))
         .backward(depth, data(g), split_scratch(scratch), data(grad_x));
-    if (depth == 0) copy_all(g, data(grad_x));
+    if (depth == 0) copy_all(team, g, data(grad_x));
   });
 }
 
@@ -128,7 +133,7 @@ ffi::Error evaluated_stack(ffi::ThreadPool pool, bool residual, ffi::RemainingAr
     Team team(pool);
     Stack(team, std::move(layers), residual, data(x), nullptr)
         .evaluate(depth, split_scratch(scratch), data(z));
-    if (depth == 0) copy_all(x, data(z));
+    if (depth == 0) copy_all(team, x, data(z));
   });
 }
 

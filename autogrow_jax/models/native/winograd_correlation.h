@@ -96,8 +96,8 @@ class WinogradCorrelation {
           const int64_t none = 0;
           const float* from = scratch + p * inputs.point() + t * kBlock;
           float* to = products + p * outputs.point() + t * kBlock;
-          sum_tile<1, kSums, 1>(&from, group_ * kBlock, &none, 1, in_.channels, weights, &to,
-                                kBlock, kBlock);
+          sum_tile<1, kSums, 1>(&from, group_ * kBlock, &none, 1, in_.channels, weights,
+                                {&to, kBlock, kBlock});
         }
       }
       write_group(task, first, count, products, outputs.point(), f);
