@@ -102,7 +102,7 @@ BENCHMARKS = {
     ),
     "xla_flags": Benchmark(
         "a training step under each of XLA's flags",
-        ("--rounds 2 --steps 3",),
+        ("--rounds 2 --steps 8",),
         tuple(
             f"--family {family} --programs padded exact --rounds 2 --steps 50"
             for family in ("plain3", "basic3")

@@ -48,8 +48,10 @@ GPU_FLAGS = {
 }
 PROGRAMS = ("padded", "exact")
 
-# Of a flag's name and a program's.
-Records = dict[tuple[str, str], list[dict[str, Any]]]
+# A flag's name and a program's.
+Cell = tuple[str, str]
+# Of each cell: its records, and for each one that of the first cell measured beside it.
+Records = dict[Cell, list[tuple[dict[str, Any], dict[str, Any]]]]
 
 
 def is_known(flags: str) -> bool:
@@ -60,33 +62,47 @@ def is_known(flags: str) -> bool:
 
 
 def measure_rounds(flags: Mapping[str, str], options: argparse.Namespace) -> Records:
-    """Records of `scaling.measure` with each flag and program, entry i from round i.
+    """Pairs of records of `scaling.measure`, of a cell and of the first one beside it, by round.
 
-    What failed in one round is left out.
+    A machine's speed changes within a round, so the first is measured again after every second
+    cell. What failed in one round is left out.
     """
     known = [name for name, value in flags.items() if is_known(value)]
-    found: Records = {(name, program): [] for name in known for program in options.programs}
+    base, *others = [(name, program) for name in known for program in options.programs]
+    found: Records = {cell: [] for cell in (base, *others)}
+
+    def add(cell: Cell, beside: dict[str, Any]) -> None:
+        record = _measure(flags[cell[0]], options, cell[1])
+        print(f"measured {', '.join(cell)}", file=sys.stderr, flush=True)
+        if record is not None:
+            found[cell].append((record, beside))
+
     for number in range(options.rounds):
-        for name, program in list(found)[:: 1 if number % 2 == 0 else -1]:
-            with mock.patch.dict(os.environ, {"XLA_FLAGS": flags[name]}):
-                record = _measure(options, program)
-            if record is not None:
-                found[name, program].append(record)
-            print(f"round {number + 1}: measured {name}, {program}", file=sys.stderr, flush=True)
-    return {key: records for key, records in found.items() if len(records) == options.rounds}
+        order = others if number % 2 == 0 else others[::-1]
+        for first in range(0, max(len(order), 1), 2):
+            beside = _measure(flags[base[0]], options, base[1])
+            if beside is None:
+                raise RuntimeError("the step does not run without flags")
+            found[base].append((beside, beside))
+            for cell in order[first : first + 2]:
+                add(cell, beside)
+    return {
+        cell: pairs for cell, pairs in found.items() if cell == base or len(pairs) == options.rounds
+    }
 
 
-def _measure(options: argparse.Namespace, program: str) -> dict[str, Any] | None:
+def _measure(flags: str, options: argparse.Namespace, program: str) -> dict[str, Any] | None:
     try:
-        return run_alone(
-            measure,
-            family=options.family,
-            depth=options.depth,
-            batch_size=options.batch,
-            steps=options.steps,
-            convolution="xla",
-            exact=program == "exact",
-        )
+        with mock.patch.dict(os.environ, {"XLA_FLAGS": flags}):
+            return run_alone(
+                measure,
+                family=options.family,
+                depth=options.depth,
+                batch_size=options.batch,
+                steps=options.steps,
+                convolution="xla",
+                exact=program == "exact",
+            )
     except RuntimeError as error:
         print(f"does not run: {error}", file=sys.stderr)
         return None
@@ -113,7 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = find_machine()
     flags = CPU_FLAGS if is_cpu(machine) else GPU_FLAGS
     found = measure_rounds(flags, options)
-    base = found["none", options.programs[0]]
     depths = "-".join([str(options.depth)] * 3)
     print(f"\n{options.family} {depths}, batch {options.batch} of 32x32x1; a training step\n")
     print_table(
@@ -122,11 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [
                 name,
                 program,
-                1000 * median(one["step"] for one in records),
-                median(a["step"] / b["step"] for a, b in zip(records, base, strict=True)),
-                median(one["compile"] for one in records),
+                1000 * median(one["step"] for one, _ in pairs),
+                median(one["step"] / beside["step"] for one, beside in pairs),
+                median(one["compile"] for one, _ in pairs),
             ]
-            for (name, program), records in found.items()
+            for (name, program), pairs in found.items()
         ],
     )
     print("\n" + "\n".join(f"{name}: {value}" for name, value in flags.items() if value))
@@ -136,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nunknown here, or not running: {', '.join(left_out)}")
     print()
     print_machine(machine)
-    rounds = {f"{name}, {program}": records for (name, program), records in found.items()}
+    rounds = {", ".join(cell): pairs for cell, pairs in found.items()}
     write_json(options.json, {"options": vars(options), "machine": machine, "rounds": rounds})
 
 

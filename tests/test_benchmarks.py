@@ -25,6 +25,7 @@ from benchmarks import (
     roofline,
     scaling,
     step_times,
+    xla_flags,
 )
 from benchmarks.convolution import Shape
 from benchmarks.phases import make_record
@@ -386,3 +387,26 @@ def test_a_whole_growth_phase(tmp_path, capsys):
     counts = {name: row["compilations"] for name, row in found["summary"].items()}
     assert min(counts["unrolled"], counts["exact"]) > counts["ours"]
     assert "| unrolled | " in capsys.readouterr().out
+
+
+def test_flag_is_compared_with_what_was_measured_beside_it(monkeypatch):
+    seconds = iter([1.0, 10.0, 20.0, 2.0, 30.0, 3.0, 40.0, 4.0, 50.0, 60.0])
+
+    def measure(flags, options, program):
+        return {"step": next(seconds), "compile": 0.0} if flags != "fails" else None
+
+    monkeypatch.setattr(xla_flags, "is_known", lambda flags: flags != "unknown")
+    monkeypatch.setattr(xla_flags, "_measure", measure)
+    flags = {"none": "", "a": "a", "b": "b", "c": "unknown", "d": "fails", "e": "e"}
+    options = argparse.Namespace(programs=["padded"], rounds=2)
+    found = xla_flags.measure_rounds(flags, options)
+    steps = {
+        cell[0]: [(own["step"], beside["step"]) for own, beside in pairs]
+        for cell, pairs in found.items()
+    }
+    assert steps == {
+        "none": [(1, 1), (2, 2), (3, 3), (4, 4)],
+        "a": [(10, 1), (60, 4)],
+        "b": [(20, 1), (50, 4)],
+        "e": [(30, 2), (40, 3)],
+    }
