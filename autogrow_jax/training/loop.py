@@ -65,7 +65,8 @@ def run(
         if resolved.mode == "evaluate":
             return evaluate_run(resolved, there, reporter)
         resolved = settle_convolution(resolved, reporter, begun_with(there))
-        return _train(resolved, open_workdir(workdir, resolved), reporter)
+        open_workdir(there, resolved)
+        return _train(resolved, there, reporter)
     finally:
         reporter.close()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from autogrow_jax.reporting.files import replace_file, to_json
 
 
 class Workdir(NamedTuple):
-    """Paths of a run's files."""
+    """Paths of a run's files, which need not be there."""
 
     root: Path
 
@@ -54,18 +53,17 @@ class Workdir(NamedTuple):
         return self.root / "tensorboard"
 
 
-def open_workdir(path: str | os.PathLike[str], config: Any) -> Workdir:
+def open_workdir(workdir: Workdir, config: Any) -> None:
     """Makes the folder, or takes it over from an earlier start of the same run.
 
     Args:
-      path: the folder.
-      config: resolved.
+      workdir: the folder.
+      config: resolved; written there.
 
     Raises:
       UserError: where the folder cannot be written to, or holds a run of another config (then
         lists the keys that differ) or of none that can be read.
     """
-    workdir = Workdir(Path(path).expanduser())
     try:
         workdir.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir.root):
@@ -83,7 +81,6 @@ def open_workdir(path: str | os.PathLike[str], config: Any) -> Workdir:
                 " delete this one. What differs:\n  " + "\n  ".join(lines)
             )
     replace_file(workdir.config, to_json(config.to_dict(), "config", indent=2).encode() + b"\n")
-    return workdir
 
 
 def begun_with(workdir: Workdir) -> str | None:
