@@ -10,7 +10,12 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.data import augment, normalize
 from autogrow_jax.growth.graft import in_stage
 from autogrow_jax.training.start import load_data
-from autogrow_jax.training.step import epoch_order, mean_loss, percent
+from autogrow_jax.training.step import (
+    choose_evaluation_batch_size,
+    epoch_order,
+    mean_loss,
+    percent,
+)
 from autogrow_jax.training.trainer import Trainer
 
 _TINY = {
@@ -125,6 +130,33 @@ def test_batches_from_the_host_train_the_same_network():
     assert device[0] == pytest.approx(host[0], rel=1e-5)
     assert device[1] == host[1]
     _close(device[2], host[2], 1e-5)
+
+
+@pytest.mark.parametrize("on_device", ["yes", "no"])
+@pytest.mark.parametrize("batch_size", [16, 32])
+def test_evaluation_is_what_the_network_makes_of_all_images_at_once(on_device, batch_size):
+    """Whatever number of images it looks at together."""
+    trainer, dataset = _make(**{"data.on_device": on_device, "data.batch_size": batch_size})
+    trainer.train_epoch(0, 0.05, None)
+    for part, split in (("validation", dataset.validation), ("test", dataset.test)):
+        images = normalize(jnp.asarray(split.images), dataset.preprocessing)
+        logits = trainer.network.apply(trainer.exact_variables(), images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+        sums = trainer.evaluate(part)
+        assert int(sums.examples) == len(split.labels)
+        assert int(sums.correct) == np.sum(np.argmax(logits, -1) == split.labels)
+        assert mean_loss(sums) == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_images_are_evaluated_in_as_few_and_equal_batches_as_will_do():
+    for devices in (1, 4):
+        for batch_size in (devices, 16, 100, 128):
+            for count in (1, 7, 8, 43, 127, 128, 129, 285, 5000):
+                size = choose_evaluation_batch_size(batch_size, count, devices)
+                assert 1 <= size <= batch_size and size % devices == 0
+                batches = -(-count // size)
+                assert batches == -(-count // batch_size)
+                assert size == batch_size or batches * size - count < 8 * devices * batches
 
 
 def test_watching_changes_no_bit():

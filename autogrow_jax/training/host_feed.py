@@ -56,7 +56,8 @@ class HostFeed(FeedPrograms):
 
     def evaluate(self, variables: Any, part: str, depths: jax.Array) -> Sums:
         total: Sums | None = None
-        for first in range(0, len(self._parts[part].labels), self._recipe.batch_size):
+        size = self._recipe.images_evaluated_at_once
+        for first in range(0, len(self._parts[part].labels), size):
             arguments = self._evaluate_arguments(part, depths, first)
             sums = self._programs.call("evaluate", self._evaluate, variables, *arguments)
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
@@ -76,7 +77,7 @@ class HostFeed(FeedPrograms):
         return sums, *batch, epoch.augment_key, epoch.depths, rate, step
 
     def _evaluate_arguments(self, part: str, depths: jax.Array, first: int = 0) -> tuple[Any, ...]:
-        split, size = self._parts[part], self._recipe.batch_size
+        split, size = self._parts[part], self._recipe.images_evaluated_at_once
         count = len(split.labels)
         # The last batch is filled up with images that then count for nothing.
         rows = np.minimum(np.arange(first, first + size), count - 1)

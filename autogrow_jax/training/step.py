@@ -67,6 +67,7 @@ class Recipe(NamedTuple):
         device's part.
       mesh: the devices.
       exact: whether all of `network`'s blocks are live, so that depth is part of the program.
+      evaluation_batch_size: images evaluated at once; 0 for as many as a step trains on.
     """
 
     network: Network
@@ -77,10 +78,15 @@ class Recipe(NamedTuple):
     parallel: str
     mesh: Mesh
     exact: bool = False
+    evaluation_batch_size: int = 0
 
     def live(self, depths: jax.Array) -> jax.Array | None:
         """What the network takes for its depth, int32 [num_stages]."""
         return None if self.exact else depths
+
+    @property
+    def images_evaluated_at_once(self) -> int:
+        return self.evaluation_batch_size or self.batch_size
 
 
 def _example_losses(logits, labels):
@@ -228,7 +234,7 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
       first + count - 1 of images uint8 [M, H, W, C], without augmentation and with running
       statistics.
     """
-    batch_size, mesh = recipe.batch_size, recipe.mesh
+    batch_size, mesh = recipe.images_evaluated_at_once, recipe.mesh
 
     def evaluate(variables, images, labels, first, count, depths):
         def body(i, sums):
@@ -255,6 +261,23 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
         return lax.fori_loop(0, num_batches, body, Sums.zero())
 
     return evaluate
+
+
+def choose_evaluation_batch_size(batch_size: int, num_examples: int, num_devices: int) -> int:
+    """As many batches as those of `batch_size` would be, with as few images to fill up the last.
+
+    Args:
+      batch_size: at most so many images at once; a multiple of the devices.
+      num_examples: that are evaluated most often, at least one.
+      num_devices: that share a batch.
+
+    >>> choose_evaluation_batch_size(128, 285, 1)
+    96
+    """
+    # Also a multiple of eight, for the registers and tiles of most processors.
+    unit = 8 * num_devices
+    batches = -(-num_examples // batch_size)
+    return min(batch_size, -(-num_examples // (batches * unit)) * unit)
 
 
 def _per_device(function, mesh: Mesh):

@@ -32,7 +32,7 @@ from autogrow_jax.training.state import (
     init_state,
     pad_like,
 )
-from autogrow_jax.training.step import Recipe, Sums
+from autogrow_jax.training.step import Recipe, Sums, choose_evaluation_batch_size
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
@@ -86,6 +86,9 @@ class Trainer:
             config.parallel,
             self._mesh,
             self._exact,
+            choose_evaluation_batch_size(
+                config.data.batch_size, len(dataset.validation.labels), self._mesh.size
+            ),
         )
         self._feed = make_feed(dataset, recipe, self.programs, config.data.on_device)
         self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
