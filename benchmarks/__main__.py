@@ -61,7 +61,7 @@ BENCHMARKS = {
     ),
     "scaling": Benchmark(
         "step, compilation, memory and checkpoints from 3 to 300 blocks",
-        ("--depths 1 10 30 100 --steps 3",),
+        ("--depths 1 10 30 100",),
         ("", "--dtype bfloat16"),
         "--depths 1 5 --batch 16 --steps 1 --families plain3",
     ),

@@ -5,7 +5,7 @@ batch by batch of MNIST's shape (random pixels), then a checkpoint that is writt
 The claim: 100-100-100 trains on a CPU within 24 GiB at batch 128.
 
 python -m benchmarks.scaling [--families plain3 basic3] [--depths 1 3 10 30 100] [--batch 128]
-    [--steps 3] [--remat no yes] [--convolution native] [--dtype float32] [--json FILE]
+    [--steps 5] [--remat no yes] [--convolution native] [--dtype float32] [--json FILE]
 """
 
 import argparse
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--depths", nargs="+", type=int, default=[1, 3, 10, 30, 100], help="of each stage"
     )
     parser.add_argument("--batch", type=int, default=128, help="images of a step")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
+    parser.add_argument("--steps", type=int, default=5, help="timed, after one that is not")
     parser.add_argument("--remat", nargs="+", choices=("no", "yes"), default=["no"])
     parser.add_argument("--convolution", choices=("xla", "native"), default="native")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
