@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+
+# A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Silent promotion hides mistakes: float32 parameters that become bfloat16, or the reverse.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
