@@ -104,8 +104,9 @@ BENCHMARKS = {
         "a training step under each of XLA's flags",
         ("--rounds 2 --steps 8",),
         tuple(
-            f"--family {family} --programs padded exact --rounds 2 --steps 50"
+            f"--family {family} --programs {program} --rounds 2 --steps 50"
             for family in ("plain3", "basic3")
+            for program in ("padded", "exact")
         ),
         "--rounds 1 --steps 1 --batch 16 --depth 1",
     ),

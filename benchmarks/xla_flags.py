@@ -71,12 +71,6 @@ def measure_rounds(flags: Mapping[str, str], options: argparse.Namespace) -> Rec
     base, *others = [(name, program) for name in known for program in options.programs]
     found: Records = {cell: [] for cell in (base, *others)}
 
-    def add(cell: Cell, beside: dict[str, Any]) -> None:
-        record = _measure(flags[cell[0]], options, cell[1])
-        print(f"measured {', '.join(cell)}", file=sys.stderr, flush=True)
-        if record is not None:
-            found[cell].append((record, beside))
-
     for number in range(options.rounds):
         order = others if number % 2 == 0 else others[::-1]
         for first in range(0, max(len(order), 1), 2):
@@ -85,7 +79,10 @@ def measure_rounds(flags: Mapping[str, str], options: argparse.Namespace) -> Rec
                 raise RuntimeError("the step does not run without flags")
             found[base].append((beside, beside))
             for cell in order[first : first + 2]:
-                add(cell, beside)
+                record = _measure(flags[cell[0]], options, cell[1])
+                if record is not None:
+                    found[cell].append((record, beside))
+                print(f"measured {', '.join(cell)}", file=sys.stderr, flush=True)
     return {
         cell: pairs for cell, pairs in found.items() if cell == base or len(pairs) == options.rounds
     }
