@@ -8,7 +8,7 @@ import sys
 import pytest
 
 _COUNT_FAULTS = """
-import ctypes, resource, sys
+import resource, statistics, sys
 from autogrow_jax.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -20,11 +20,14 @@ else:
     keep_all = jax.lax.optimization_barrier
     program = jax.jit(lambda x: jnp.sum(keep_all(jnp.sin(x * jnp.arange(2.0**25)))))
     work = lambda: program(2.0).block_until_ready()
+def count():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 for _ in range(2):
     work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+# Of many: now and then the heap is not in one piece where a program wants all of it.
+print(int(statistics.median(count() for _ in range(15))))
 """
 
 
