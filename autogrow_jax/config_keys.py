@@ -10,8 +10,7 @@ from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.blocks import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
 from autogrow_jax.models.network import FAMILIES, STEMS
-from autogrow_jax.training.optimizer import OPTIMIZERS
-from autogrow_jax.training.schedule import SCHEDULES
+from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
 
 MODES = ("grow", "scratch", "evaluate")
 PARALLEL = ("jit", "pmap")

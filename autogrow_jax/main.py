@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError, parse_arguments
-from autogrow_jax.interrupt import catch_sigterm, exit_status, leave
+from autogrow_jax.process import catch_sigterm, exit_status, keep_freed_memory, leave
 from autogrow_jax.training import run
 
 

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
 from autogrow_jax.models.convolution import why_not_native
-from autogrow_jax.training.optimizer import make_optimizer
+from autogrow_jax.optim import make_optimizer
+from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.training.parallel import make_mesh
 from autogrow_jax.training.state import TrainState, choose_capacities, init_state, pad_state
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps

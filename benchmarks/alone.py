@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from autogrow_jax.allocator import keep_freed_memory
+from autogrow_jax.process import keep_freed_memory
 from benchmarks.measure import describe_machine
 
 Record = dict[str, Any]

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.models import convolution as ours
+from autogrow_jax.process import keep_freed_memory
 from benchmarks.measure import (
     describe_machine,
     print_machine,

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from autogrow_jax.allocator import keep_freed_memory
-from autogrow_jax.models import convolution, native
+from autogrow_jax import native
+from autogrow_jax.models import convolution
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
+from autogrow_jax.process import keep_freed_memory
 from benchmarks.convolution import Shape, in_loop, make_operands
 from benchmarks.measure import (
     describe_machine,

@@ -23,8 +23,8 @@ import numpy as np
 
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network, num_params
+from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
-from autogrow_jax.training.optimizer import make_optimizer
 from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.state import (
     TrainState,

@@ -11,7 +11,7 @@ import numpy as np
 
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import Network, build_network
-from autogrow_jax.training.optimizer import make_optimizer
+from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state, pad_state

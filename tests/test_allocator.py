@@ -9,7 +9,7 @@ import pytest
 
 _COUNT_FAULTS = """
 import resource, statistics, sys
-from autogrow_jax.allocator import keep_freed_memory
+from autogrow_jax.process import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import jax, jax.numpy as jnp, numpy as np

@@ -25,9 +25,9 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import replay
 from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models.network import FAMILIES, get_family, register_family
+from autogrow_jax.optim import finetune_epochs
 from autogrow_jax.reporting.files import to_json
 from autogrow_jax.training import make_optimizer, make_schedule
-from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.start import load_data
 from autogrow_jax.training.trainer import Trainer
 

@@ -17,7 +17,7 @@ from autogrow_jax.config_files import load_config
 from autogrow_jax.config_keys import KEYS
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError, parse_arguments, parse_value
-from autogrow_jax.interrupt import Terminated
+from autogrow_jax.process import Terminated
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from autogrow_jax.models import blocks, build_network, native
+from autogrow_jax import native
+from autogrow_jax.models import blocks, build_network
 from autogrow_jax.models.convolution import (
     DIMENSION_NUMBERS,
     conv_general_dilated,
     native_conv_general_dilated,
     why_not_native,
 )
-from autogrow_jax.models.native import build
+from autogrow_jax.native import build
 
 pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "built")
 

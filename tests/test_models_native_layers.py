@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from autogrow_jax.models import blocks, build_network, native
+from autogrow_jax import native
+from autogrow_jax.models import blocks, build_network
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
-from autogrow_jax.models.native import layers
 from autogrow_jax.models.network import FAMILIES, get_family
 from autogrow_jax.models.normalization import EPSILON
 from autogrow_jax.models.stack import run_stack
+from autogrow_jax.native import layers
 
 pytestmark = pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "built")
 

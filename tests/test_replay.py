@@ -10,7 +10,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth.gap import gap
 from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
 from autogrow_jax.growth.replay import replay
-from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.optim import make_schedule
 
 TRACES = pathlib.Path(__file__).parents[2] / "shared" / "fixtures" / "policy_traces.json"
 CASES = json.loads(TRACES.read_text()) if TRACES.exists() else []

@@ -3,7 +3,7 @@
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.training.schedule import SCHEDULES, learning_rate, make_schedule
+from autogrow_jax.optim import SCHEDULES, learning_rate, make_schedule
 
 
 def runs(name, epochs, base_rate=0.1, policy=None, phase="finetune"):

@@ -14,7 +14,7 @@ from jax import export
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
-from autogrow_jax.training.optimizer import make_optimizer
+from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.parallel import make_mesh
 from autogrow_jax.training.start import load_data
 from autogrow_jax.training.state import init_state

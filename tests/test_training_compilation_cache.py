@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from autogrow_jax.config import default_config
-from autogrow_jax.machine import machine_key
+from autogrow_jax.process import machine_key
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.training import compilation_cache, loop
 
@@ -64,11 +64,11 @@ def test_another_machine_or_version_has_a_folder_of_its_own(tmp_path, monkeypatc
 
 def test_the_machine_is_its_jaxlib_and_its_processor(monkeypatch):
     before = machine_key()
-    monkeypatch.setattr("autogrow_jax.machine.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr("autogrow_jax.process.metadata.version", lambda name: "99.0")
     assert machine_key() != before
     monkeypatch.undo()
     assert machine_key() == before
-    monkeypatch.setattr("autogrow_jax.machine._cpu_features", lambda: "flags: sse")
+    monkeypatch.setattr("autogrow_jax.process._cpu_features", lambda: "flags: sse")
     assert machine_key() != before
 
 

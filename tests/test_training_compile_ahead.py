@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autogrow_jax import background
 from autogrow_jax import config as config_lib
+from autogrow_jax import process as background
 from autogrow_jax.growth import convergent, periodic
 from autogrow_jax.models.network import FAMILIES, get_family
 from autogrow_jax.reporting import QuietReporter
@@ -153,7 +153,7 @@ def test_settings_of_the_callers_thread_are_respected(gate):
 @pytest.mark.multiprocess
 def test_the_end_of_a_process_does_not_wait():
     code = (
-        "import time; from autogrow_jax.background import *; from autogrow_jax.interrupt import *\n"
+        "import time; from autogrow_jax.process import *; from autogrow_jax.process import *\n"
         "Background().submit(lambda: time.sleep(1000))\n"
         "while not is_busy(): time.sleep(0.01)\n"
         "print('done'); leave(0)"

@@ -14,19 +14,19 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.models import FAMILIES, BlockOptions, Family, build_network
 from autogrow_jax.models.blocks import conv
 from autogrow_jax.reporting.files import to_json
-from autogrow_jax.studies.trajectory.__main__ import main
-from autogrow_jax.studies.trajectory.draw import figure
-from autogrow_jax.studies.trajectory.pad import make_pad
-from autogrow_jax.studies.trajectory.plane import principal_plane, random_plane
-from autogrow_jax.studies.trajectory.runs import final_depths, labels, read_run
-from autogrow_jax.studies.trajectory.surface import (
+from autogrow_jax.training.snapshots import Snapshot, write_snapshot
+from autogrow_jax.training.start import load_data
+from autogrow_jax.trajectory.__main__ import main
+from autogrow_jax.trajectory.draw import figure
+from autogrow_jax.trajectory.pad import make_pad
+from autogrow_jax.trajectory.plane import principal_plane, random_plane
+from autogrow_jax.trajectory.runs import final_depths, labels, read_run
+from autogrow_jax.trajectory.surface import (
     choose_examples,
     grid_axes,
     loss_in_plane,
     loss_of_each,
 )
-from autogrow_jax.training.snapshots import Snapshot, write_snapshot
-from autogrow_jax.training.start import load_data
 
 _generator = np.random.default_rng(0)
 IMAGES = jnp.asarray(_generator.standard_normal((6, 8, 8, 3)), jnp.float32)

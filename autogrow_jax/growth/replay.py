@@ -64,7 +64,7 @@ def replay(
         finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
         schedule: `schedule(phase, epoch, epochs) -> rate`, phase "growth" or "finetune", epoch
             counted within the phase, epochs the length of the fine-tune phase. As from
-            `autogrow_jax.training.schedule.make_schedule`.
+            `autogrow_jax.optim.make_schedule`.
         measurements: further numbers of each epoch by name, for policies that want them, at least
             as many as epochs of the growth phase; the lines of a metrics.jsonl serve as they are.
 

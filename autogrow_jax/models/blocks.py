@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from autogrow_jax import native
 from autogrow_jax.errors import UserError
-from autogrow_jax.models import native
 from autogrow_jax.models.convolution import (
     conv_general_dilated,
     native_conv_general_dilated,

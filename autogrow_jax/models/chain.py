@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.models import native
+from autogrow_jax import native
 from autogrow_jax.models.blocks import Chain
 from autogrow_jax.models.normalization import move_statistics
 from autogrow_jax.models.stack import num_slots

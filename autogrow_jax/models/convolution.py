@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from autogrow_jax.models import native
+from autogrow_jax import native
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 

@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from autogrow_jax import native
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.models import blocks, native
+from autogrow_jax.models import blocks
 from autogrow_jax.models.blocks import BlockOptions
 from autogrow_jax.models.chain import run_chain
 from autogrow_jax.models.stack import KEPT, num_slots, run_stack

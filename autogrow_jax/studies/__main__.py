@@ -11,11 +11,10 @@ from pathlib import Path
 
 from absl import logging
 
-from autogrow_jax.allocator import keep_freed_memory
 from autogrow_jax.config_files import load_study
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError
-from autogrow_jax.interrupt import catch_sigterm, exit_status, leave
+from autogrow_jax.process import catch_sigterm, exit_status, keep_freed_memory, leave
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.devices import make_slots
 from autogrow_jax.studies.options import Options, parse_arguments

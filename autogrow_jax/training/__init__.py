@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autogrow_jax.training.optimizer import make_optimizer
-from autogrow_jax.training.schedule import make_schedule
+from autogrow_jax.optim import make_optimizer, make_schedule
 
 if TYPE_CHECKING:
     from autogrow_jax.training.loop import run

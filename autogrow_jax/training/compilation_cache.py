@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from autogrow_jax.machine import machine_key
+from autogrow_jax.process import machine_key
 from autogrow_jax.training.program_store import SUFFIX
 
 DEFAULT_ROOT = "~/.cache/autogrow_jax/compiled"

@@ -6,8 +6,8 @@ import jax
 import ml_collections
 
 from autogrow_jax import config as config_lib
+from autogrow_jax import native
 from autogrow_jax.errors import UserError
-from autogrow_jax.models import native
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import Reporter
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from autogrow_jax.errors import DivergedError
+from autogrow_jax.optim import finetune_epochs, make_schedule
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.memory import Memory
-from autogrow_jax.training.schedule import finetune_epochs, make_schedule
 from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 

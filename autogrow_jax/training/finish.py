@@ -10,6 +10,7 @@ from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.reporting import Reporter
+from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.convolutions import settle_convolution
@@ -18,7 +19,6 @@ from autogrow_jax.training.result import Result, describe_devices, find_versions
 from autogrow_jax.training.start import begin, load_data
 from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
-from autogrow_jax.training.workdir import Workdir, read_config
 
 
 def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, clock: Clock) -> Result:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autogrow_jax.growth import Policy
+from autogrow_jax.optim import finetune_epochs
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.training.foresight import foresee_capacities
 from autogrow_jax.training.memory import Memory
-from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.trainer import Trainer
 from autogrow_jax.training.trials import Trials
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax import config as config_lib
-from autogrow_jax.interrupt import stop_if_terminated
+from autogrow_jax.optim import finetune_epochs
+from autogrow_jax.process import stop_if_terminated
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -21,6 +22,7 @@ from autogrow_jax.reporting import (
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.reporting.workdir import Workdir, begun_with, open_workdir
 from autogrow_jax.training import compilation_cache
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
@@ -30,11 +32,9 @@ from autogrow_jax.training.finish import evaluate_run, finish, plot
 from autogrow_jax.training.grower import Grower
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result
-from autogrow_jax.training.schedule import finetune_epochs
 from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.start import begin, load_data, read_finished
 from autogrow_jax.training.trainer import Trainer
-from autogrow_jax.training.workdir import Workdir, begun_with, open_workdir
 
 
 def run(

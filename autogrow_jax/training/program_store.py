@@ -24,8 +24,8 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 import autogrow_jax
-from autogrow_jax.machine import machine_key
-from autogrow_jax.models import native
+from autogrow_jax import native
+from autogrow_jax.process import machine_key
 from autogrow_jax.reporting.files import replace_file
 
 # Not that of JAX's programs, of which it expects another file each.

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from autogrow_jax.background import Background
+from autogrow_jax.process import Background
 from autogrow_jax.training.program_store import compile_or_read
 
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly

@@ -11,11 +11,11 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import read_result
 from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.workdir import Workdir
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result
 from autogrow_jax.training.trainer import Trainer
-from autogrow_jax.training.workdir import Workdir
 
 
 def load_data(config: Any) -> Dataset:

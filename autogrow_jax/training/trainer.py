@@ -17,11 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import config as config_lib
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
+from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.growth_step import make_grow_state
 from autogrow_jax.training.memory import TIMED
-from autogrow_jax.training.optimizer import make_optimizer
 from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.pretraining import pretrain
 from autogrow_jax.training.programs import Programs

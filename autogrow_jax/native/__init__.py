@@ -1,7 +1,7 @@
 """Convolutions in C++ for the CPU, built on first use where there is a compiler."""
 
-from autogrow_jax.models.native.build import has_to_build, library_name
-from autogrow_jax.models.native.convolution import (
+from autogrow_jax.native.build import has_to_build, library_name
+from autogrow_jax.native.convolution import (
     empty,
     forward,
     input_gradient,
@@ -9,9 +9,9 @@ from autogrow_jax.models.native.convolution import (
     kernel_gradient,
     output_shape,
 )
-from autogrow_jax.models.native.layers import evaluated_layer, layer
-from autogrow_jax.models.native.stacks import LayerStatistics, StackLayer, evaluated_stack, stack
-from autogrow_jax.models.native.targets import why_unavailable
+from autogrow_jax.native.layers import evaluated_layer, layer
+from autogrow_jax.native.stacks import LayerStatistics, StackLayer, evaluated_stack, stack
+from autogrow_jax.native.targets import why_unavailable
 
 __all__ = [
     "LayerStatistics",

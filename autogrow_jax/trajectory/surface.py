@@ -19,7 +19,7 @@ from jax import lax
 from autogrow_jax.data import Dataset, normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.network import Network
-from autogrow_jax.studies.trajectory.plane import Plane
+from autogrow_jax.trajectory.plane import Plane
 
 Tree = Any
 SPLITS = ("train", "validation", "test")

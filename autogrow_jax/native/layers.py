@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from autogrow_jax.models.native import convolution
-from autogrow_jax.models.native.convolution import Padding, geometry, output_shape
-from autogrow_jax.models.native.targets import call
 from autogrow_jax.models.stack import KEPT
+from autogrow_jax.native import convolution
+from autogrow_jax.native.convolution import Padding, geometry, output_shape
+from autogrow_jax.native.targets import call
 
 # Of batch normalisation; the custom calls hold the same.
 EPSILON = 1e-5

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.models.native.targets import call
+from autogrow_jax.native.targets import call
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 

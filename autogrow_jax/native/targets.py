@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autogrow_jax.models.native.build import load
+from autogrow_jax.native.build import load
 
 _SYMBOLS = {
     "autogrow_forward": "AutogrowForward",

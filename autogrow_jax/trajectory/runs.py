@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from autogrow_jax import config as config_lib
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.metrics import growth_events, read
+from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
-from autogrow_jax.training.workdir import Workdir, read_config
 
 # What has to be the same for weights to be of one space and losses of one kind.
 SHARED_KEYS = ("model.family", "model.stem", "data.name", "data.image_size")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from autogrow_jax.models.native.targets import call
+from autogrow_jax.native.targets import call
 
 
 class StackLayer(NamedTuple):

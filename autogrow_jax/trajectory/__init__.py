@@ -1,6 +1,6 @@
 """Pictures of the path that a run's weights took over the loss (PAPER: "Trajectory pictures").
 
-`python -m autogrow_jax.studies.trajectory --runs A B C --out DIR` reads the snapshots that runs
+`python -m autogrow_jax.trajectory --runs A B C --out DIR` reads the snapshots that runs
 kept (`snapshots.every`), pads each to the depths that all of them fit in, finds a plane near all of
 them, evaluates the loss over a grid in that plane, and draws the paths over it.
 
@@ -10,6 +10,6 @@ computes nothing of its input any more; there we pad with blocks that are the id
 does not say on what the loss was evaluated; what we do is in `surface` and in the figure.
 """
 
-from autogrow_jax.studies.trajectory.compute import trajectory
+from autogrow_jax.trajectory.compute import trajectory
 
 __all__ = ["trajectory"]

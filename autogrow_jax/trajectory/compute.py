@@ -15,24 +15,24 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.files import replace_file, to_json
-from autogrow_jax.studies.trajectory.draw import figure
-from autogrow_jax.studies.trajectory.pad import make_pad
-from autogrow_jax.studies.trajectory.plane import Plane, principal_plane, random_plane
-from autogrow_jax.studies.trajectory.runs import (
+from autogrow_jax.training.result import describe_devices, find_versions
+from autogrow_jax.training.start import load_data
+from autogrow_jax.trajectory.draw import figure
+from autogrow_jax.trajectory.pad import make_pad
+from autogrow_jax.trajectory.plane import Plane, principal_plane, random_plane
+from autogrow_jax.trajectory.runs import (
     Run,
     check_comparable,
     final_depths,
     labels,
     read_run,
 )
-from autogrow_jax.studies.trajectory.surface import (
+from autogrow_jax.trajectory.surface import (
     choose_examples,
     grid_axes,
     loss_in_plane,
     loss_of_each,
 )
-from autogrow_jax.training.result import describe_devices, find_versions
-from autogrow_jax.training.start import load_data
 
 DIRECTIONS = ("pca", "random")
 

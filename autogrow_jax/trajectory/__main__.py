@@ -1,4 +1,4 @@
-"""`python -m autogrow_jax.studies.trajectory --runs A B C --out DIR`: see the package."""
+"""`python -m autogrow_jax.trajectory --runs A B C --out DIR`: see the package."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ from absl import logging
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.studies.trajectory.compute import DIRECTIONS, trajectory
-from autogrow_jax.studies.trajectory.surface import SPLITS
+from autogrow_jax.trajectory.compute import DIRECTIONS, trajectory
+from autogrow_jax.trajectory.surface import SPLITS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.set_verbosity(logging.ERROR)
     parser = argparse.ArgumentParser(
-        prog="python -m autogrow_jax.studies.trajectory",
+        prog="python -m autogrow_jax.trajectory",
         description="Draws the paths that the weights of runs took over the loss, from the"
         " snapshots they kept (--config.snapshots.every).",
     )

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 
-from autogrow_jax.machine import machine_key
+from autogrow_jax.process import machine_key
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("conv.cc", "layers.cc", "stacks.cc")
