@@ -1,7 +1,10 @@
-"""The one exception that stands for a mistake of the user rather than a fault of ours."""
+"""Mistakes of the user, and the names that users choose from and add to."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -26,3 +29,37 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"; {hint}Known: {', '.join(known)}"
+
+
+class Registry(Mapping[str, T]):
+    """Holds what a name of a config stands for; users add their own with `register`.
+
+    Args:
+      what: a name stands for, in the words of an error, such as "growth policy".
+      entries: to begin with.
+    """
+
+    def __init__(self, what: str, entries: Mapping[str, T] | None = None):
+        self.what = what
+        self._entries: dict[str, T] = dict(entries or {})
+
+    def register(self, name: str, entry: T) -> None:
+        """Adds an entry; UserError where the name is taken."""
+        if name in self._entries:
+            raise UserError(f"there is a {self.what} {name!r} already; choose another name")
+        self._entries[name] = entry
+
+    def find(self, name: str) -> T:
+        """Returns the entry of a name; UserError, with the nearest name, where there is none."""
+        if name not in self._entries:
+            raise UserError(f"no {self.what} {name!r}{nearest(name, self._entries)}")
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
