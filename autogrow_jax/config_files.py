@@ -9,9 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autogrow_jax.config import flatten, nest
-from autogrow_jax.config_keys import check_key
 from autogrow_jax.errors import UserError
+from autogrow_jax.settings import check_key, flatten, nest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STUDIES = CONFIGS / "studies"

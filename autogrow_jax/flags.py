@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from autogrow_jax.config_files import CONFIGS, DEFAULT_CONFIG, split_name
-from autogrow_jax.config_keys import KEYS, check_key
 from autogrow_jax.errors import UserError
+from autogrow_jax.settings import KEYS, check_key
 
 _PREFIX = "--config."
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

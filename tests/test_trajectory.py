@@ -458,8 +458,8 @@ def test_mistakes_say_what_to_do(tmp_path, capsys):
 
 def test_the_data_may_have_been_moved(tmp_path):
     workdir = _workdir(tmp_path / "run", **{"data.dir": "gone"})
-    assert read_run(workdir).config.data.dir == "gone"
-    assert read_run(workdir, "here").config.data.dir == "here"
+    assert read_run(workdir).settings.data.dir == "gone"
+    assert read_run(workdir, "here").settings.data.dir == "here"
 
 
 def test_a_run_that_goes_on_is_drawn_up_to_its_last_snapshot(tmp_path):

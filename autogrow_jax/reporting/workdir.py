@@ -3,10 +3,10 @@
 import contextlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autogrow_jax import config as config_lib
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.files import replace_file, to_json
 
@@ -53,12 +53,17 @@ class Workdir(NamedTuple):
         return self.root / "tensorboard"
 
 
-def open_workdir(workdir: Workdir, config: Any) -> None:
+def open_workdir(
+    workdir: Workdir,
+    config: dict[str, Any],
+    differences: Callable[[Any, Any], list[str]],
+) -> None:
     """Makes the folder, or takes it over from an earlier start of the same run.
 
     Args:
       workdir: the folder.
-      config: resolved; written there.
+      config: nested plain values, which are written there.
+      differences: what of an older and a new config may not differ, as lines.
 
     Raises:
       UserError: where the folder cannot be written to, or holds a run of another config (then
@@ -74,13 +79,13 @@ def open_workdir(workdir: Workdir, config: Any) -> None:
             f"cannot write to the workdir {workdir.root} ({why}); choose another with --workdir"
         ) from None
     if workdir.is_begun:
-        lines = config_lib.differences(read_config(workdir), config.to_dict())
+        lines = differences(read_config(workdir), config)
         if lines:
             raise UserError(
                 f"{workdir.root} holds a run of another config; choose another --workdir, or"
                 " delete this one. What differs:\n  " + "\n  ".join(lines)
             )
-    replace_file(workdir.config, to_json(config.to_dict(), "config", indent=2).encode() + b"\n")
+    replace_file(workdir.config, to_json(config, "config", indent=2).encode() + b"\n")
 
 
 def begun_with(workdir: Workdir) -> str | None:

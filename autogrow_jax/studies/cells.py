@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax import config as config_lib
+from autogrow_jax.build import resolve
 from autogrow_jax.config_files import load_config
-from autogrow_jax.config_keys import FREE_KEYS, KEYS
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import read_result
 from autogrow_jax.reporting.files import replace_file
+from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
 from autogrow_jax.studies.study import Row, Section, Study
 
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.
@@ -132,7 +132,7 @@ def expand(
     if "seed" in changes:
         raise UserError("config.seed cannot be changed for a whole study; use --seeds=0,1,2")
     # A config file may register a family or a policy: it is run once.
-    load = functools.cache(lambda name: config_lib.flatten(load_config(name)) if name else {})
+    load = functools.cache(lambda name: flatten(load_config(name)) if name else {})
     cells: dict[str, Cell] = {}
     baselines: dict[str, Cell] = {}
     entries = []
@@ -160,8 +160,8 @@ def expand(
 
 def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:
     """The settings of a cell that trains from scratch the net another cell found."""
-    flat = config_lib.flatten(cell.settings)
-    return config_lib.nest(flat | {"model.depths": tuple(depths)})
+    flat = flatten(cell.settings)
+    return nest(flat | {"model.depths": tuple(depths)})
 
 
 def _make_cells(
@@ -176,13 +176,13 @@ def _make_cells(
 
 
 def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
-    settings = config_lib.resolve(config_lib.nest(flat)).to_dict()
+    settings = resolve(nest(flat)).to_dict()
     if settings["mode"] == "evaluate":
         raise UserError("mode 'evaluate' trains nothing; a study takes 'grow' and 'scratch'")
     # Only what differs from the defaults: a key that a later version adds leaves names as they are.
     computed = {
         name: value
-        for name, value in config_lib.flatten(settings).items()
+        for name, value in flatten(settings).items()
         if name not in FREE_KEYS and value != KEYS[name].default
     }
     text = json.dumps([computed, found_by], sort_keys=True, default=list)

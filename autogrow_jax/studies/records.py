@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import metrics
@@ -210,8 +210,8 @@ def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) 
     best, tested = result["best_validation_accuracy"], result["test_accuracy"]
     depths = tuple(result["depths"])
     image_shape = tuple(result["image_shape"])
-    config = config_lib.resolve(cell.settings)
-    network = config_lib.make_network(config, result["num_classes"], image_shape[-1], depths)
+    settings = build.resolve(cell.settings)
+    network = build.make_network(settings, result["num_classes"], image_shape[-1], depths)
     passes = [
         estimate_cost(network, image_shape, tuple(line["depths"])).flops * line["train_images"]
         for line in lines

@@ -14,8 +14,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autogrow_jax.config_keys import check_key
 from autogrow_jax.errors import UserError
+from autogrow_jax.settings import check_key
 
 
 @dataclasses.dataclass(frozen=True)

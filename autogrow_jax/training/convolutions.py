@@ -1,19 +1,18 @@
 """Which convolutions a run computes with: XLA's, or the package's own."""
 
-from typing import Any
+import dataclasses
 
 import jax
-import ml_collections
 
-from autogrow_jax import config as config_lib
 from autogrow_jax import native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import Reporter
+from autogrow_jax.settings import Settings
 
 
-def choose_convolution(config: Any) -> tuple[str, str]:
-    """What `model.convolution` of a resolved config comes to on this machine.
+def choose_convolution(settings: Settings) -> tuple[str, str]:
+    """What `model.convolution` of a run comes to on this machine.
 
     "auto" is "native" where JAX has nothing but one CPU device, so that all runs of a machine with
     several compute alike, whatever `num_devices` says.
@@ -21,47 +20,49 @@ def choose_convolution(config: Any) -> tuple[str, str]:
     Returns:
       "native" or "xla", and why it is not native where it could have been, else "".
     """
-    if config.model.convolution == "xla":
+    if settings.model.convolution == "xla":
         return "xla", ""
-    reason = _what_rules_it_out(config) or why_not_native()
+    reason = _what_rules_it_out(settings) or why_not_native()
     return ("xla", reason) if reason else ("native", "")
 
 
-def _what_rules_it_out(config: Any) -> str:
-    """What of a config does, or of JAX's devices, before anything has to be built."""
-    if config.model.dtype != "float32":
-        return f"they compute in float32, not {config.model.dtype}"
-    if config.model.convolution == "auto" and jax.device_count() > 1:
+def _what_rules_it_out(settings: Settings) -> str:
+    """What of the settings does, or of JAX's devices, before anything has to be built."""
+    if settings.model.dtype != "float32":
+        return f"they compute in float32, not {settings.model.dtype}"
+    if settings.model.convolution == "auto" and jax.device_count() > 1:
         return f"JAX has {jax.device_count()} devices"
-    if config.parallel == "jit" and (config.num_devices or jax.device_count()) > 1:
+    if settings.parallel == "jit" and (settings.num_devices or jax.device_count()) > 1:
         return "XLA cannot divide a batch for them; parallel = 'pmap' can"
     return ""
 
 
-def settle_convolution(config: Any, reporter: Reporter, begun_with: str | None = None) -> Any:
-    """The resolved config with "native" or "xla" for `model.convolution`, as it is kept.
+def settle_convolution(
+    settings: Settings, reporter: Reporter, begun_with: str | None = None
+) -> Settings:
+    """The settings with "native" or "xla" for `model.convolution`, as it is kept.
 
     A run goes on with what it was begun with, whatever has been installed since.
 
     Args:
-      config: resolved.
+      settings: of the run.
       reporter: is told of what takes a while, and of what a user would not expect.
       begun_with: "native" or "xla" where the run was begun, None for a new one.
 
     Raises:
       UserError: where it was begun with convolutions that cannot be used here.
     """
-    wanted = config.model.convolution
+    wanted = settings.model.convolution
     if begun_with == "xla" and wanted != "xla":
         if wanted == "native":
             reporter.message("this run was begun with XLA's convolutions and goes on with them")
-        return _with(config, "xla")
+        return _with(settings, "xla")
     is_possible = (
-        wanted != "xla" and jax.default_backend() == "cpu" and not _what_rules_it_out(config)
+        wanted != "xla" and jax.default_backend() == "cpu" and not _what_rules_it_out(settings)
     )
     if is_possible and native.has_to_build():
         reporter.message("building convolutions for this processor, once; some 15 s")
-    convolution, reason = choose_convolution(config)
+    convolution, reason = choose_convolution(settings)
     if begun_with == "native" and wanted != "xla" and convolution != "native":
         raise UserError(
             "this run was begun with the package's own convolutions, which cannot be used here"
@@ -70,9 +71,9 @@ def settle_convolution(config: Any, reporter: Reporter, begun_with: str | None =
     # "auto" is content with a GPU; a CPU without a compiler is worth a word.
     if reason and (is_possible or wanted == "native"):
         reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
-    return _with(config, convolution)
+    return _with(settings, convolution)
 
 
-def _with(config: Any, convolution: str) -> Any:
-    flat = config_lib.flatten(config.to_dict()) | {"model.convolution": convolution}
-    return ml_collections.FrozenConfigDict(config_lib.nest(flat))
+def _with(settings: Settings, convolution: str) -> Settings:
+    model = dataclasses.replace(settings.model, convolution=convolution)
+    return dataclasses.replace(settings, model=model)

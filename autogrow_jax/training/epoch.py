@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from autogrow_jax.errors import DivergedError
-from autogrow_jax.optim import finetune_epochs, make_schedule
+from autogrow_jax.optim import make_schedule
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.settings import Settings
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.step import Sums, mean_loss, percent
@@ -32,7 +33,7 @@ class Trained(NamedTuple):
 
 
 def run_epoch(
-    config: Any,
+    settings: Settings,
     trainer: Trainer,
     memory: Memory,
     clock: Clock,
@@ -42,7 +43,7 @@ def run_epoch(
     """Trains and validates.
 
     Args:
-      config: resolved.
+      settings: of the run.
       trainer: whose state is trained.
       memory: told of the epoch; of what a trial measured only that it took place.
       clock: brought up to date.
@@ -57,10 +58,10 @@ def run_epoch(
     """
     start, epoch = time.perf_counter(), memory.epoch
     schedule = make_schedule(
-        config.finetune.schedule, config.optimizer.learning_rate, config.growth.policy
+        settings.finetune.schedule, settings.optimizer.learning_rate, settings.growth.policy
     )
     rate = schedule(
-        memory.phase, memory.epoch_of_phase, finetune_epochs(config, memory.phase_start)
+        memory.phase, memory.epoch_of_phase, settings.finetune.length(memory.phase_start)
     )
 
     def progress(steps: int, images: int) -> None:
@@ -68,7 +69,7 @@ def run_epoch(
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
     trained = trainer.train_epoch(
-        epoch if draws_of is None else draws_of, rate, progress if config.log.progress else None
+        epoch if draws_of is None else draws_of, rate, progress if settings.log.progress else None
     )
     before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")

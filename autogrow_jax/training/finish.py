@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.convolutions import settle_convolution
@@ -21,11 +22,13 @@ from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
 
-def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, clock: Clock) -> Result:
+def finish(
+    settings: Settings, trainer: Trainer, memory: Memory, dataset: Dataset, clock: Clock
+) -> Result:
     """Looks at the test set, once, and puts the result together.
 
     Args:
-      config: resolved.
+      settings: of the run.
       trainer: after the last epoch.
       memory: its `seconds` are brought up to date.
       dataset: the trainer's.
@@ -35,24 +38,24 @@ def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, cloc
     variables = trainer.exact_variables()
     clock.update()
     return Result(
-        family=config.model.family,
+        family=settings.model.family,
         dataset=dataset.name,
-        seed_depths=tuple(config.model.depths),
+        seed_depths=tuple(settings.model.depths),
         depths=memory.depths,
         test_accuracy=percent(tested),
         best_validation_accuracy=memory.best_validation_accuracy,
-        validation=config.data.validation,
+        validation=settings.data.validation,
         num_params=num_params(variables),
         growth=tuple(memory.growth),
         epochs=memory.epoch,
         seconds=memory.seconds,
         compilations=memory.compilations.get("train", 0),
-        seed=config.seed,
+        seed=settings.seed,
         versions=find_versions(),
         network=trainer.network,
         variables=variables,
         more={
-            "mode": config.mode,
+            "mode": settings.mode,
             "test_loss": mean_loss(tested),
             "growth_epochs": memory.phase_start if memory.phase == "finetune" else 0,
             "trial_epochs": memory.trial_epochs,
@@ -67,11 +70,11 @@ def finish(config: Any, trainer: Trainer, memory: Memory, dataset: Dataset, cloc
     )
 
 
-def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
-    """Evaluates the newest checkpoint of a run on this config's data.
+def evaluate_run(settings: Settings, workdir: Workdir, reporter: Reporter) -> Result:
+    """Evaluates the newest checkpoint of a run on these settings' data.
 
     Args:
-      config: resolved; where to evaluate. The network and its training are the saved run's.
+      settings: where to evaluate. The network and its training are the saved run's.
       workdir: of that run.
       reporter: is told the validation accuracy, then the result.
 
@@ -79,18 +82,18 @@ def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
       UserError: where there is no checkpoint, or it does not fit the data.
     """
     saved = read_config(workdir)
-    own = config_lib.flatten(config.to_dict())
-    given = config_lib.flatten(saved)
+    own = flatten(settings)
+    given = flatten(saved)
     merged = {**given, **{k: v for k, v in own.items() if k.startswith(("data.", "log."))}}
     merged["num_devices"], merged["data.fraction"] = own["num_devices"], 1.0
-    run_config = settle_convolution(config_lib.resolve(config_lib.nest(merged)), reporter)
-    store = CheckpointStore(workdir.checkpoints, run_config.checkpoint.keep)
+    run_settings = settle_convolution(build.resolve(merged), reporter)
+    store = CheckpointStore(workdir.checkpoints, run_settings.checkpoint.keep)
     try:
         if store.latest() is None:
             raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
         start = time.perf_counter()
-        dataset = load_data(run_config)
-        trainer = Trainer(run_config, dataset)
+        dataset = load_data(run_settings)
+        trainer = Trainer(run_settings, dataset)
         memory = begin(trainer, store)
         clock = Clock(memory, trainer, start)
         validated = trainer.evaluate("validation")
@@ -98,7 +101,7 @@ def evaluate_run(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
             f"{workdir.root} after {memory.epoch} epochs: validation accuracy"
             f" {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
         )
-        result = finish(run_config, trainer, memory, dataset, clock)
+        result = finish(run_settings, trainer, memory, dataset, clock)
         reporter.end_run(result.to_dict())
         return result
     finally:
@@ -109,7 +112,7 @@ def plot(
     workdir: Workdir,
     lines: list[dict[str, Any]],
     dataset: Dataset,
-    config: Any,
+    settings: Settings,
     test_accuracy: float | None = None,
 ) -> None:
     """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only."""
@@ -122,7 +125,7 @@ def plot(
     draw_growth(
         lines,
         workdir.plots / "growth.png",
-        title=f"{config.model.family} on {dataset.name}, seed {config.seed}",
-        validation_name=validation_label(config.data.validation),
+        title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
+        validation_name=validation_label(settings.data.validation),
         test_accuracy=test_accuracy,
     )

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autogrow_jax.growth import Policy
-from autogrow_jax.optim import finetune_epochs
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.settings import Settings
 from autogrow_jax.training.foresight import foresee_capacities
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.trainer import Trainer
@@ -21,7 +21,7 @@ class Grower:
     nothing can; a run that is killed then begins the round again.
 
     Args:
-      config: resolved.
+      settings: of the run.
       trainer: whose net grows.
       memory: of the same run.
       policy: None where nothing grows.
@@ -30,13 +30,13 @@ class Grower:
 
     def __init__(
         self,
-        config: Any,
+        settings: Settings,
         trainer: Trainer,
         memory: Memory,
         policy: Policy | None,
         reporter: Reporter,
     ):
-        self._config = config
+        self._settings = settings
         self._trainer = trainer
         self._memory = memory
         self._policy = policy
@@ -92,7 +92,7 @@ class Grower:
             memory.phase, memory.phase_start = "finetune", memory.epoch
             self._reporter.message(
                 f"growth ended after {memory.epoch} epochs;"
-                f" fine-tuning for {finetune_epochs(self._config, memory.phase_start)} epochs"
+                f" fine-tuning for {self._settings.finetune.length(memory.phase_start)} epochs"
             )
 
     def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
@@ -110,7 +110,7 @@ class Grower:
             return
         here = memory.depths, trainer.capacities
         is_full = any(d == c for d, c in zip(*here, strict=True))
-        if not self._config.growth.compile_ahead or not is_full or here == self._foreseen_from:
+        if not self._settings.growth.compile_ahead or not is_full or here == self._foreseen_from:
             return
         self._foreseen_from = here
         capacities = foresee_capacities(
@@ -119,7 +119,7 @@ class Grower:
             *here,
             trainer.choose_capacities,
             {**measurements, "validation_accuracy": line["validation_accuracy"]},
-            patience=2 * self._config.growth.interval,
+            patience=2 * self._settings.growth.interval,
             trial=memory.trial,
         )
         if capacities:
@@ -143,4 +143,4 @@ class Grower:
             depths[stage] += 1
             memory.growth.append({"epoch": memory.epoch, "stage": stage, "depths": list(depths)})
         memory.depths, memory.capacities = self._trainer.depths, self._trainer.capacities
-        self._reporter.growth(before, memory.depths, self._config.growth.initializer)
+        self._reporter.growth(before, memory.depths, self._settings.growth.initializer)

@@ -11,8 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax import config as config_lib
-from autogrow_jax.optim import finetune_epochs
+from autogrow_jax import build
 from autogrow_jax.process import stop_if_terminated
 from autogrow_jax.reporting import (
     ConsoleReporter,
@@ -23,6 +22,7 @@ from autogrow_jax.reporting import (
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.workdir import Workdir, begun_with, open_workdir
+from autogrow_jax.settings import Settings, differences
 from autogrow_jax.training import compilation_cache
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.clock import Clock
@@ -54,56 +54,56 @@ def run(
       UserError: for a wrong config, data that cannot be used, a workdir that is another run's.
       DivergedError: when the loss is no longer finite.
     """
-    resolved = config_lib.resolve(config)
-    reporter = reporter or ConsoleReporter(show_bar=None if resolved.log.progress else False)
+    settings = build.resolve(config)
+    reporter = reporter or ConsoleReporter(show_bar=None if settings.log.progress else False)
     try:
         try:
-            compilation_cache.choose(resolved.compilation_cache)
+            compilation_cache.choose(settings.compilation_cache)
         except OSError as error:
             reporter.message(f"compiled programs are not kept: {error}")
         there = Workdir(Path(workdir).expanduser())
-        if resolved.mode == "evaluate":
-            return evaluate_run(resolved, there, reporter)
-        resolved = settle_convolution(resolved, reporter, begun_with(there))
-        open_workdir(there, resolved)
-        return _train(resolved, there, reporter)
+        if settings.mode == "evaluate":
+            return evaluate_run(settings, there, reporter)
+        settings = settle_convolution(settings, reporter, begun_with(there))
+        open_workdir(there, settings.to_dict(), differences)
+        return _train(settings, there, reporter)
     finally:
         reporter.close()
 
 
-def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
+def _train(settings: Settings, workdir: Workdir, reporter: Reporter) -> Result:
     start = time.perf_counter()
     with ExitStack() as opened:
-        store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
+        store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
         opened.callback(store.close)
         if workdir.result.exists():
-            result = read_finished(config, workdir, store)
+            result = read_finished(settings, workdir, store)
             reporter.message(f"{workdir.root} is finished; this is its result.")
             reporter.end_run(result.to_dict())
             return result
-        dataset = load_data(config)
-        trainer = Trainer(config, dataset)
+        dataset = load_data(settings)
+        trainer = Trainer(settings, dataset)
         opened.callback(trainer.programs.close)
         policy = None
-        if config.mode == "grow":
-            policy = config_lib.make_policy(config, dataset.image_shape, dataset.num_classes)
-        memory = begin(trainer, store, policy, config.growth.compile_ahead)
-        grower = Grower(config, trainer, memory, policy, reporter)
+        if settings.mode == "grow":
+            policy = build.make_policy(settings, dataset.image_shape, dataset.num_classes)
+        memory = begin(trainer, store, policy, settings.growth.compile_ahead)
+        grower = Grower(settings, trainer, memory, policy, reporter)
         clock = Clock(memory, trainer, start)
         lines = truncate(workdir.metrics, memory.epoch)
-        snapshots = Snapshots(workdir.root / "snapshots", config.snapshots.every)
+        snapshots = Snapshots(workdir.root / "snapshots", settings.snapshots.every)
         snapshots.begin(trainer, memory.epoch)
         reporter.begin_run(
-            f"{config.model.family} on {dataset.name}: {workdir.root}", previous=lines
+            f"{settings.model.family} on {dataset.name}: {workdir.root}", previous=lines
         )
         with MetricsWriter(workdir.metrics) as metrics:
             board = None
-            if config.log.tensorboard:
+            if settings.log.tensorboard:
                 board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
-            while not _is_done(config, memory):
+            while not _is_done(settings, memory):
                 stop_if_terminated()
                 draws_of = grower.prepare()
-                line, measured = run_epoch(config, trainer, memory, clock, reporter, draws_of)
+                line, measured = run_epoch(settings, trainer, memory, clock, reporter, draws_of)
                 metrics.write(line)
                 if board is not None:
                     board.write(line)
@@ -114,30 +114,30 @@ def _train(config: Any, workdir: Workdir, reporter: Reporter) -> Result:
                 grower.decide(line, measured)
                 grower.compile_ahead(line, measured)
                 if not grower.in_trials:
-                    _save(config, trainer, memory, store, clock)
-                every = config.log.plot_every
+                    _save(settings, trainer, memory, store, clock)
+                every = settings.log.plot_every
                 if every and memory.epoch % every == 0:
-                    plot(workdir, lines, dataset, config)
+                    plot(workdir, lines, dataset, settings)
             if board is not None:
                 board.close()
         snapshots.end(trainer, memory.epoch)
-        result = finish(config, trainer, memory, dataset, clock)
+        result = finish(settings, trainer, memory, dataset, clock)
         with clock.timed("checkpoint"):
             store.wait()
         write_result(workdir.result, result.to_dict())
-        plot(workdir, lines, dataset, config, result.test_accuracy)
+        plot(workdir, lines, dataset, settings, result.test_accuracy)
         reporter.end_run(result.to_dict())
         return result
 
 
-def _is_done(config: Any, memory: Memory) -> bool:
-    return memory.phase != "growth" and memory.epoch_of_phase >= finetune_epochs(
-        config, memory.phase_start
+def _is_done(settings: Settings, memory: Memory) -> bool:
+    return memory.phase != "growth" and memory.epoch_of_phase >= settings.finetune.length(
+        memory.phase_start
     )
 
 
 def _save(
-    config: Any,
+    settings: Settings,
     trainer: Trainer,
     memory: Memory,
     store: CheckpointStore,
@@ -145,7 +145,7 @@ def _save(
 ) -> None:
     """Saves when it is time, right after a growth, and at the end."""
     grew = bool(memory.growth) and memory.growth[-1]["epoch"] == memory.epoch
-    if memory.epoch % config.checkpoint.every and not grew and not _is_done(config, memory):
+    if memory.epoch % settings.checkpoint.every and not grew and not _is_done(settings, memory):
         return
     with clock.timed("checkpoint"):
         clock.update()

@@ -1,33 +1,32 @@
 """Where a run starts: its data, its newest checkpoint, or the result it has already."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import read_result
 from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.reporting.workdir import Workdir
+from autogrow_jax.settings import Settings
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.memory import Memory
 from autogrow_jax.training.result import Result
 from autogrow_jax.training.trainer import Trainer
 
 
-def load_data(config: Any) -> Dataset:
-    """The data set of a resolved config."""
-    data = config.data
+def load_data(settings: Settings) -> Dataset:
+    """The data set of a run."""
+    data = settings.data
     dataset = load_dataset(
         data.name,
         directory=data.dir,
         validation=data.validation,
         validation_fraction=data.validation_fraction,
         fraction=data.fraction,
-        seed=config.seed,
+        seed=settings.seed,
         image_size=data.image_size,
         crop_padding=None if data.crop_padding < 0 else data.crop_padding,
         flip={"auto": None, "yes": True, "no": False}[data.flip],
@@ -56,7 +55,7 @@ def begin(
       compile_ahead: whether a thread compiles at once what training will ask for.
 
     Raises:
-      UserError: where the checkpoint is damaged or does not fit the config.
+      UserError: where the checkpoint is damaged or does not fit the settings.
     """
     latest = store.latest()
     if latest is None:
@@ -83,7 +82,7 @@ def begin(
     return memory
 
 
-def read_finished(config: Any, workdir: Workdir, store: CheckpointStore) -> Result:
+def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) -> Result:
     """The result of a run that is finished, with its weights; without its data or a compilation.
 
     Raises:
@@ -96,8 +95,8 @@ def read_finished(config: Any, workdir: Workdir, store: CheckpointStore) -> Resu
         what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
         raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
     height_width_channels = tuple(content["image_shape"])
-    network = config_lib.make_network(
-        config, content["num_classes"], height_width_channels[-1], content["depths"]
+    network = build.make_network(
+        settings, content["num_classes"], height_width_channels[-1], content["depths"]
     )
     image = jax.ShapeDtypeStruct((1, *height_width_channels), np.float32)
     like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))

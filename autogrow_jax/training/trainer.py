@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
-from autogrow_jax.optim import make_optimizer
+from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.growth_step import make_grow_state
@@ -42,7 +42,7 @@ class Trainer:
     """Holds a run's state, padded and on the devices.
 
     Args:
-      config: resolved.
+      settings: of the run.
       dataset: loaded.
 
     Attributes:
@@ -53,44 +53,38 @@ class Trainer:
       seconds: spent, by what on; without compilation, which is `programs.seconds`.
     """
 
-    def __init__(self, config: Any, dataset: Dataset):
-        self._config = config
+    def __init__(self, settings: Settings, dataset: Dataset):
+        self._settings = settings
         self._image_shape = dataset.image_shape
-        self._mesh = make_mesh(config.num_devices, config.data.batch_size)
-        optimizer = config.optimizer
-        self._optimizer = make_optimizer(
-            optimizer.name,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.depths: tuple[int, ...] = tuple(config.model.depths)
-        self._exact = config.growth.capacity == 0
-        first_capacities = (config.growth.capacity,) * len(self.depths)
+        self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
+        self._optimizer = build.make_optimizer(settings)
+        self.depths: tuple[int, ...] = tuple(settings.model.depths)
+        self._exact = settings.growth.capacity == 0
+        first_capacities = (settings.growth.capacity,) * len(self.depths)
         self.capacities = self.choose_capacities(self.depths, first_capacities)
-        network = config_lib.make_network(
-            config, dataset.num_classes, dataset.image_shape[2], self.depths
+        network = build.make_network(
+            settings, dataset.num_classes, dataset.image_shape[2], self.depths
         )
-        self.convolution, _ = choose_convolution(config)
+        self.convolution, _ = choose_convolution(settings)
         options = network.options._replace(convolution=self.convolution)
         self._network = network.clone(options=options)
-        self._root = jax.random.key(config.seed)
+        self._root = jax.random.key(settings.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
         recipe = Recipe(
             self._network.clone(depths=self.capacities),
             self._optimizer,
             dataset.preprocessing,
-            config.data.batch_size,
-            optimizer.ema,
-            config.parallel,
+            settings.data.batch_size,
+            settings.optimizer.ema,
+            settings.parallel,
             self._mesh,
             self._exact,
             choose_evaluation_batch_size(
-                config.data.batch_size, len(dataset.validation.labels), self._mesh.size
+                settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
             ),
         )
-        self._feed = make_feed(dataset, recipe, self.programs, config.data.on_device)
+        self._feed = make_feed(dataset, recipe, self.programs, settings.data.on_device)
         self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
         self._abstract_states: dict[tuple[int, ...], TrainState] = {}
         self._prepare(recipe)
@@ -129,8 +123,8 @@ class Trainer:
                 recipe.network,
                 self._optimizer,
                 recipe.preprocessing,
-                self._config.growth.initializer,
-                self._config.growth.reset_optimizer,
+                self._settings.growth.initializer,
+                self._settings.growth.reset_optimizer,
             )
         return self._grow_states[recipe]
 
@@ -196,7 +190,7 @@ class Trainer:
             self._compile_growth_ahead(each)
         last = capacities[-1] if capacities else self.capacities
         state = self._described_state(last)
-        self._feed.compile_ahead(self._recipe_of(last), state, self._settings(0, 1.0))
+        self._feed.compile_ahead(self._recipe_of(last), state, self._epoch_settings(0, 1.0))
         # Where each depth has its own programs, the next growth is one of the next depth's.
         if grows and not capacities and not self._exact:
             self._compile_growth_ahead(last)
@@ -231,12 +225,12 @@ class Trainer:
         self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
-        settings = self._settings(epoch, learning_rate)
+        settings = self._epoch_settings(epoch, learning_rate)
         with self.timed("train"):
             self._state, sums = self._feed.train_epoch(self.padded_state, settings, progress)
             return jax.device_get(sums)
 
-    def _settings(self, epoch: int, learning_rate: float) -> Epoch:
+    def _epoch_settings(self, epoch: int, learning_rate: float) -> Epoch:
         keys = self.key("order", epoch), self.key("augment", epoch)
         return Epoch(*keys, self._live_depths(), learning_rate)
 
@@ -257,7 +251,7 @@ class Trainer:
         for number, stage in enumerate(stages):
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
-                if self._config.growth.initializer == "adam":
+                if self._settings.growth.initializer == "adam":
                     self._state = pretrain(
                         self._feed,
                         self._recipe,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.files import replace_file, to_json
@@ -83,14 +83,14 @@ def trajectory(
         raise UserError("no runs are given; name the workdir of at least one")
     loaded = [read_run(run, data_dir) for run in runs]
     check_comparable(loaded)
-    config = loaded[0].config
-    dataset = load_data(config)
+    settings = loaded[0].settings
+    dataset = load_data(settings)
     out = Path(out).expanduser()
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)
     _make_folder(out)  # Before the work that would be lost.
     network = _in_float32(
-        config_lib.make_network(config, dataset.num_classes, dataset.image_shape[2], depths)
+        build.make_network(settings, dataset.num_classes, dataset.image_shape[2], depths)
     )
     pad = make_pad(network, chosen.images[0])
     snapshots = [snapshot for run in loaded for snapshot in run.snapshots]
@@ -111,8 +111,8 @@ def trajectory(
     with tqdm(total=grid * grid, desc="loss", unit="point", disable=hidden) as bar:
         surface = loss_in_plane(network, plane, stats, chosen, x, y, bar.update)
     content = {
-        "family": config.model.family,
-        "dataset": config.data.name,
+        "family": settings.model.family,
+        "dataset": settings.data.name,
         "depths": depths,
         "runs": _describe_runs(loaded, plane, losses),
         "plane": {
@@ -168,10 +168,10 @@ def _describe_runs(runs: list[Run], plane: Plane, losses: np.ndarray) -> list[di
             {
                 "label": label,
                 "workdir": str(run.workdir),
-                "mode": run.config.mode,
-                "policy": run.config.growth.policy,
-                "initializer": run.config.growth.initializer,
-                "seed": run.config.seed,
+                "mode": run.settings.mode,
+                "policy": run.settings.growth.policy,
+                "initializer": run.settings.growth.initializer,
+                "seed": run.settings.seed,
                 "finetune_epoch": run.finetune,
                 "points": [
                     {

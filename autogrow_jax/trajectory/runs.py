@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autogrow_jax import config as config_lib
+from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.metrics import growth_events, read
 from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
 
 # What has to be the same for weights to be of one space and losses of one kind.
@@ -20,14 +21,14 @@ class Run(NamedTuple):
 
     Attributes:
       workdir: its folder.
-      config: resolved.
+      settings: of the run.
       snapshots: at least two, in order.
       growth: `{"epoch", "stage", "depths"}` of each growth before the last snapshot.
       finetune: epochs done when fine-tuning began, None where it has not.
     """
 
     workdir: Path
-    config: Any
+    settings: Settings
     snapshots: list[Snapshot]
     growth: list[dict[str, Any]]
     finetune: int | None
@@ -44,7 +45,7 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
       UserError: where it is no run, kept fewer than two snapshots, or a file is damaged.
     """
     folder = Workdir(Path(workdir).expanduser())
-    settings = read_config(folder)
+    config = read_config(folder)
     files = snapshot_files(folder.root / "snapshots")
     if len(files) < 2:
         kept = "one snapshot" if files else "no snapshots"
@@ -54,20 +55,20 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
             " finished"
         )
     if data_dir:
-        settings.setdefault("data", {})["dir"] = data_dir
-    config = config_lib.resolve(settings)
+        config.setdefault("data", {})["dir"] = data_dir
+    settings = build.resolve(config)
     snapshots = [read_snapshot(file) for file in files]
     last = snapshots[-1].epoch
     metrics = [line for line in read(folder.metrics) if line["epoch"] < last]
     phases = [line["epoch"] for line in metrics if line.get("phase") == "finetune"]
-    return Run(folder.root, config, snapshots, growth_events(metrics), min(phases, default=None))
+    return Run(folder.root, settings, snapshots, growth_events(metrics), min(phases, default=None))
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises UserError where runs are not of one family, stem and data set; names the key."""
     first = runs[0]
     for run in runs[1:]:
-        ours, theirs = config_lib.flatten(first.config), config_lib.flatten(run.config)
+        ours, theirs = flatten(first.settings), flatten(run.settings)
         for key in SHARED_KEYS:
             if ours[key] != theirs[key]:
                 raise UserError(
@@ -86,8 +87,8 @@ def final_depths(runs: Sequence[Run]) -> tuple[int, ...]:
 def labels(runs: Sequence[Run]) -> list[str]:
     """A name for each run: policy and initialiser, and its folder where these are not enough."""
     names = [
-        f"{run.config.growth.policy}, {run.config.growth.initializer}"
-        if run.config.mode == "grow"
+        f"{run.settings.growth.policy}, {run.settings.growth.initializer}"
+        if run.settings.mode == "grow"
         else "from scratch"
         for run in runs
     ]

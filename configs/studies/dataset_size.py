@@ -26,7 +26,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autogrow_jax.config import flatten, make_policy, nest, resolve
+from autogrow_jax.config import Settings, flatten, make_policy, nest, resolve
 from autogrow_jax.config_files import load_config
 from autogrow_jax.growth import replay
 from autogrow_jax.reporting.result import format_depths
@@ -120,24 +120,24 @@ def _make_row(net: Net, percent: int, scaled: Sequence[str], with_published: boo
     overrides = dict(net.overrides)
     overrides["data.fraction"] = whole["data.fraction"] * percent / 100
     overrides |= {key: round(whole[key] * 100 / percent) for key in scaled}
-    config = resolve(nest(whole | overrides))
+    settings = resolve(nest(whole | overrides))
     names = (
         *net.names,
         f"{percent} %",
-        str(config.growth.interval),
-        str(config.growth.window),
-        format_depths(find_floor(config)),
+        str(settings.growth.interval),
+        str(settings.growth.window),
+        format_depths(find_floor(settings)),
     )
     # At full size all three are the published run.
     published = net.published.get(percent) if with_published or percent == 100 else None
     return Row(names, net.config, overrides, published=published)
 
 
-def find_floor(config: Any) -> tuple[int, ...]:
-    """The depths a resolved config's policy reaches where accuracy never rises.
+def find_floor(settings: Settings) -> tuple[int, ...]:
+    """The depths that the policy reaches where accuracy never rises.
 
-    No run with this config finds a shallower net, unless accuracy stays below the threshold or a
+    No run with these settings finds a shallower net, unless accuracy stays below the threshold or a
     limit on depths or epochs ends growth first.
     """
-    flat = itertools.repeat(50.0, config.growth.max_epochs)
-    return replay(make_policy(config), flat).depths
+    flat = itertools.repeat(50.0, settings.growth.max_epochs)
+    return replay(make_policy(settings), flat).depths
