@@ -17,31 +17,34 @@ Milestones are rounded down to whole epochs. The growth phase is constant whatev
 net trained from scratch follows the schedule from its first epoch.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 
 import optax
 
-from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.errors import Registry, UserError, nearest
 
 OptimizerFn = Callable[[float, bool], optax.GradientTransformation]
+Schedule = Callable[[str, int, int], float]
 
 
 def _sgd(momentum: float, nesterov: bool) -> optax.GradientTransformation:
     return optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
 
 
-OPTIMIZERS: dict[str, OptimizerFn] = {
-    "sgd": _sgd,
-    "adam": lambda momentum, nesterov: optax.scale_by_adam(b1=momentum, nesterov=nesterov),
-    "amsgrad": lambda momentum, nesterov: optax.scale_by_amsgrad(b1=momentum),
-    "adagrad": lambda momentum, nesterov: optax.scale_by_rss(initial_accumulator_value=0.0),
-    "adadelta": lambda momentum, nesterov: optax.scale_by_adadelta(rho=0.9, eps=1e-6),
-    "rmsprop": lambda momentum, nesterov: optax.chain(
-        optax.scale_by_rms(decay=0.99, eps=1e-8), _sgd(momentum, nesterov)
-    ),
-}
+OPTIMIZERS: Registry[OptimizerFn] = Registry(
+    "optimizer",
+    {
+        "sgd": _sgd,
+        "adam": lambda momentum, nesterov: optax.scale_by_adam(b1=momentum, nesterov=nesterov),
+        "amsgrad": lambda momentum, nesterov: optax.scale_by_amsgrad(b1=momentum),
+        "adagrad": lambda momentum, nesterov: optax.scale_by_rss(initial_accumulator_value=0.0),
+        "adadelta": lambda momentum, nesterov: optax.scale_by_adadelta(rho=0.9, eps=1e-6),
+        "rmsprop": lambda momentum, nesterov: optax.chain(
+            optax.scale_by_rms(decay=0.99, eps=1e-8), _sgd(momentum, nesterov)
+        ),
+    },
+)
 
 
 def make_optimizer(
@@ -61,16 +64,11 @@ def make_optimizer(
     Raises:
       UserError: for an unknown name.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"no optimizer {name!r}{nearest(name, OPTIMIZERS)}")
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), OPTIMIZERS[name](momentum, nesterov)
-    )
+    direction = OPTIMIZERS.find(name)(momentum, nesterov)
+    return optax.chain(optax.add_decayed_weights(weight_decay), direction)
 
 
 PHASES = ("growth", "finetune", "scratch")
-SCHEDULES = ("staircase", "thirds", "convergent", "cosine", "constant", "auto")
-
 # The rate falls by ten at each of these shares (numerator, denominator) of the phase.
 _MILESTONES = {
     "staircase": ((1, 2), (3, 4)),
@@ -78,86 +76,52 @@ _MILESTONES = {
     "convergent": ((0, 1), (1, 2)),
     "constant": (),
 }
+SCHEDULES = ("staircase", "thirds", "convergent", "cosine", "constant", "auto")
 
 
-def make_schedule(
-    name: str, base_rate: float, policy: str | None = None
-) -> Callable[[str, int, int], float]:
-    """The learning rate of every epoch of a run.
+def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Schedule:
+    """Makes a function that gives the learning rate of every epoch of a run.
 
     Args:
-        name: one of `SCHEDULES`, see the table at the top of this module.
-        base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
-        policy: name of the growth policy; only "auto" asks for it, and "convergent" is the only
-            name it treats differently.
+      name: one of `SCHEDULES`, see the table at the top of this module.
+      base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
+      policy: name of the growth policy; only "auto" asks for it, and "convergent" is the only name
+        it treats differently.
 
     Returns:
-        `schedule(phase, epoch, epochs) -> rate`, as `learning_rate` with `name` and `base_rate`.
+      `schedule(phase, epoch, epochs) -> rate`, the same for all steps of the epoch. The epoch is
+      counted from the start of its phase, "growth", "finetune" or "scratch"; `epochs` is the length
+      of the phase, which "growth" ignores. It raises UserError for an unknown phase and ValueError
+      for an epoch that lies outside of it.
 
     Raises:
-        UserError: for an unknown schedule or a base rate that is not above 0.
+      UserError: for an unknown schedule or a base rate that is not above 0.
 
     Example:
-        >>> schedule = make_schedule("staircase", 0.1)
-        >>> [schedule("finetune", epoch, 4) for epoch in range(4)]
-        [0.1, 0.1, 0.01, 0.001]
+      >>> schedule = make_schedule("staircase", 0.1)
+      >>> [schedule("finetune", epoch, 4) for epoch in range(4)]
+      [0.1, 0.1, 0.01, 0.001]
     """
-    _check(name, base_rate)
+    if name not in SCHEDULES:
+        raise UserError(f"no schedule {name!r}{nearest(name, SCHEDULES)}")
+    if not (math.isfinite(base_rate) and base_rate > 0.0):
+        raise UserError(f"the base learning rate is {base_rate}; it takes a number above 0")
 
     def schedule(phase: str, epoch: int, epochs: int) -> float:
-        return learning_rate(phase, epoch, epochs, base_rate, name, policy)
+        if phase not in PHASES:
+            raise UserError(f"no phase {phase!r}{nearest(phase, PHASES)}")
+        if epoch < 0 or (phase != "growth" and epoch >= epochs):
+            raise ValueError(f"epoch {epoch} is outside of a {phase} phase of {epochs} epochs")
+        if phase == "growth":
+            return base_rate
+        shape = name
+        if shape == "auto":
+            converged = phase == "finetune" and policy == "convergent"
+            shape = "convergent" if converged else "staircase"
+        if shape == "cosine":
+            return base_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
+        falls = sum(epoch >= part * epochs // whole for part, whole in _MILESTONES[shape])
+        # Dividing once is exact where it can be: 0.1 / 10 is 0.01, 0.1 * 0.1 is not.
+        return base_rate / 10**falls
 
     return schedule
-
-
-def learning_rate(
-    phase: str,
-    epoch: int,
-    epochs: int,
-    base_rate: float,
-    schedule: str = "auto",
-    policy: str | None = None,
-) -> float:
-    """The learning rate of one epoch.
-
-    Args:
-        phase: "growth", "finetune" or "scratch".
-        epoch: epoch counted from the start of this phase, from 0.
-        epochs: N, length of the phase in epochs; "growth" has none and ignores it.
-        base_rate: the rate of the growth phase, above 0.
-        schedule: one of `SCHEDULES`, see the table at the top of this module.
-        policy: name of the growth policy, for "auto".
-
-    Returns:
-        The rate, the same for all steps of the epoch.
-
-    Raises:
-        UserError: for an unknown phase or schedule, or a base rate that is not above 0.
-        ValueError: if the epoch lies outside of the phase.
-    """
-    _check(schedule, base_rate)
-    if phase not in PHASES:
-        raise UserError(f"phase={phase!r} is unknown; accepted are {', '.join(PHASES)}.")
-    if epoch < 0 or (phase != "growth" and epoch >= epochs):
-        raise ValueError(f"epoch {epoch} is outside of a {phase} phase of {epochs} epochs.")
-    if phase == "growth":
-        return base_rate
-    if schedule == "auto":
-        converged = phase == "finetune" and policy == "convergent"
-        schedule = "convergent" if converged else "staircase"
-    if schedule == "cosine":
-        return base_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
-    falls = sum(epoch >= part * epochs // whole for part, whole in _MILESTONES[schedule])
-    # Dividing once is exact where it can be: 0.1 / 10 is 0.01, 0.1 * 0.1 is not.
-    return base_rate / 10**falls
-
-
-def _check(schedule: str, base_rate: float) -> None:
-    if schedule not in SCHEDULES:
-        near = difflib.get_close_matches(str(schedule), SCHEDULES, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"schedule={schedule!r} is unknown; accepted are {', '.join(SCHEDULES)}.{hint}"
-        )
-    if not (math.isfinite(base_rate) and base_rate > 0.0):
-        raise UserError(f"the base learning rate is {base_rate}; it must be above 0, e.g. 0.1.")

@@ -16,6 +16,7 @@ import platform
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,43 +69,29 @@ def keep_freed_memory() -> bool:
     return all([mallopt(name, value) == 1 for name, value in settings])
 
 
-_lock = threading.Lock()
-_num_running = 0
+_submitted: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
 
 def is_busy() -> bool:
     """Whether any thread of this process compiles in the background."""
-    return _num_running > 0
+    return any(future.running() for future in _submitted)
 
 
 class Background:
     """Runs functions one after the other in a thread, which the first of them starts."""
 
     def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Runs `work()` once all that was submitted before is done."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
-        return self._executor.submit(_run, work)
+        future = self._executor.submit(work)
+        _submitted.add(future)
+        return future
 
     def close(self) -> None:
         """Drops what has not begun; does not wait for what has."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
-
-
-def _run(work: Callable[[], Any]) -> Any:
-    global _num_running
-    with _lock:
-        _num_running += 1
-    try:
-        return work()
-    finally:
-        with _lock:
-            _num_running -= 1
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 _pending = threading.Event()
