@@ -1,18 +1,73 @@
 """The command line: arguments to config to `run`. `--help` says what it takes.
 
-python -m autogrow_jax.main --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
+python -m autogrow_jax --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from absl import logging
-
-from autogrow_jax.config_files import load_config
-from autogrow_jax.errors import UserError
-from autogrow_jax.flags import UsageError, parse_arguments
-from autogrow_jax.process import catch_sigterm, exit_status, keep_freed_memory, leave
+from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.process import keep_freed_memory, leave
+from autogrow_jax.settings_files import (
+    CONFIGS,
+    DEFAULT_CONFIG,
+    describe_keys,
+    load_config,
+    split_name,
+    take_changes,
+)
 from autogrow_jax.training import run
+
+
+class CommandLine(NamedTuple):
+    """What the user asked for.
+
+    Attributes:
+      config: path of a config file, perhaps with ":ARGUMENT" for its `get_config`.
+      workdir: folder of the run.
+      changes: {"a.b": value} to be laid over the config.
+    """
+
+    config: str
+    workdir: str
+    changes: dict[str, Any]
+
+
+def parse_arguments(arguments: Sequence[str]) -> CommandLine:
+    """Reads the arguments of a run.
+
+    Raises:
+      UsageError: an unknown option or config key, with the nearest known one; a lacking value.
+      SystemExit: after `--help`, which is printed.
+    """
+    parser = Parser(
+        "autogrow_jax.main",
+        "Grows a network while it trains, fine-tunes and tests it. The same command again goes on"
+        " where it was stopped, or shows the result.",
+        more="--config.KEY=VALUE",
+        usage="%(prog)s [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]",
+        epilog=describe_keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shown = Path(DEFAULT_CONFIG).relative_to(CONFIGS.parent)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help=f"a Python file with get_config(); those in {CONFIGS} are found from any folder"
+        f" (default: {shown})",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)",
+    )
+    rest, changes = take_changes(arguments)
+    known = parser.read(rest)
+    name = Path(split_name(known.config)[0]).stem
+    return CommandLine(known.config, known.workdir or str(Path("runs") / name), changes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,29 +77,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: those after the program's name; by default those of the process.
 
     Returns:
-      The exit status: 0; 1 for a mistake of the user or a loss that is no longer finite; 2 for
-      arguments that cannot be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
+      The exit status, see `run_command`.
     """
-    # TFDS and Orbax warn through absl of what is no concern of the user's.
-    logging.set_verbosity(logging.ERROR)
-    workdir = ""
-    try:
-        with catch_sigterm():
-            command = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-            config = load_config(command.config, command.changes)
-            workdir = command.workdir
-            run(config, workdir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt as stop:
-        how = f"; the same command goes on from the last checkpoint in {workdir}" if workdir else ""
-        start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
-        print(f"{start}stopped{how}", file=sys.stderr)
-        return exit_status(stop)
-    return 0
+    return run_command(
+        parse_arguments,
+        _run,
+        arguments,
+        lambda given: f"the same command goes on from the last checkpoint in {given.workdir}",
+    )
+
+
+def _run(given: CommandLine) -> None:
+    run(load_config(given.config, given.changes), given.workdir)
+
+
+def start() -> None:
+    """Runs the program as a process of its own."""
+    keep_freed_memory()
+    leave(main())
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    leave(main())
+    start()

@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
-from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.training import run
 from autogrow_jax.training.program_store import READ_EVENT, SUFFIX
 from benchmarks.measure import describe_machine, print_machine, print_table, write_json

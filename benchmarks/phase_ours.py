@@ -4,8 +4,8 @@ import tempfile
 from typing import Any
 
 from autogrow_jax.config import default_config, resolve
-from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.training import run
 from benchmarks.phases import IMAGE_SIDE, Record, make_record, say_depths
 from benchmarks.step_times import StepTimes

@@ -17,7 +17,7 @@ trained from scratch. This config has not been run to its end, and two things di
 
 from ml_collections import ConfigDict
 
-from configs.paper import paper_config
+from .paper import paper_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ from scratch. One seed, so expect other depths. The protocol is in `paper.py`.
 
 from ml_collections import ConfigDict
 
-from configs.paper import paper_config
+from .paper import paper_config
 
 
 def get_config() -> ConfigDict:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax.config import make_policy, resolve
-from autogrow_jax.config_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.data.official import OFFICIAL_SETS
 from autogrow_jax.models import get_family
+from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").glob("[!_]*_*.py"))

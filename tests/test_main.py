@@ -11,15 +11,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from autogrow_jax import config_files, main
+from autogrow_jax import main
+from autogrow_jax.command_line import UsageError
 from autogrow_jax.config import default_config, flatten, resolve
-from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
-from autogrow_jax.flags import UsageError, parse_arguments, parse_value
+from autogrow_jax.main import parse_arguments
 from autogrow_jax.process import Terminated
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.settings import KEYS
+from autogrow_jax.settings_files import load_config, parse_value
 
 ROOT = Path(__file__).resolve().parents[1]
 # Two epochs on a tenth of the digits.
@@ -137,12 +138,6 @@ def test_config_file_with_an_argument(tmp_path):
     name = _file(tmp_path, "def get_config(seed='7'):\n  return {'seed': int(seed)}\n")
     assert load_config(name) == {"seed": 7}
     assert load_config(name + ":11") == {"seed": 11}
-
-
-def test_own_configs_are_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("configs/digits_plain3.py", "digits_plain3.py"):
-        assert config_files.find_config(name) == config_files.CONFIGS / "digits_plain3.py"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import pytest
 
 from autogrow_jax.config import default_config, make_policy, nest, resolve
-from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import (
     POLICIES,
@@ -15,6 +14,7 @@ from autogrow_jax.growth import (
 )
 from autogrow_jax.growth.registry import get_policy_maker
 from autogrow_jax.models import build_network, estimate_cost
+from autogrow_jax.settings_files import load_config
 
 IMAGES: tuple[tuple[int, int, int], int] = ((8, 8, 1), 10)
 

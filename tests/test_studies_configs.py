@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from autogrow_jax.config import make_policy, resolve
-from autogrow_jax.config_files import load_study
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, registry, replay
 from autogrow_jax.models import get_family
+from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies import published
 from autogrow_jax.studies.cells import Cell, Entry, expand
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from stand_ins import write_finished
 
-from autogrow_jax.config_files import load_study
+from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.__main__ import main
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.options import parse_arguments

@@ -1,13 +1,12 @@
 """`python -m autogrow_jax.reporting WORKDIR`: redraw the plots of a run and print its result."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.errors import UserError
+from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.plots import draw_growth
 from autogrow_jax.reporting.progress import EPOCH_HEADER, format_epoch
@@ -21,21 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments; by default those of the process.
 
     Returns:
-      The exit status: 0, or 1 after a mistake of the user, which is told on stderr.
+      The exit status, see `run_command`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m autogrow_jax.reporting",
-        description="Redraws plots/growth.png from metrics.jsonl and prints result.json.",
+    parser = Parser(
+        "autogrow_jax.reporting",
+        "Redraws plots/growth.png from metrics.jsonl and prints result.json.",
     )
     parser.add_argument("workdir", type=Path, help="the workdir of a run, finished or going on")
     parser.add_argument("--svg", action="store_true", help="write plots/growth.svg too")
-    arguments = parser.parse_args(argv)
-    try:
-        _report(arguments.workdir, arguments.svg)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run_command(parser.read, lambda given: _report(given.workdir, given.svg), argv)
 
 
 def _report(workdir: Path, svg: bool) -> None:

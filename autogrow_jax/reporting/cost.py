@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network, estimate_cost, piece_costs
 from autogrow_jax.models.network import Network
@@ -17,35 +18,30 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments; by default those of the process.
 
     Returns:
-      The exit status: 0, or 1 after a mistake of the user, which is told on stderr.
+      The exit status, see `run_command`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m autogrow_jax.reporting.cost",
-        description="Prints the parameters of a network and the multiply-adds of evaluating one"
-        " image: those of convolutions and the linear layer, padding included.",
+    parser = Parser(
+        "autogrow_jax.reporting.cost",
+        "Prints the parameters of a network and the multiply-adds of evaluating one image: those"
+        " of convolutions and the linear layer, padding included.",
     )
     parser.add_argument("--family", required=True, help="such as basic3 or plain4")
     parser.add_argument("--depths", required=True, help="blocks in each stage, such as 42-42-42")
     parser.add_argument("--image", default="32x32x3", help="HxWxC (default: %(default)s)")
     parser.add_argument("--num_classes", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--stem", default="small", help="small (the default) or imagenet")
-    arguments = parser.parse_args(argv)
-    try:
-        image_shape = _numbers("image", arguments.image, "x", "32x32x3")
-        if len(image_shape) != 3:
-            raise _unreadable("image", arguments.image, "32x32x3")
-        network = build_network(
-            arguments.family,
-            _numbers("depths", arguments.depths, "[-,]", "4-4-4"),
-            arguments.num_classes,
-            image_shape[-1],
-            stem=arguments.stem,
-        )
-        print(format_cost(network, image_shape))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run_command(parser.read, _print_cost, argv)
+
+
+def _print_cost(given: argparse.Namespace) -> None:
+    image_shape = _numbers("image", given.image, "x", "32x32x3")
+    if len(image_shape) != 3:
+        raise _unreadable("image", given.image, "32x32x3")
+    depths = _numbers("depths", given.depths, "[-,]", "4-4-4")
+    network = build_network(
+        given.family, depths, given.num_classes, image_shape[-1], stem=given.stem
+    )
+    print(format_cost(network, image_shape))
 
 
 def format_cost(network: Network, image_shape: Sequence[int]) -> str:

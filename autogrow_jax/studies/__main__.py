@@ -3,18 +3,15 @@
 python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/smoke --workers=2
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import logging
-
-from autogrow_jax.config_files import load_study
+from autogrow_jax.command_line import run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.flags import UsageError
-from autogrow_jax.process import catch_sigterm, exit_status, keep_freed_memory, leave
+from autogrow_jax.process import keep_freed_memory, leave
+from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.devices import make_slots
 from autogrow_jax.studies.options import Options, parse_arguments
@@ -32,27 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: those after the program's name; by default those of the process.
 
     Returns:
-      The exit status: 0; 1 where a cell failed, or for a mistake of the user; 2 for arguments that
-      cannot be read; 130 after Ctrl-C and 143 after SIGTERM.
+      The exit status, see `run_command`; 1 where a cell failed too.
     """
-    logging.set_verbosity(logging.ERROR)
-    workdir = ""
-    try:
-        with catch_sigterm():
-            given = list(sys.argv[1:] if arguments is None else arguments)
-            options = parse_arguments(given)
-            workdir = str(options.workdir)
-            return _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:  # `--list | head`: whoever read has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt as stop:
-        how = f"; the same command does what is missing in {workdir}" if workdir else ""
-        print(f"{chr(10) if sys.stderr.isatty() else ''}stopped{how}", file=sys.stderr)
-        return exit_status(stop)
+    return run_command(
+        parse_arguments,
+        _run,
+        arguments,
+        lambda options: f"the same command does what is missing in {options.workdir}",
+    )
 
 
 def _run(options: Options) -> int:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax.build import resolve
-from autogrow_jax.config_files import load_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import read_result
 from autogrow_jax.reporting.files import replace_file
 from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
+from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies.study import Row, Section, Study
 
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.config_files import STUDIES, split_name
-from autogrow_jax.flags import Parser, UsageError, refuse_unknown, take_changes
+from autogrow_jax.command_line import Parser, UsageError
+from autogrow_jax.settings_files import STUDIES, split_name, take_changes
 from autogrow_jax.studies.study import check_seeds
-
-_OPTIONS = ("--study", "--workdir", "--workers", "--seeds", "--list", "--cell", "--table", "--help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +50,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
       SystemExit: after `--help`, which is printed.
     """
     rest, changes = take_changes(arguments)
-    known, unknown = _make_parser().parse_known_args(rest)
-    refuse_unknown(unknown, _OPTIONS)
+    known = _make_parser().read(rest)
     if not known.study:
         names = ", ".join(sorted(path.name for path in STUDIES.glob("[!_]*.py")))
         raise UsageError(f"--study=FILE is missing; in {STUDIES} there are: {names}")
@@ -87,16 +84,14 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser() -> Parser:
     parser = Parser(
-        prog="python -m autogrow_jax.studies",
+        "autogrow_jax.studies",
+        "Runs what is missing of a study, each run in a process of its own, and writes its table"
+        " (text, Markdown, CSV, JSON) and figures. The same command again goes on.",
+        more="--config.KEY=VALUE",
         usage="%(prog)s --study=FILE [--workdir=DIR] [--workers=N] [--config.KEY=VALUE ...]",
-        description="Runs what is missing of a study, each run in a process of its own, and writes"
-        " its table (text, Markdown, CSV, JSON) and figures. The same command again goes on.",
-        add_help=False,
-        allow_abbrev=False,
     )
-    parser.add_argument("-h", "--help", action="help", help="show this and end")
     parser.add_argument(
         "--study",
         metavar="FILE",

@@ -1,13 +1,11 @@
 """`python -m autogrow_jax.trajectory --runs A B C --out DIR`: see the package."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import logging
-
-from autogrow_jax.errors import UserError
+from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.process import leave
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.trajectory.compute import DIRECTIONS, trajectory
 from autogrow_jax.trajectory.surface import SPLITS
@@ -20,13 +18,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments; by default those of the process.
 
     Returns:
-      The exit status: 0, or 1 after a mistake of the user, which is told on stderr.
+      The exit status, see `run_command`.
     """
-    logging.set_verbosity(logging.ERROR)
-    parser = argparse.ArgumentParser(
-        prog="python -m autogrow_jax.trajectory",
-        description="Draws the paths that the weights of runs took over the loss, from the"
-        " snapshots they kept (--config.snapshots.every).",
+    return run_command(_make_parser().read, _run, argv)
+
+
+def _make_parser() -> Parser:
+    parser = Parser(
+        "autogrow_jax.trajectory",
+        "Draws the paths that the weights of runs took over the loss, from the snapshots they kept"
+        " (--config.snapshots.every).",
     )
     parser.add_argument(
         "--runs", nargs="+", required=True, metavar="WORKDIR", help="runs of one family and set"
@@ -39,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=1000, help="images the loss is measured on")
     parser.add_argument("--batch", type=int, default=1000, help="images normalised together")
     parser.add_argument("--seed", type=int, default=0, help="of images and random directions")
-    arguments = vars(parser.parse_args(argv))
-    runs, out = arguments.pop("runs"), arguments.pop("out")
-    try:
-        content = trajectory(runs, out, **arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser
+
+
+def _run(given: argparse.Namespace) -> None:
+    arguments = vars(given)
+    out = arguments.pop("out")
+    content = trajectory(arguments.pop("runs"), out, **arguments)
     for run in content["runs"]:
         last = run["points"][-1]
         farthest = max(point["distance"] for point in run["points"])
@@ -56,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     for kind in ("png", "svg", "json"):
         print(f"wrote {Path(out) / f'trajectory.{kind}'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

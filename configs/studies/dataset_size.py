@@ -27,12 +27,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autogrow_jax.config import Settings, flatten, make_policy, nest, resolve
-from autogrow_jax.config_files import load_config
 from autogrow_jax.growth import replay
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Published, Row, Section, Study
 from autogrow_jax.studies.published import DATASET_SIZE
-from configs.studies._parts import config_of, names_of, select
+
+from ._parts import config_of, names_of, select
 
 COLUMNS = ("net", "set", "data", "K", "J", "floor")
 PERCENTS = (100, 75, 50, 25)

@@ -20,7 +20,8 @@ network.
 
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.published import MAIN_TABLE
-from configs.studies._parts import config_of, names_of, select
+
+from ._parts import config_of, names_of, select
 
 PARTS = ("cifar10_basic3", "cifar10_plain3")
 BLOCKS = (1, 2, 3, 5, 9, 18, 27, 42)

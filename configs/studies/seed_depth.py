@@ -13,7 +13,8 @@ a week of one GPU at 10 TFLOP/s. `seed_depth.py:basic3` runs one network, in a d
 
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.published import SEED_DEPTH
-from configs.studies._parts import config_of, names_of, select
+
+from ._parts import config_of, names_of, select
 
 BLOCKS = (1, 3, 5)
 

@@ -18,7 +18,8 @@ cores of an AMD EPYC it took 6 min 43 s.
 from typing import Any
 
 from autogrow_jax.studies import Row, Section, Study
-from configs.studies.dataset_size import Net, make_sections
+
+from .dataset_size import Net, make_sections
 
 _CONFIG = "configs/digits_plain3.py"
 _BASE: dict[str, Any] = {

@@ -1,0 +1,105 @@
+"""What all commands of the package share: options, mistakes told in one line, the exit status."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from absl import logging
+
+from autogrow_jax import __version__
+from autogrow_jax.errors import UserError
+from autogrow_jax.process import catch_sigterm, exit_status
+
+Options = TypeVar("Options")
+
+
+class UsageError(UserError):
+    """Arguments that cannot be read at all, as opposed to values that are out of range."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse, but a mistake is a UsageError, which names the nearest option.
+
+    Args:
+      module: which `python -m` runs.
+      description: what the command does.
+      more: of a usage line, what is taken beside the options, such as "--config.KEY=VALUE".
+      **kwargs: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, module: str, description: str, more: str = "", **kwargs: Any):
+        prog = f"python -m {module}"
+        super().__init__(
+            prog=prog, description=description, add_help=False, allow_abbrev=False, **kwargs
+        )
+        self._more = more
+        self.add_argument("-h", "--help", action="help", help="show this and end")
+        # absl's, for people who are used to it.
+        self.add_argument("--helpshort", "--helpfull", action="help", help=argparse.SUPPRESS)
+        version = f"autogrow_jax {__version__}"
+        self.add_argument("--version", action="version", version=version, help="show it and end")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Reads arguments.
+
+        Raises:
+          UsageError: for arguments that no option takes, a lacking or a wrong value.
+          SystemExit: after `--help` and `--version`, which are printed.
+        """
+        known, unknown = self.parse_known_args(arguments)
+        if not unknown:
+            return known
+        options = [action.option_strings[-1] for action in self._actions if action.option_strings]
+        options = [option for option in options if option != "--helpfull"]
+        name = unknown[0].partition("=")[0]
+        if not name.startswith("-"):
+            there = ", ".join([*options, *filter(None, [self._more])])
+            raise UsageError(f"unexpected argument {name!r}; options are {there}")
+        close = difflib.get_close_matches(name, options, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; --help lists all there are"
+        raise UsageError(f"unknown option {name}{hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse found."""
+        raise UsageError(message.removeprefix("argument "))
+
+
+def run_command(
+    parse: Callable[[Sequence[str]], Options],
+    work: Callable[[Options], int | None],
+    arguments: Sequence[str] | None,
+    how_to_go_on: Callable[[Options], str] | None = None,
+) -> int:
+    """Runs a command; a mistake of the user is one line on stderr.
+
+    Args:
+      parse: makes options of arguments.
+      work: does the work; its status is the command's, None is 0.
+      arguments: those after the program's name; None for those of the process.
+      how_to_go_on: after Ctrl-C, in words; none is needed by what is quick.
+
+    Returns:
+      The exit status: 1 for a mistake of the user or a loss that is no longer finite; 2 for
+      arguments that cannot be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
+    """
+    # TFDS and Orbax warn through absl of what is no concern of the user's.
+    logging.set_verbosity(logging.ERROR)
+    how = ""
+    try:
+        with catch_sigterm():
+            options = parse(sys.argv[1:] if arguments is None else arguments)
+            how = f"; {how_to_go_on(options)}" if how_to_go_on else ""
+            return work(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # `--list | head`: whoever read has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as stop:
+        start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
+        print(f"{start}stopped{how}", file=sys.stderr)
+        return exit_status(stop)

@@ -1,0 +1,256 @@
+"""Settings as users give them: config files, study files, `--config.KEY=VALUE`.
+
+The syntax of the command line is that of ml_collections' `config_flags`, the reading is not: theirs
+answers a misspelt key or a config file that fails with a traceback, and takes the type of a value
+from the config file rather than from the key.
+"""
+
+import difflib
+import importlib.util
+import itertools
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autogrow_jax.command_line import UsageError
+from autogrow_jax.errors import UserError
+from autogrow_jax.settings import KEYS, check_key, flatten, nest
+
+_PACKAGE = Path(__file__).resolve().parent
+# Inside the package where it is installed, beside it in the repository.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+STUDIES = CONFIGS / "studies"
+DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
+
+_PREFIX = "--config."
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_count = itertools.count()
+# For each file that is being run, what takes its neighbours out of `sys.modules`.
+_running: list[Callable[[], dict[str, ModuleType]]] = []
+
+
+def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Runs `get_config()` of a config file.
+
+    Args:
+      name: path of a Python file, perhaps followed by ":ARGUMENT", a string that its `get_config`
+        is then called with. Where there is no such file, "configs/NAME.py" and "NAME.py" are the
+        package's own.
+      changes: {"a.b": value} to be laid over what the file says.
+
+    Returns:
+      The settings as nested dicts, for `autogrow_jax.config.resolve` to check.
+
+    Raises:
+      UserError: there is no such file, with the nearest one; it fails, with the line; it has no
+        `get_config`, or that returns no config.
+    """
+
+    def read(returned: Any) -> dict[str, Any]:
+        config = flatten(returned)
+        for key in config:
+            check_key(key)
+        return config
+
+    file, argument = split_name(name)
+    return nest(_run_file(find_file(file), "config", argument, read) | (changes or {}))
+
+
+def load_study(name: str) -> Any:
+    """Runs `get_study()` of a study file and returns what it returns.
+
+    Args:
+      name: as for `load_config`; the package's own are "configs/studies/NAME.py".
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    file, argument = split_name(name)
+    return _run_file(find_file(file, STUDIES), "study", argument, lambda returned: returned)
+
+
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """ "FILE.py:ARGUMENT" as ("FILE.py", ("ARGUMENT",)); without a colon the second is empty."""
+    match = re.fullmatch(r"(.*?\.py):(.*)", name, re.DOTALL)
+    return (match[1], (match[2],)) if match else (name, ())
+
+
+def find_file(name: str, folder: Path = CONFIGS) -> Path:
+    """The path of a file that exists, else of the package's own in `folder`.
+
+    Raises:
+      UserError: where there is neither; names the nearest.
+    """
+    path, shown = Path(name), folder.relative_to(CONFIGS.parent)
+    if path.is_file():
+        return path
+    own = folder / path.name
+    if own.is_file() and path.parent in (Path(), Path(shown.name), shown):
+        return own
+    what, pattern = ("study", "[!_]*.py") if folder == STUDIES else ("config", "[!_]*_*.py")
+    known = sorted(found.name for found in folder.glob(pattern))
+    close = difflib.get_close_matches(path.name, known, n=1)
+    if close:
+        raise UserError(f"no {what} file {name}; did you mean {shown / close[0]}?")
+    raise UserError(f"no {what} file {name}; in {folder} there are: {', '.join(known)}")
+
+
+def _run_file(path: Path, what: str, argument: tuple[str, ...], read: Callable[[Any], Any]) -> Any:
+    """Executes a file and returns what `read` makes of what `get_config` or `get_study` returns."""
+    try:
+        with _neighbours(path.absolute().parent) as package:
+            name = f"{package}.{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            if spec is None or spec.loader is None:
+                raise UserError("it is no Python file; its name has to end in .py")
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            function = f"get_{what}"
+            if not callable(getattr(module, function, None)):
+                raise UserError(f"it has no function {function}()")
+            return read(getattr(module, function)(*argument))
+    except UserError as error:
+        raise UserError(f"{what} file {path}: {error}") from None
+    # Whatever the user's own code raises; it is for them to read, not for us to handle.
+    except Exception as error:
+        raise UserError(f"{what} file {path}{_describe(error, path)}") from error
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[str]:
+    """Lets a file import those beside it, plainly or relatively, and forgets them afterwards.
+
+    So another file may have neighbours of the same names, also one that this file loads.
+
+    Yields:
+      The name of the package that the folder is meanwhile.
+    """
+    outer = _running[-1]() if _running else {}
+    before = set(sys.modules)
+    spec = ModuleSpec(f"_autogrow_jax_folder_{next(_count)}", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+
+    def take_out() -> dict[str, ModuleType]:
+        new = [name for name in sys.modules if "." not in name and name not in before]
+        beside = {name for name in new if name == spec.name or _lies_in(folder, sys.modules[name])}
+        names = [name for name in sys.modules if name.partition(".")[0] in beside]
+        return {name: sys.modules.pop(name) for name in names}
+
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    _running.append(take_out)
+    try:
+        yield spec.name
+    finally:
+        _running.pop()
+        take_out()
+        with suppress(ValueError):  # The file may have changed the path as well.
+            sys.path.remove(str(folder))
+        sys.modules.update(outer)
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    spec = getattr(module, "__spec__", None)
+    folders = getattr(spec, "submodule_search_locations", None)
+    place = next(iter(folders)) if folders else getattr(spec, "origin", None)
+    return Path(place or "").parent == folder
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """Where in the file and why, in one line."""
+    file = str(path.absolute())  # As the import system names it.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, reason = [error.lineno], error.msg
+    else:
+        # ml_collections wraps a KeyError, whose text would be in quotes, and shows all there is.
+        inner = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+        reason = str(inner.args[0] if isinstance(inner, KeyError) and inner.args else inner)
+        reason = re.sub(r" Other fields present: .*?(?=\nDid you mean|$)", "", reason, flags=re.S)
+    place = f", line {lines[-1]}" if lines else ""
+    return f"{place}: {type(error).__name__}: {' '.join(reason.split())}"
+
+
+def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without all `--config.KEY=VALUE`, and those as {"a.b": value}.
+
+    Raises:
+      UsageError: an unknown key, with the nearest known one; a lacking value.
+    """
+    options: list[str] = []
+    changes: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if re.match(r"-[a-z]{2}", argument):  # absl's tools take one dash for two.
+            argument = f"-{argument}"
+        name, equals, text = argument.partition("=")
+        if not name.startswith(_PREFIX):
+            options.append(argument)
+            continue
+        key = name.removeprefix(_PREFIX)
+        try:
+            check_key(key)
+        except UserError as error:
+            raise UsageError(str(error)) from None
+        if not equals:
+            if isinstance(KEYS[key].default, bool) and (not rest or rest[0].startswith("-")):
+                text = "true"
+            elif rest:
+                text = rest.pop(0)
+            else:
+                raise UsageError(f"{name} lacks a value: {name}=VALUE")
+        changes[key] = parse_value(key, text)
+    return options, changes
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of config key `name` that `text` stands for.
+
+    Numbers of several stages are separated by commas, in brackets or not, or by dashes, as the
+    paper names nets: "2,1,1", "(2, 1, 1)", "2-1-1". Text that is no value of the key's type is
+    returned as it is, for the check of the config to refuse along with everything else.
+    """
+    default = KEYS[name].default
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        return _WORDS.get(text.lower(), text)
+    try:
+        if isinstance(default, tuple):
+            separator = "-" if re.fullmatch(r"\d+(-\d+)+", text) else ","
+            numbers = text.strip("()[] ").removesuffix(",")
+            return tuple(int(number) for number in numbers.split(separator)) if numbers else ()
+        if isinstance(default, int):
+            return int(text)
+        return None if default is None and text.lower() == "none" else float(text)
+    except ValueError:
+        return text
+
+
+def describe_keys() -> str:
+    lines = [
+        "examples:",
+        "  python -m autogrow_jax.main",
+        "  python -m autogrow_jax.main --config=configs/mnist_plain3.py --config.data.dir=DATA",
+        "  python -m autogrow_jax.main --config.data.name=folder:photos --config.seed=1",
+        "",
+        "keys, their defaults where the config file says nothing else, and what they accept:",
+    ]
+    for name, key in KEYS.items():
+        default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+        accepts = key.accepts if isinstance(key.accepts, str) else " | ".join(key.accepts)
+        first = f"  {_PREFIX}{name}={'' if default is None else default}"
+        lines += textwrap.wrap(
+            f"{first:<40} {accepts}", 100, subsequent_indent=" " * 41, break_on_hyphens=False
+        )
+    return "\n".join(lines)
