@@ -20,6 +20,12 @@ from autogrow_jax.settings_files import (
 )
 from autogrow_jax.training import run
 
+_EXAMPLES = """examples:
+  python -m autogrow_jax
+  python -m autogrow_jax --config=configs/mnist_plain3.py --config.data.dir=DATA
+  python -m autogrow_jax --config.data.name=folder:photos --config.seed=1
+"""
+
 
 class CommandLine(NamedTuple):
     """What the user asked for.
@@ -48,7 +54,7 @@ def parse_arguments(arguments: Sequence[str]) -> CommandLine:
         " where it was stopped, or shows the result.",
         more="--config.KEY=VALUE",
         usage="%(prog)s [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]",
-        epilog=describe_keys(),
+        epilog=f"{_EXAMPLES}\n{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shown = Path(DEFAULT_CONFIG).relative_to(CONFIGS.parent)

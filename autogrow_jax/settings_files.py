@@ -238,19 +238,12 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def describe_keys() -> str:
-    lines = [
-        "examples:",
-        "  python -m autogrow_jax.main",
-        "  python -m autogrow_jax.main --config=configs/mnist_plain3.py --config.data.dir=DATA",
-        "  python -m autogrow_jax.main --config.data.name=folder:photos --config.seed=1",
-        "",
-        "keys, their defaults where the config file says nothing else, and what they accept:",
-    ]
+    """Lists the keys for `--help`, with their defaults and what they are."""
+    lines = ["keys, their defaults where the config file says nothing else, and what they take:"]
     for name, key in KEYS.items():
         default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
         accepts = key.accepts if isinstance(key.accepts, str) else " | ".join(key.accepts)
-        first = f"  {_PREFIX}{name}={'' if default is None else default}"
-        lines += textwrap.wrap(
-            f"{first:<40} {accepts}", 100, subsequent_indent=" " * 41, break_on_hyphens=False
-        )
+        lines.append(f"  {_PREFIX}{name}={'' if default is None else default}")
+        words = f"{key.help} ({accepts})"
+        lines += textwrap.wrap(words, 94, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

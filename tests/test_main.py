@@ -116,8 +116,10 @@ def test_help_tells_every_key(option, capsys):
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert "--workdir" in out
-    for name in KEYS:
+    words = " ".join(out.split())
+    for name, key in KEYS.items():
         assert f"--config.{name}=" in out
+        assert key.help in words
 
 
 # --- Config files.

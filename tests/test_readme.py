@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax import training
-from autogrow_jax.config import KEYS, check_key, resolve
+from autogrow_jax.config import check_key, resolve
 from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.network import FAMILIES
@@ -54,17 +54,6 @@ def test_the_commands_name_keys_and_files_that_exist():
     assert files
     for file in files:
         assert (ROOT / file).exists(), file
-
-
-def test_the_table_of_keys_is_that_of_the_config():
-    rows = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| (.*) \|$", TEXT, re.MULTILINE)
-    rows = [row for row in rows if row[0] in KEYS or "." in row[0]]
-    assert [name for name, _, _ in rows] == list(KEYS)
-    for name, default, words in rows:
-        assert default == repr(KEYS[name].default), name
-        if not isinstance(KEYS[name].accepts, str):
-            missing = [choice for choice in KEYS[name].accepts if f"`{choice}`" not in words]
-            assert not missing, f"{name}: {missing}"
 
 
 def test_the_excerpt_of_a_run_has_the_columns_of_one():

@@ -1,0 +1,269 @@
+"""The table of keys: of each its default, what it accepts and what it is, once and for all uses.
+
+A section of a config is a frozen class here, whose fields are typed for those who read them. The
+error messages, `--help` and docs/settings.md take their words from the same place.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from autogrow_jax.growth.initializers import INITIALIZERS
+from autogrow_jax.growth.registry import POLICIES
+from autogrow_jax.models.blocks import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
+from autogrow_jax.models.network import FAMILIES, STEMS
+from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
+
+
+class Key(NamedTuple):
+    """What is known of a key.
+
+    Attributes:
+      default: its value where a config says nothing.
+      accepts: in words, or the collection of names.
+      ok: tells whether a value is accepted.
+      help: what it is, in Markdown.
+      free: whether a resumed run may change it, as it changes what is seen or kept, not what is
+        computed.
+    """
+
+    default: Any
+    accepts: str | Iterable[str]
+    ok: Callable[[Any], bool]
+    help: str
+    free: bool = False
+
+
+def key(*args: Any, **kwargs: Any) -> Any:
+    """Makes the field of a key; the arguments are `Key`'s."""
+    made = Key(*args, **kwargs)
+    return field(default=made.default, metadata={"key": made})
+
+
+def is_whole(value: Any) -> bool:
+    """Tells whole numbers from others, and from True and False."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(default: int, least: int, unit: str, help: str, note: str = "", **more: Any) -> Any:
+    """Of a whole number of something, at least `least`; `note` says what a special one means."""
+    words = f"a whole number{unit and f' of {unit}'}, at least {least}{note and f'; {note}'}"
+    return key(default, words, lambda v: is_whole(v) and v >= least, help, **more)
+
+
+def number(default: Any, words: str, ok: Callable[[float], bool], help: str) -> Any:
+    """Of a finite number that `ok` accepts, in words such as "above 0"."""
+
+    def accepts(value: Any) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and ok(value)
+
+    return key(default, f"a number {words}", accepts, help)
+
+
+def not_negative(default: float, words: str, help: str) -> Any:
+    """Of a number of at least 0."""
+    return number(default, f"of at least 0{words}", lambda v: v >= 0, help)
+
+
+def limit(unit: str, help: str) -> Any:
+    """Of what growth may cost."""
+    return number(0.0, f"of {unit}, at least 0; 0 is no limit", lambda v: v >= 0, help)
+
+
+def choice(default: str, names: Iterable[str], help: str) -> Any:
+    """Of one of some names: themselves, not words made of them, as users register more later."""
+    return key(default, names, lambda v: isinstance(v, str) and v in names, help)
+
+
+def flag(default: bool, help: str, **more: Any) -> Any:
+    """Of yes or no."""
+    return key(default, "True or False", lambda v: isinstance(v, bool), help, **more)
+
+
+def depths(note: str, help: str, least: int = 1) -> Any:
+    """Of a number of blocks for each stage, none by default."""
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, tuple | list) and all(is_whole(v) and v >= least for v in value)
+
+    words = f"whole numbers of at least {least}, one for each stage{note}"
+    return key((), words, accepts, help)
+
+
+def text(default: str, words: str, help: str, **more: Any) -> Any:
+    """Of any text."""
+    return key(default, words, lambda v: isinstance(v, str), help, **more)
+
+
+def is_validation(value: Any) -> bool:
+    """Tells what `data.validation` accepts."""
+    if value in ("held-out", "test"):
+        return True
+    try:
+        return not isinstance(value, bool) and 0 < float(value) < 1
+    except (TypeError, ValueError):
+        return False
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Model:
+    """The network."""
+
+    family: str = choice("plain3", FAMILIES,
+        "`plain3`, `basic3` (residual), `switch3`, `plain3_nobn`: three stages; `plain4`, `basic4`,"
+        " `bottleneck4`, `plain4_nobn`: four")
+    depths: tuple[int, ...] = depths("; none means one block each",
+        "blocks in each stage where growth starts; the whole net in mode `scratch`")
+    dtype: str = choice("float32", ("float32", "bfloat16"),
+        "of the computation; parameters stay float32")
+    stem: str = choice("small", STEMS,
+        "`small` (3x3) or `imagenet` (7x7 with stride 2, then max-pooling)")
+    bn_scale_init: str = choice("ones", BN_SCALE_INITS,
+        "where batch normalisation's scale starts: at `ones`, or `uniform` in [0, 1)")
+    kernel_init: str = choice("torch", KERNEL_INITS,
+        "how kernels start; `torch` is uniform in ±1/√fan_in")
+    remat: bool = flag(False,
+        "keep less for the gradient and compute it again: less memory, more time")
+    convolution: str = choice("auto", ("auto", *CONVOLUTIONS),
+        "`native`: on a CPU and in float32 the package's own, faster, built once by a C++ compiler,"
+        " XLA's where there is none; `auto`: `native` where JAX has nothing but one CPU device")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images."""
+
+    name: str = text("digits", "digits, mnist, fashion_mnist, cifar10, cifar100, svhn, tfds:NAME,"
+        " npz:PATH or folder:PATH", "the set of images")
+    dir: str = text("", "the folder of the set's files", "where official files lie", free=True)
+    cache_dir: str = text("", "the folder for decoded sets; none means data.dir, or where that is"
+        " none ~/.cache/autogrow_jax", "where decoded folders and prepared sets are kept",
+        free=True)
+    batch_size: int = whole(128, 1, "images", "images in a step, over all devices")
+    fraction: float = number(1.0, "above 0 and up to 1", lambda v: 0 < v <= 1,
+        "part of the training images that is used, held-out validation images included")
+    validation: str = key("held-out",
+        "'held-out', 'test' (the paper's protocol) or a fraction of train such as '0.2'",
+        is_validation,
+        "the images that steer growth; a fraction is taken even where the set has validation"
+        " images")
+    validation_fraction: float = number(0.1, "between 0 and 1", lambda v: 0 < v < 1,
+        "part of train that `held-out` takes, where the set has no validation images")
+    image_size: int = whole(0, 0, "pixels", "side of the images", "0 means as it is")
+    crop_padding: int = whole(-1, -1, "pixels", "zeros around before a random crop",
+        "0 means no crop, -1 the set's own")
+    flip: str = choice("auto", ("auto", "yes", "no"),
+        "mirror half of the training images; `auto` is the set's own")
+    on_device: str = choice("auto", ("auto", "yes", "no"),
+        "keep all images on the device; `auto` goes by their size")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """When, where and how to grow."""
+
+    policy: str = choice("periodic", POLICIES,
+        "the paper's `periodic` (a block every interval) or `convergent` (only once accuracy"
+        " stalls); `slope`, `gap` and `efficiency` grow as `periodic` does but stop by a fitted"
+        " line, by the gap between train and validation, by gain against FLOPs; `lookahead` grows"
+        " the stage whose next block does best in an epoch of trial")
+    interval: int = whole(3, 1, "epochs",
+        "K, epochs between two growths; for `convergent` between two looks, where the authors use"
+        " 100")
+    window: int = whole(100, 1, "epochs",
+        "J, epochs over which the gain is measured; `convergent` takes the interval")
+    threshold: float = not_negative(0.05, ", in percentage points",
+        "gain below which a stage is frozen")
+    max_gap: float = not_negative(5.0, ", in percentage points",
+        "`gap`: how far train may be ahead of validation before a stalled stage is frozen")
+    price: float = not_negative(0.5, ", in percentage points for a doubling of FLOPs",
+        "`efficiency`: what a growth has to gain")
+    metric: str = choice("max", ("max", "avg"),
+        "gain of the highest accuracy so far or of its moving average; `slope` takes neither")
+    mode: str = choice("group", ("group", "all", "sub", "rate"),
+        "one stage by turns (`group`), `all`, as `growth.sub` says, or at random by `growth.rate`")
+    sub: tuple[int, ...] = depths("; blocks that mode 'sub' adds", "used in that mode only", 0)
+    rate: float = not_negative(0.4, "", "blocks that mode `rate` adds, as a part of those there")
+    max_depths: tuple[int, ...] = depths("; one number serves all, none means 200",
+        "the most blocks of each stage")
+    max_epochs: int = whole(4000, 1, "epochs", "the longest growth phase")
+    max_params: float = limit("parameters",
+        "the most parameters; a stage whose next block would pass it is closed")
+    max_flops: float = limit("FLOPs for one image",
+        "the same for FLOPs of a forward pass, two for each multiply-add")
+    max_seconds: float = limit("seconds", "growth ends once the run has taken so many seconds")
+    max_latency: float = limit("milliseconds for one image",
+        "in evaluation: a slower network grows no more")
+    initializer: str = choice("gaussian", INITIALIZERS,
+        "how a new block starts; `zero` is another name of `morphism`")
+    capacity: int = whole(4, 0, "blocks in each stage that the first program has room for",
+        "doubled when they are used up; programs for each depth are compiled"
+        " (`growth.compile_ahead`) while the one before trains", "0 is a program a depth")
+    compile_ahead: bool = flag(True,
+        "compile in a thread: the first programs beside the start, those of the next capacity"
+        " while the present one trains", free=True)
+    reset_optimizer: bool = flag(False, "forget the optimiser's state at each growth")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The steps."""
+
+    name: str = choice("sgd", OPTIMIZERS, "what makes steps of gradients")
+    learning_rate: float = number(None, "above 0; none means the family's own", lambda v: v > 0,
+        "of the growth phase, where it is constant; residual nets' own is 0.1, plain nets' 0.01")
+    momentum: float = number(0.9, "from 0 to below 1", lambda v: 0 <= v < 1,
+        "of `sgd` and `rmsprop`; b1 of `adam` and `amsgrad`")
+    nesterov: bool = flag(False, "Nesterov's momentum")
+    weight_decay: float = not_negative(0.0005, "", "L2, added to the gradient of every parameter")
+    ema: float = number(0.0, "from 0 (none) to below 1, such as 0.999", lambda v: 0 <= v < 1,
+        "evaluate a moving average of the weights")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """What follows growth."""
+
+    epochs: int = whole(200, 0, "epochs",
+        "epochs after growth; of the whole run in mode `scratch`")
+    total_epochs: int = whole(0, 0, "epochs",
+        "of the whole run: fine-tuning takes what growth leaves, at least `finetune.epochs`",
+        "0 means no total")
+    schedule: str = choice("auto", SCHEDULES,
+        "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
+        " `cosine`, `constant`; `auto` goes by the policy")
+
+    def length(self, phase_start: int) -> int:
+        """Epochs of fine-tuning that began with epoch `phase_start`, or of a run from scratch."""
+        return self.total_epochs - phase_start if self.total_epochs else self.epochs
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a stopped run goes on from."""
+
+    every: int = whole(1, 1, "epochs", "epochs between two checkpoints", free=True)
+    keep: int = whole(2, 1, "", "newest checkpoints kept, beside the best", free=True)
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Weights for pictures of a run's path."""
+
+    every: int = whole(0, 0, "epochs",
+        "epochs between two snapshots of the weights; the paper's pictures take 4",
+        "0 means none", free=True)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is shown."""
+
+    progress: bool = flag(True, "a bar within each epoch", free=True)
+    tensorboard: bool = flag(True,
+        "write TensorBoard events, where tensorboardX is installed", free=True)
+    plot_every: int = whole(0, 0, "epochs", "epochs between two drawings of the plot",
+        "0 means at the end only", free=True)
