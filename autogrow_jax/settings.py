@@ -50,8 +50,9 @@ class Settings:
     log: table.Log = field(default_factory=table.Log)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain values, as config.json has them."""
-        return dataclasses.asdict(self)
+        """Nested dicts of plain values in the order of their names, as config.json has them."""
+        flat = traverse_util.flatten_dict(dataclasses.asdict(self), sep=".")
+        return nest(dict(sorted(flat.items())))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":

@@ -30,3 +30,4 @@ def test_settings_are_typed_hashable_and_cannot_be_changed():
     assert hash(settings) == hash(Settings())
     with pytest.raises(AttributeError):
         settings.growth.interval = 4
+    assert list(settings.to_dict()) == sorted(settings.to_dict())
