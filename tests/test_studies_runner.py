@@ -14,10 +14,8 @@ import pytest
 from autogrow_jax.errors import UserError
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
-from autogrow_jax.studies.devices import Slot, make_slots
 from autogrow_jax.studies.progress import StudyProgress
-from autogrow_jax.studies.runner import run_cells
-from autogrow_jax.studies.worker import run_cell
+from autogrow_jax.studies.runner import Slot, make_slots, run_cell, run_cells
 
 pytestmark = pytest.mark.multiprocess
 
@@ -160,7 +158,7 @@ def _digits(**overrides):
 @pytest.fixture(autouse=True)
 def _session_cache(monkeypatch):
     """A cell's own compilation cache would stay that of this process."""
-    monkeypatch.setattr("autogrow_jax.studies.worker.compilation_cache.enable", lambda root: root)
+    monkeypatch.setattr("autogrow_jax.studies.runner.compilation_cache.enable", lambda root: root)
 
 
 def test_a_cell_and_the_baseline_of_its_net(tmp_path):

@@ -13,13 +13,17 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.process import keep_freed_memory, leave
 from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
-from autogrow_jax.studies.devices import make_slots
 from autogrow_jax.studies.options import Options, parse_arguments
 from autogrow_jax.studies.progress import StudyProgress
 from autogrow_jax.studies.records import collect
-from autogrow_jax.studies.runner import run_cells, worker_command
+from autogrow_jax.studies.runner import (
+    make_slots,
+    run_cell,
+    run_cells,
+    stop_with_parent,
+    worker_command,
+)
 from autogrow_jax.studies.study import Study
-from autogrow_jax.studies.worker import run_cell, stop_with_parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

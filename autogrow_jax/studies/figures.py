@@ -5,23 +5,27 @@ Drawn from the same lines as the tables, without pyplot and its global state.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autogrow_jax.reporting.files import replace_file
 from autogrow_jax.reporting.marks import MARK_COLOR
-from autogrow_jax.studies import panels as panels_lib
-from autogrow_jax.studies.marks import Mark, escape, make_marks, telling_columns
-from autogrow_jax.studies.names_panel import draw_names
-from autogrow_jax.studies.panels import LINE_COLOR, PAPER_COLOR, View
-from autogrow_jax.studies.records import Record, Table
+from autogrow_jax.studies.marks import Mark, View, escape, telling_columns
+from autogrow_jax.studies.panels import (
+    AXES,
+    LINE_COLOR,
+    PAPER_COLOR,
+    draw_names,
+    draw_numbers,
+    style_of,
+)
+from autogrow_jax.studies.records import Table
 
 __all__ = ["draw_figures", "figure"]
 
@@ -29,19 +33,6 @@ __all__ = ["draw_figures", "figure"]
 _WIDTH, _HEIGHT, _ENTRY = 4.3, 4.1, 0.19
 # The legend begins a further column after so many entries.
 _MAX_ENTRIES = 30
-
-
-class _Axis(NamedTuple):
-    label: str
-    value: Callable[[Record], float | None]
-    is_flops: bool
-
-
-_AXES = (
-    _Axis("blocks in all stages", lambda record: float(sum(record.depths or ())), False),
-    _Axis("FLOPs of the net (forward, one image)", lambda record: record.flops, True),
-    _Axis("FLOPs of the training that found it", lambda record: record.training_flops, True),
-)
 
 
 def draw_figures(title: str, tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -84,77 +75,53 @@ def figure(table: Table, *, title: str = "") -> Figure:
     Returns:
       A figure of its own, not known to pyplot.
     """
-    marks = make_marks(table)
-    view = View(marks)
-    axes = [axis for axis in _AXES if any(len(mark.points(axis.value)) for mark in marks)]
+    view = View(table)
+    axes = [name for name in AXES if any(len(m.points(attrgetter(name))) for m in view.marks)]
     num_panels = max(1, len(axes) + bool(table.section.x and axes))
     columns = 2 if num_panels == 4 else num_panels
     rows = -(-num_panels // columns)
-    height = max(_HEIGHT * rows, _ENTRY * min(len(marks) + 5, _MAX_ENTRIES)) + 0.9
+    height = max(_HEIGHT * rows, _ENTRY * min(len(view.marks) + 5, _MAX_ENTRIES)) + 0.9
     drawing = Figure(figsize=(_WIDTH * columns + 3.4, height), dpi=150, layout="constrained")
     panels = list(drawing.subplots(rows, columns, sharey=True, squeeze=False).flat)
     if axes:
         panels[0].set_ylim(view.bottom, view.top)
     else:
         panels[0].set(xticks=(), yticks=())
-    for panel, axis in zip(panels, axes, strict=False):
-        _draw_axis(panel, view, axis)
+    for panel, name in zip(panels, axes, strict=False):
+        draw_numbers(panel, view, name)
     if num_panels > len(axes) > 0:
         draw_names(panels[len(axes)], view, table)
     for number, panel in enumerate(panels):
-        _set_style(panel, labelled=number % columns == 0)
+        if number % columns == 0:
+            panel.set_ylabel("accuracy (%)")
+        panel.grid(color="#e6e6e6", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=9)
     panels[0].set_title(_summary(table, title), loc="left", fontsize=9.5, color=MARK_COLOR, pad=10)
     drawing.suptitle(escape(table.section.title), x=0.01, ha="left", fontsize=15)
     _draw_legend(drawing, view, table)
     return drawing
 
 
-def _draw_axis(panel: Axes, view: View, axis: _Axis) -> None:
-    def points_of(mark: Mark) -> np.ndarray:
-        return mark.points(axis.value)
-
-    panels_lib.join_fixed(panel, view, points_of)
-    panels_lib.draw(panel, view, points_of)
-    x = [points_of(mark)[:, 0] for mark in (*view.drawn, *view.below)]
-    if not axis.is_flops:
-        paper = [(mark, mark.line.published.depths) for mark in view.paper if mark.line.published]
-        x.append(np.array([sum(depths) for _, depths in paper if depths]))
-        for mark, depths in paper:
-            if depths:
-                panels_lib.draw_published(panel, mark, sum(depths))
-    panels_lib.set_scale(panel, np.concatenate(x), is_flops=axis.is_flops)
-    panel.set_xlabel(axis.label)
-
-
-def _set_style(panel: Axes, *, labelled: bool) -> None:
-    if labelled:
-        panel.set_ylabel("accuracy (%)")
-    panel.grid(color="#e6e6e6", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=9)
-
-
 def _draw_legend(drawing: Figure, view: View, table: Table) -> None:
-    entries = [(_handle(mark), _label(mark, view)) for mark in view.marks]
+    handles = [_handle(mark, view) for mark in view.marks]
+    grey: dict[str, Any] = {"color": MARK_COLOR, "linestyle": "none"}
     if any(len(mark.accuracies) > 1 for mark in view.marks):
-        error: dict[str, Any] = {"color": MARK_COLOR, "linestyle": "none"}
-        entries.append((Line2D([], [], marker="|", markersize=11, **error), "standard deviation"))
-        entries.append((Line2D([], [], marker=".", markersize=5, **error), "a seed"))
+        handles.append(Line2D([], [], marker="|", ms=11, label="standard deviation", **grey))
+        handles.append(Line2D([], [], marker=".", ms=5, label="a seed", **grey))
     if view.among_fixed:
-        entries.append((Line2D([], [], color=LINE_COLOR), "fixed depths"))
+        handles.append(Line2D([], [], color=LINE_COLOR, label="fixed depths"))
     published = sum(mark.line.published is not None for mark in view.drawn)
     if published:
-        hollow: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "color": PAPER_COLOR}
         outside = published - len(view.paper)
         label = f"the paper's ({outside} of {published} outside)" if outside else "the paper's"
-        entries.append((Line2D([], [], linestyle="none", **hollow), label))
-    handles, labels = zip(*entries, strict=True)
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "color": PAPER_COLOR}
+        handles.append(Line2D([], [], linestyle="none", marker="o", label=label, **hollow))
     drawing.legend(
-        handles,
-        labels,
+        handles=handles,
         loc="outside right upper",
-        ncols=-(-len(entries) // _MAX_ENTRIES),
+        ncols=-(-len(handles) // _MAX_ENTRIES),
         frameon=False,
         fontsize=8.5,
         title=escape(" / ".join(table.section.columns[i] for i in telling_columns(table))),
@@ -163,38 +130,31 @@ def _draw_legend(drawing: Figure, view: View, table: Table) -> None:
     )
 
 
-def _handle(mark: Mark) -> Line2D:
-    style = panels_lib.style_of(mark)
-    style |= {"marker": mark.shape if len(mark.accuracies) else "None", "linestyle": "none"}
-    return Line2D([], [], **(style | {"markersize": 11 if mark.line.found else 7}))
-
-
-def _label(mark: Mark, view: View) -> str:
+def _handle(mark: Mark, view: View) -> Line2D:
     label = mark.label
     if mark.line.found:
         label += " by growth" if label.endswith("found") else ": found by growth"
-    if not len(mark.accuracies):
-        state = "failed" if mark.line.failed else "not run yet"
-        return f"{label}: {state}"
-    if mark in view.below:
-        return f"{label}: {mark.accuracies.mean():.2f}, below the panels"
-    return label
+    if not mark.accuracies:
+        label += ": failed" if mark.line.failed else ": not run yet"
+    elif mark in view.below:
+        label += f": {mark.mean:.2f}, below the panels"
+    style = style_of(mark) | {"markersize": 11 if mark.line.found else 7, "linestyle": "none"}
+    return Line2D([], [], marker=mark.shape if mark.accuracies else "None", label=label, **style)
 
 
 def _summary(table: Table, title: str) -> str:
-    """What is drawn, in a line: "Interval. Best test accuracy of all epochs; seeds 0, 1, 2"."""
+    """What is drawn, in a line: "Interval; test accuracy with the final weights; seeds 0, 1"."""
     splits = {record.validation for record in table.records if record.state == "done"}
-    if splits == {"test"}:
+    if not splits:
+        what = "no run is done yet"
+    elif splits == {"test"}:
         what = "best accuracy of all epochs on the test set, which steered growth"
     elif "test" in splits:
         what = "test accuracy, of some runs the best of all epochs"
     else:
         what = "test accuracy with the final weights"
-    words = [what if splits else "no run is done yet"]
-    words.append(
-        ("seed " if len(table.seeds) == 1 else "seeds ") + ", ".join(map(str, table.seeds))
-    )
-    return escape("; ".join([title, *words] if title else words))
+    seeds = f"seed{'s' * (len(table.seeds) != 1)} {', '.join(map(str, table.seeds))}"
+    return escape("; ".join([title, what, seeds] if title else [what, seeds]))
 
 
 def _file_names(tables: Sequence[Table]) -> list[str]:
@@ -202,9 +162,6 @@ def _file_names(tables: Sequence[Table]) -> list[str]:
     names: list[str] = []
     for table in tables:
         name = re.sub(r"[^a-z0-9]+", "-", table.section.title.lower()).strip("-") or "section"
-        number = 2
-        unique = name
-        while unique in names:
-            unique, number = f"{name}-{number}", number + 1
-        names.append(unique)
+        numbered = (f"{name}-{number}" for number in range(2, len(tables) + 2))
+        names.append(name if name not in names else next(n for n in numbered if n not in names))
     return names

@@ -1,132 +1,92 @@
-"""What a table of a study says, as columns of short texts; `tables.py` lays them out in files.
+"""What a table of a study says, as short texts: its columns, its remarks, and what holds of both.
 
-Everything a reader needs in order to trust the numbers is a sentence of `describe`: which split
-steered, how many seeds, which machine and versions.
+Everything a reader needs in order to trust the numbers is a sentence of `describe`.
 """
 
-import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from autogrow_jax.reporting.result import describe_validation, format_depths
 from autogrow_jax.studies.records import Line, Record, Stat, Table
+from autogrow_jax.studies.study import Published
 
-__all__ = ["NOTHING", "Column", "Grid", "describe", "failure", "make_grid"]
+__all__ = ["Column", "describe", "make_columns", "make_remarks"]
 
-NOTHING = "-"
-
-Group = Literal["name", "found", "scratch", "cost"]
-Align = Literal["left", "right", "point"]
-
+_NOTHING = "-"
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _VERSIONS = ("autogrow_jax", "jax", "jaxlib", "flax", "optax", "python")
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of texts.
+class Column(NamedTuple):
+    """A column of texts, one a line of the table.
 
     Attributes:
-      header: may be broken at its spaces.
-      cells: one a line of the table.
-      group: columns of one group belong side by side.
+      header: over it.
+      cells: the texts.
+      group: columns of one group stay side by side.
       align: at the left, at the right, or at the decimal point.
     """
 
     header: str
-    cells: tuple[str, ...]
-    group: Group
-    align: Align = "left"
+    cells: Iterable[str]
+    group: str
+    align: str = "left"
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table as texts.
-
-    Attributes:
-      columns: those that say something.
-      remarks: for each line what is missing from it, and why; may be empty.
-    """
-
-    columns: tuple[Column, ...]
-    remarks: tuple[tuple[str, ...], ...]
-
-
-def make_grid(table: Table) -> Grid:
-    """The columns of a table, without those in which no line has anything."""
+def make_columns(table: Table) -> list[Column]:
+    """Makes the columns of a table, without those in which no line has anything."""
     lines = table.lines
-    columns = [
-        Column(name, tuple(line.names[i] for line in lines), "name")
+    names = [
+        Column(name, [line.names[i] for line in lines], "name")
         for i, name in enumerate(table.section.columns)
     ]
-    paper = [line.published for line in lines]
-    num_baselines = [len(line.baselines) for line in lines]
+
+    def paper(show: Callable[[Published], str]) -> list[str]:
+        return [(show(line.published) if line.published else "") or _NOTHING for line in lines]
+
+    def scratch(name: str, sign: str) -> list[str]:
+        return [_stat(getattr(line, name), len(line.baselines), sign) for line in lines]
+
+    def stats(name: str) -> list[Stat]:
+        return [line.stat(name) for line in lines]
+
+    paper_accuracy = paper(lambda p: _points(p.accuracy))
+    paper_delta = paper(lambda p: "" if p.delta is None else _points(p.delta, "+"))
     optional = [
-        Column("depths", tuple(_depths(line) for line in lines), "found"),
-        Column(
-            "paper: depths",
-            tuple(format_depths(p.depths) if p and p.depths else NOTHING for p in paper),
-            "found",
-        ),
-        Column("accuracy %", tuple(_accuracy(line) for line in lines), "found", "point"),
-        Column(
-            "paper: accuracy",
-            tuple(_points(p.accuracy) if p else NOTHING for p in paper),
-            "found",
-            "point",
-        ),
-        Column(
-            "from scratch %",
-            tuple(map(_stat, (line.baseline for line in lines), num_baselines)),
-            "scratch",
-            "point",
-        ),
-        Column(
-            "delta",
-            tuple(map(_signed, (line.delta for line in lines), num_baselines)),
-            "scratch",
-            "point",
-        ),
-        Column(
-            "paper: delta",
-            tuple(_points(p.delta, "+") if p and p.delta is not None else NOTHING for p in paper),
-            "scratch",
-            "point",
-        ),
-        _numbers("epochs", [line.stat("epochs") for line in lines], whole=True),
-        _scaled("forward FLOP", [line.stat("flops") for line in lines]),
-        _scaled("training FLOP", [line.stat("training_flops") for line in lines]),
-        _numbers("seconds", [line.stat("seconds") for line in lines]),
-        _numbers("parameters", [line.stat("num_params") for line in lines], whole=True),
+        Column("depths", [_depths(line) for line in lines], "found"),
+        Column("paper: depths", paper(lambda p: format_depths(p.depths)), "found"),
+        Column("accuracy %", [_accuracy(line) for line in lines], "found", "point"),
+        Column("paper: accuracy", paper_accuracy, "found", "point"),
+        Column("from scratch %", scratch("baseline", ""), "scratch", "point"),
+        Column("delta", scratch("delta", "+"), "scratch", "point"),
+        Column("paper: delta", paper_delta, "scratch", "point"),
+        _numbers("epochs", stats("epochs"), whole=True),
+        _scaled("forward FLOP", stats("flops")),
+        _scaled("training FLOP", stats("training_flops")),
+        _numbers("seconds", stats("seconds")),
+        _numbers("parameters", stats("num_params"), whole=True),
     ]
-    columns += [column for column in optional if any(cell != NOTHING for cell in column.cells)]
-    return Grid(tuple(columns), tuple(_remarks(line) for line in lines))
+    return names + [column for column in optional if set(column.cells) != {_NOTHING}]
 
 
-def describe(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
-    """What holds of the numbers: sentences.
-
-    Returns:
-      Those that hold of all tables, and for each table those that hold of it alone.
-    """
-    about = [_describe(table) for table in tables]
-    common: list[str] = []
-    own: list[list[str]] = [[] for _ in tables]
-    for kind in dict.fromkeys(kind for sentences in about for kind in sentences):
-        texts = [sentences[kind] for sentences in about if kind in sentences]
-        if len(set(texts)) == 1:
-            common.append(texts[0])
-        else:
-            for sentences, list_ in zip(about, own, strict=True):
-                list_ += [sentences[kind]] if kind in sentences else []
-    return common, own
-
-
-def failure(record: Record) -> str:
-    """The first line of why a cell failed."""
-    lines = (line.strip() for line in record.error.splitlines())
-    return next((line for line in lines if line), "no reason was kept")
+def make_remarks(line: Line) -> list[str]:
+    """Says what is missing from a line, and why."""
+    # A baseline whose net was never found has nothing of its own to say.
+    pairs = zip(line.records, line.baselines, strict=False)
+    baselines = [b for found, b in pairs if found.state == "done" or b.state != "missing"]
+    remarks = []
+    for records, prefix in ((line.records, ""), (baselines, "from scratch, ")):
+        for record in records:
+            seed = f"{prefix}seed {record.cell.seed}"
+            if record.state == "failed":
+                remarks.append(f"{seed} failed: {record.reason}")
+            elif record.state == "done" and record.accuracy is None:
+                remarks.append(f"{seed}: its accuracy is not a number")
+        missing = sum(record.state == "missing" for record in records)
+        if missing:
+            remarks.append(f"{prefix}not run yet ({missing} of {len(line.records)} seeds)")
+    return remarks
 
 
 # --- Cells.
@@ -134,9 +94,7 @@ def failure(record: Record) -> str:
 
 def _depths(line: Line) -> str:
     names = [format_depths(record.depths) for record in line.done if record.depths]
-    if len(set(names)) == 1:
-        return names[0]
-    return ", ".join(names) or NOTHING
+    return (names[0] if len(set(names)) == 1 else ", ".join(names)) or _NOTHING
 
 
 def _accuracy(line: Line) -> str:
@@ -149,15 +107,9 @@ def _accuracy(line: Line) -> str:
 def _stat(stat: Stat, expected: int, sign: str = "") -> str:
     """ "91.20 ± 0.31", with the number of values where it is less than `expected`."""
     if stat.mean is None:
-        return NOTHING
-    text = _points(stat.mean, sign)
-    if stat.std is not None:
-        text += f" ± {stat.std:.2f}"
+        return _NOTHING
+    text = _points(stat.mean, sign) + (f" ± {stat.std:.2f}" if stat.std is not None else "")
     return text if len(stat.values) == expected else f"{text} (n={len(stat.values)})"
-
-
-def _signed(stat: Stat, expected: int) -> str:
-    return _stat(stat, expected, "+")
 
 
 def _points(value: float, sign: str = "") -> str:
@@ -178,33 +130,29 @@ def _numbers(header: str, stats: Sequence[Stat], *, whole: bool = False) -> Colu
     means = [stat.mean for stat in stats]
     smallest = min((abs(mean) for mean in means if mean is not None), default=0.0)
     decimals = 0 if whole or smallest >= 100 else 1 if smallest >= 10 else 2
-    cells = (NOTHING if mean is None else f"{mean:,.{decimals}f}" for mean in means)
-    return Column(header, tuple(cells), "cost", "right")
-
-
-def _remarks(line: Line) -> tuple[str, ...]:
-    remarks = _remarks_of(line.records, len(line.records), "")
-    # A baseline whose net was never found has nothing of its own to say.
-    pairs = zip(line.records, line.baselines, strict=False)
-    baselines = [b for found, b in pairs if found.state == "done" or b.state != "missing"]
-    return (*remarks, *_remarks_of(baselines, len(line.baselines), "from scratch, "))
-
-
-def _remarks_of(records: Sequence[Record], num_seeds: int, prefix: str) -> list[str]:
-    remarks = []
-    for record in records:
-        seed = f"{prefix}seed {record.cell.seed}"
-        if record.state == "failed":
-            remarks.append(f"{seed} failed: {failure(record)}")
-        elif record.state == "done" and record.accuracy is None:
-            remarks.append(f"{seed}: its accuracy is not a number")
-    missing = sum(record.state == "missing" for record in records)
-    if missing:
-        remarks.append(f"{prefix}not run yet ({missing} of {num_seeds} seeds)")
-    return remarks
+    cells = [_NOTHING if mean is None else f"{mean:,.{decimals}f}" for mean in means]
+    return Column(header, cells, "cost", "right")
 
 
 # --- Sentences.
+
+
+def describe(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
+    """Says which split steered, how many seeds there are, on which machine, with which versions.
+
+    Returns:
+      The sentences that hold of all tables, and for each table those that hold of it alone.
+    """
+    about = [_describe(table) for table in tables]
+    kinds = dict.fromkeys(kind for sentences in about for kind in sentences)
+    common = {
+        kind: texts.pop()
+        for kind in kinds
+        for texts in [{sentences[kind] for sentences in about if kind in sentences}]
+        if len(texts) == 1
+    }
+    own = [[text for kind, text in each.items() if kind not in common] for each in about]
+    return list(common.values()), own
 
 
 def _describe(table: Table) -> dict[str, str]:
@@ -212,10 +160,8 @@ def _describe(table: Table) -> dict[str, str]:
     runs = list({r.cell.name: r for r in table.records if r.state == "done"}.values())
     sentences: dict[str, str] = {}
     if runs:
-        sentences["split"] = " ".join(
-            _protocol(validation) + count
-            for validation, count in _tally(r.validation or "unknown" for r in runs)
-        )
+        steered = _tally(record.validation or "unknown" for record in runs)
+        sentences["split"] = " ".join(_protocol(images) + count for images, count in steered)
     if any(line.published for line in table.lines):
         sentences["paper"] = (
             "The paper's numbers are of one seed, on the test set that steered its growth, the best"
@@ -242,13 +188,9 @@ def _describe(table: Table) -> dict[str, str]:
         " the depths of that epoch. Seconds include compiling, on a machine that may have done"
         " other work at the same time, other runs of this study too."
     )
-    for kind, values in (
-        ("Machine", [record.machine or "unknown" for record in runs]),
-        ("Versions", [_versions(record) for record in runs]),
-    ):
-        tally = list(_tally(values))
-        word = kind if len(tally) == 1 or kind.endswith("s") else f"{kind}s"
-        sentences[kind] = f"{word}: {'; '.join(value + count for value, count in tally)}."
+    machines = _tally(record.machine or "unknown" for record in runs)
+    sentences["machine"] = f"Machine{'s' if len(machines) > 1 else ''}: {_list(machines)}."
+    sentences["versions"] = f"Versions: {_list(_tally(map(_versions, runs)))}."
     return sentences
 
 
@@ -273,8 +215,14 @@ def _versions(record: Record) -> str:
     return ", ".join(named) or "unknown"
 
 
-def _tally(values: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _tally(values: Iterable[str]) -> list[tuple[str, str]]:
     """Each value once, with " (5 runs)" where there are several values."""
     counts = Counter(values)
-    for value, count in counts.items():
-        yield value, f" ({count} {'run' if count == 1 else 'runs'})" if len(counts) > 1 else ""
+    return [
+        (value, f" ({count} {'run' if count == 1 else 'runs'})" if len(counts) > 1 else "")
+        for value, count in counts.items()
+    ]
+
+
+def _list(tally: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(value + count for value, count in tally)

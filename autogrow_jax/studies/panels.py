@@ -2,76 +2,128 @@
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from autogrow_jax.studies.marks import Mark
+from autogrow_jax.studies.marks import Mark, View, escape
+from autogrow_jax.studies.records import Table
 from autogrow_jax.studies.study import Published
 
-__all__ = [
-    "LINE_COLOR",
-    "PAPER_COLOR",
-    "WIDE",
-    "View",
-    "draw",
-    "draw_published",
-    "join",
-    "join_fixed",
-    "set_log",
-    "set_scale",
-    "style_of",
-]
+__all__ = ["AXES", "LINE_COLOR", "PAPER_COLOR", "draw_names", "draw_numbers", "style_of"]
 
-LINE_COLOR = "#b5b5b5"
-PAPER_COLOR = "#8c8c8c"
+LINE_COLOR, PAPER_COLOR = "#b5b5b5", "#8c8c8c"
+# What panels are over: numbers of a `Record`.
+AXES = {
+    "blocks": "blocks in all stages",
+    "flops": "FLOPs of the net (forward, one image)",
+    "training_flops": "FLOPs of the training that found it",
+}
+# An axis whose largest value is so many times its smallest is logarithmic.
+_WIDE = 8
+# Two ticks, or two labels at the right edge, are at least this part of the panel apart.
+_TICK_ROOM, _LABEL_ROOM = 0.07, 0.055
 
 # Of a mark, where it stands on the x-axis and its accuracy, for each seed [seeds, 2].
 Points = Callable[[Mark], np.ndarray]
 
-# An axis whose largest value is so many times its smallest is logarithmic.
-WIDE = 8
-# Rows so many times the spread of all others under them are left below the panels; a quarter of
-# all rows at most.
-_FAR_BELOW = 3
-# The paper's marks may widen an axis by this part of it at either end.
-_PAPER_ROOM = 0.35
-# The least that the accuracy axis spans, in percentage points.
-_MIN_POINTS = 0.5
+
+def draw_numbers(panel: Axes, view: View, name: str) -> None:
+    """Accuracy over a number of each record: whole numbers of blocks, or FLOPs."""
+
+    def points_of(mark: Mark) -> np.ndarray:
+        return mark.points(attrgetter(name))
+
+    if view.among_fixed:
+        for series in dict.fromkeys(mark.series for mark in view.drawn):
+            fixed = [m for m in view.drawn if m.series == series and not m.line.found]
+            _join(panel, fixed, points_of)
+    is_flops = name != "blocks"
+    paper = [] if is_flops else [(m, p, sum(p.depths)) for m, p in view.paper if p.depths]
+    _draw_marks(panel, view, points_of, paper)
+    ours = [points_of(mark)[:, 0] for mark in (*view.drawn, *view.below)]
+    x = np.concatenate([*ours, [blocks for *_, blocks in paper]])
+    if not _set_range(panel, x.min(), x.max(), may_be_log=is_flops):
+        locator = ticker.MaxNLocator(5 if is_flops else 7, integer=not is_flops)
+        panel.xaxis.set_major_locator(locator)
+    if is_flops:
+        panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=" "))
+    panel.set_xlabel(AXES[name])
 
 
-class View:
-    """What the panels of a figure share.
+def draw_names(panel: Axes, view: View, table: Table) -> None:
+    """Accuracy over the names of the column `Section.x`.
 
-    Attributes:
-      marks: of all rows.
-      drawn: those that have an accuracy and do not lie far below all others.
-      below: those that do.
-      bottom, top: of the accuracy axis, in percent.
-      among_fixed: whether a net that was found lies among fixed depths, which are then joined.
-      paper: those whose published net is near enough to ours to be drawn without pressing ours.
+    Numbers make an axis, and a name that is none a dashed line across it; where fewer than two
+    names are numbers, the names stand side by side.
     """
+    column = table.section.columns.index(table.section.x)
+    names = list(dict.fromkeys(mark.line.names[column] for mark in view.marks))
+    numbers = ((name, _number(name)) for name in names)
+    places = {name: number for name, number in numbers if number is not None}
+    is_axis = len(set(places.values())) > 1
+    if not is_axis:
+        places = {name: float(i) for i, name in enumerate(names)}
+    series = list(dict.fromkeys(mark.series for mark in view.marks))
+    # Side by side where marks of several series would cover each other.
+    step = 0 if is_axis else 0.5 / len(series)
 
-    def __init__(self, marks: Sequence[Mark]):
-        self.marks = marks
-        known = [mark for mark in marks if len(mark.accuracies)]
-        self.below = _far_below(known)
-        self.drawn = [mark for mark in known if mark not in self.below]
-        self.among_fixed = len({mark.line.found for mark in known}) == 2
-        ends = [end for mark in self.drawn for end in _ends(mark)]
-        blocks = [float(sum(r.depths or ())) for mark in self.drawn for r in mark.line.done]
-        self.paper = [m for m in self.drawn if _is_near(m.line.published, ends, blocks)]
-        ends += [m.line.published.accuracy for m in self.paper if m.line.published]
-        low, high = min(ends, default=0.0), max(ends, default=100.0)
-        pad = max(0.06 * (high - low), (_MIN_POINTS - (high - low)) / 2)
-        self.bottom = low - pad
-        self.top = min(high + pad, 100 + 0.03 * (high + pad - self.bottom))
+    def points_of(mark: Mark) -> np.ndarray:
+        """[seeds, 2], none where the name has no place on the axis."""
+        x = places.get(mark.line.names[column])
+        if x is None:
+            return np.empty((0, 2))
+        shift = (series.index(mark.series) - (len(series) - 1) / 2) * step
+        return mark.points(lambda record: x + shift)
+
+    panel.set_xlabel(escape(table.section.x))
+    if is_axis:
+        _set_ticks(panel, places)
+        for one in series:
+            marks = [mark for mark in view.drawn if mark.series == one]
+            color = marks[-1].color if marks and len(series) > 1 else LINE_COLOR
+            _join(panel, marks, points_of, color)
+    else:
+        panel.set_xlim(-0.5, len(places) - 0.5)
+        panel.set_xticks(list(places.values()), [escape(name) for name in places])
+        if sum(map(len, places)) > 36:
+            panel.tick_params(axis="x", rotation=35)
+    paper = [(m, p, points_of(m)[0, 0]) for m, p in view.paper if len(points_of(m))]
+    _draw_marks(panel, view, points_of, paper)
+    _draw_across(panel, view, [m for m in view.drawn if m.line.names[column] not in places], column)
+
+
+def _draw_marks(
+    panel: Axes,
+    view: View,
+    points_of: Points,
+    paper: Sequence[tuple[Mark, Published, float]],
+) -> None:
+    """Draws each row at its means, and what the paper has for it at an x."""
+    for mark in view.below:
+        if len(points := points_of(mark)):
+            style = style_of(mark) | {"marker": "v", "markersize": 6, "clip_on": False}
+            across = panel.get_xaxis_transform()
+            panel.plot([points[:, 0].mean()], [0.02], transform=across, **style)
+    for mark in view.drawn:
+        x, y = points_of(mark).T
+        if len(x) > 1:
+            panel.plot(x, y, ".", color=mark.color, markersize=4, alpha=0.6, zorder=2)
+        if len(x):
+            spread = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(x) > 1 else {}
+            style = style_of(mark) | {"elinewidth": 1, "zorder": 4 if mark.line.found else 3}
+            panel.errorbar([x.mean()], [y.mean()], fmt=mark.shape, **style, **spread)
+    for mark, published, at in paper:
+        # Over our own marks and a little larger: where both agree it is a ring around ours.
+        hollow: dict[str, Any] = {"color": PAPER_COLOR, "markerfacecolor": "none", "zorder": 3.5}
+        size = style_of(mark)["markersize"] + 2
+        panel.plot([at], [published.accuracy], mark.shape, markersize=size, **hollow)
 
 
 def style_of(mark: Mark) -> dict[str, Any]:
-    """Colour and size of a mark, for matplotlib."""
     star = mark.shape == "*"
     return {
         "color": mark.color,
@@ -81,25 +133,7 @@ def style_of(mark: Mark) -> dict[str, Any]:
     }
 
 
-def draw(panel: Axes, view: View, points_of: Points) -> None:
-    """Draws all rows that have points, each at the mean over its seeds."""
-    for mark in view.below:
-        points = points_of(mark)
-        if len(points):
-            panel.plot(
-                [points[:, 0].mean()],
-                [0.02],
-                transform=panel.get_xaxis_transform(),
-                clip_on=False,
-                **(style_of(mark) | {"marker": "v", "markersize": 6}),
-            )
-    for mark in view.drawn:
-        points = points_of(mark)
-        if len(points):
-            _draw_row(panel, mark, points[:, 0], points[:, 1])
-
-
-def join(panel: Axes, marks: Sequence[Mark], points_of: Points, color: str = LINE_COLOR) -> None:
+def _join(panel: Axes, marks: Sequence[Mark], points_of: Points, color: str = LINE_COLOR) -> None:
     """Draws a line through the means of `marks`, from left to right."""
     means = [points_of(mark).mean(axis=0) for mark in marks if len(points_of(mark))]
     if len(means) > 1:
@@ -107,98 +141,57 @@ def join(panel: Axes, marks: Sequence[Mark], points_of: Points, color: str = LIN
         panel.plot(x, y, color=color, linewidth=1.2, zorder=1.5)
 
 
-def join_fixed(panel: Axes, view: View, points_of: Points) -> None:
-    """Joins the rows of fixed depths, where a net that was found lies among them."""
-    if view.among_fixed:
-        for series in dict.fromkeys(mark.series for mark in view.drawn):
-            fixed = [m for m in view.drawn if m.series == series and not m.line.found]
-            join(panel, fixed, points_of)
+def _draw_across(panel: Axes, view: View, marks: Sequence[Mark], column: int) -> None:
+    """Dashed lines for rows without a place on the axis, named at the right edge."""
+    label_at = -math.inf
+    for mark in sorted(marks, key=lambda mark: mark.mean):
+        low, high = mark.mean - mark.std, mark.mean + mark.std
+        panel.axhline(mark.mean, color=mark.color, linestyle="--", linewidth=1.3, zorder=1.4)
+        panel.axhspan(low, high, color=mark.color, alpha=0.1, linewidth=0, zorder=1)
+        label_at = max(mark.mean, label_at + _LABEL_ROOM * (view.top - view.bottom))
+        panel.annotate(
+            escape(mark.line.names[column]),
+            (1.01, label_at),
+            xycoords=panel.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            color=mark.color,
+        )
 
 
-def set_scale(panel: Axes, x: np.ndarray, *, is_flops: bool) -> None:
-    """Sets the x-axis: whole numbers of blocks, or FLOPs, logarithmic where they differ much.
+def _set_ticks(panel: Axes, places: dict[str, float]) -> None:
+    """Sets the x-axis to the numbers that names stand for; a tick for each that has the room."""
+    ordered = sorted({number: name for name, number in places.items()}.items())
+    low, high = ordered[0][0], ordered[-1][0]
+    scale = math.log if _set_range(panel, low, high, may_be_log=True) else float
+    ticks: list[tuple[float, str]] = []
+    for number, name in ordered:
+        room = _TICK_ROOM * (scale(high) - scale(low))
+        if not ticks or scale(number) - scale(ticks[-1][0]) > room:
+            ticks.append((number, escape(name)))
+    panel.xaxis.set_major_locator(ticker.FixedLocator([number for number, _ in ticks]))
+    panel.xaxis.set_ticklabels([name for _, name in ticks])
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
 
-    Args:
-      panel: whose axis.
-      x: what has to be seen.
-      is_flops: FLOPs, else blocks.
-    """
-    low, high = float(x.min()), float(x.max())
-    if is_flops and low > 0 and high > WIDE * low:
-        set_log(panel, low, high)
-    else:
+
+def _set_range(panel: Axes, low: float, high: float, *, may_be_log: bool) -> bool:
+    """Sets the x-axis from `low` to `high` and a little further; returns whether by logarithm."""
+    if not (may_be_log and low > 0 and high > _WIDE * low):
         pad = 0.06 * (high - low) if high - low > 0.05 * high else max(0.2 * high, 1.0)
         panel.set_xlim(low - pad, high + pad)
-        panel.xaxis.set_major_locator(MaxNLocator(5 if is_flops else 7, integer=not is_flops))
-    if is_flops:
-        panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
-
-
-def set_log(panel: Axes, low: float, high: float) -> None:
-    """A logarithmic x-axis with few ticks, from `low` to `high` and a little further."""
+        return False
     decades = math.log10(high / low)
     panel.set_xscale("log")
     panel.set_xlim(low / 10 ** (0.06 * decades), high * 10 ** (0.06 * decades))
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,)))
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,)))
+    panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+    return True
 
 
-def draw_published(panel: Axes, mark: Mark, x: float) -> None:
-    """Draws what the paper has for a row at `x`."""
-    published = mark.line.published
-    if published:
-        # Over our own marks and a little larger: where both agree it is a ring around ours.
-        style: dict[str, Any] = {"color": PAPER_COLOR, "markerfacecolor": "none", "zorder": 3.5}
-        size = style_of(mark)["markersize"] + 2
-        panel.plot([x], [published.accuracy], marker=mark.shape, markersize=size, **style)
-
-
-def _draw_row(panel: Axes, mark: Mark, x: np.ndarray, y: np.ndarray) -> None:
-    if len(x) > 1:
-        dots: dict[str, Any] = {
-            "linestyle": "none",
-            "marker": ".",
-            "markersize": 4,
-            "alpha": 0.6,
-            "zorder": 2,
-        }
-        panel.plot(x, y, color=mark.color, **dots)
-    spread = {"xerr": x.std(ddof=1), "yerr": y.std(ddof=1)} if len(x) > 1 else {}
-    panel.errorbar(
-        [x.mean()],
-        [y.mean()],
-        fmt=mark.shape,
-        elinewidth=1,
-        zorder=4 if mark.line.found else 3,
-        **style_of(mark),
-        **spread,
-    )
-
-
-def _ends(mark: Mark) -> tuple[float, ...]:
-    stat = mark.line.stat("accuracy")
-    mean, std = stat.mean or 0.0, stat.std or 0.0
-    return (*stat.values, mean - std, mean + std)
-
-
-def _is_near(published: Published | None, ends: list[float], blocks: list[float]) -> bool:
-    if not published:
-        return False
-    near = _is_within(published.accuracy, ends, _MIN_POINTS)
-    return near and (not published.depths or _is_within(sum(published.depths), blocks, 10))
-
-
-def _is_within(value: float, values: list[float], least: float) -> bool:
-    low, high = min(values), max(values)
-    room = _PAPER_ROOM * max(high - low, least)
-    return low - room <= value <= high + room
-
-
-def _far_below(marks: Sequence[Mark]) -> list[Mark]:
-    ordered = sorted(marks, key=lambda mark: float(mark.accuracies.mean()))
-    means = [float(mark.accuracies.mean()) for mark in ordered]
-    for count in range(1, len(means) // 4 + 1):
-        spread = max(means[-1] - means[count], 0.5)
-        if means[count] - means[count - 1] > _FAR_BELOW * spread:
-            return ordered[:count]
-    return []
+def _number(name: str) -> float | None:
+    """Of a name such as "3", "0.5" or "75 %"; None of any other."""
+    try:
+        number = float(name.strip().removesuffix("%"))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

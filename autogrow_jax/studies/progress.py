@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -34,33 +34,26 @@ class StudyProgress:
         """The study starts, with cells that were done before."""
         self._total, self._ended, self._began = num_cells, num_done, time.monotonic()
         before = f", {num_done} done before" if num_done else ""
-        print(f"{self._title}: {num_cells} cells{before}", file=self._stream, flush=True)
+        self._say(f"{self._title}: {num_cells} cells{before}")
         if self._stream.isatty():
-            self._bar = tqdm(
-                total=num_cells,
-                initial=num_done,
-                file=self._stream,
-                leave=False,
-                bar_format="{n_fmt}/{total_fmt} |{bar:20}| {desc}",
-                dynamic_ncols=True,
-            )
+            form = "{n_fmt}/{total_fmt} |{bar:20}| {desc}"
+            shape = {"bar_format": form, "dynamic_ncols": True, "leave": False}
+            self._bar = tqdm(total=num_cells, initial=num_done, file=self._stream, **shape)
 
     def start(self, cell: Cell) -> None:
         """A cell's process was started."""
         if self._bar is None:
-            self._say(f"{' ' * self._width()} start   {cell.label}")
+            self._tell("", f"start   {cell.label}")
 
     def end(self, cell: Cell, folder: Folder) -> None:
         """A cell ended, or could not be run."""
         self._ended += 1
         self._ended_now += 1
         reason = folder.why_failed()
-        place = f"[{self._ended}/{self._total}]".rjust(self._width())
-        if reason:
-            self._num_failed += 1
-            self._say(f"{place} FAILED  {cell.label}: {reason.splitlines()[0]}")
-        else:
-            self._say(f"{place} done    {cell.label}: {_outcome(folder)}")
+        self._num_failed += bool(reason)
+        what = f"FAILED  {cell.label}: {reason.splitlines()[0]}" if reason else ""
+        place = f"[{self._ended}/{self._total}]"
+        self._tell(place, what or f"done    {cell.label}: {_outcome(folder)}")
         if self._bar is not None:
             self._bar.update()
 
@@ -83,19 +76,19 @@ class StudyProgress:
             self._bar.close()
             self._bar = None
 
+    def _tell(self, place: str, what: str) -> None:
+        self._say(f"{place:>{2 * len(str(self._total)) + 3}} {what}")
+
     def _say(self, line: str) -> None:
         if self._bar is None:
             print(line, file=self._stream, flush=True)
         else:
             self._bar.write(line, file=self._stream)
 
-    def _width(self) -> int:
-        return 2 * len(str(self._total)) + 3
-
 
 def _outcome(folder: Folder) -> str:
     try:
-        result: dict[str, Any] = folder.result() or {}
+        result = folder.result() or {}
         return (
             f"{format_depths(result['depths'])}, test {result['test_accuracy']:.2f} %,"
             f" {result['epochs']} epochs, {format_duration(result['seconds']['total'])}"

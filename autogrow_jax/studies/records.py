@@ -5,9 +5,10 @@ finished.
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,17 @@ from autogrow_jax.studies.cells import Cell, Entry, Folder
 from autogrow_jax.studies.study import Published, Section
 
 State = Literal["done", "failed", "missing"]
+# Of a `Line.stat`: what CSV and JSON have as mean and standard deviation, beside accuracies.
+NUMBERS = (
+    "blocks",
+    "epochs",
+    "growth_epochs",
+    "num_params",
+    "flops",
+    "training_flops",
+    "seconds",
+    "compile_seconds",
+)
 
 # The usual estimate: the gradients with respect to the input and to the weights each take as many
 # multiply-adds as the forward pass.
@@ -71,14 +83,21 @@ class Record:
     machine: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def blocks(self) -> int | None:
+        """In all stages together."""
+        return None if self.depths is None else sum(self.depths)
+
+    @property
+    def reason(self) -> str:
+        """The first line of why it failed."""
+        lines = (line.strip() for line in self.error.splitlines())
+        return next((line for line in lines if line), "no reason was kept")
+
 
 @dataclasses.dataclass(frozen=True)
 class Stat:
-    """Mean and sample standard deviation of what several seeds gave.
-
-    Attributes:
-      values: one for each seed that is done; may be empty.
-    """
+    """Mean and sample standard deviation of what several seeds gave: `values`, perhaps none."""
 
     values: tuple[float, ...]
 
@@ -111,6 +130,10 @@ class Line:
     found: bool
 
     @property
+    def label(self) -> str:
+        return " / ".join(self.names)
+
+    @property
     def done(self) -> tuple[Record, ...]:
         return tuple(record for record in self.records if record.state == "done")
 
@@ -124,27 +147,16 @@ class Line:
         return Stat(tuple(float(value) for value in values if value is not None))
 
     @property
-    def blocks(self) -> Stat:
-        """Blocks in all stages together."""
-        return Stat(tuple(float(sum(record.depths or ())) for record in self.done))
-
-    @property
     def baseline(self) -> Stat:
         """Accuracy in percent of the found nets trained from scratch."""
-        values = (record.accuracy for record in self.baselines)
-        return Stat(tuple(value for value in values if value is not None))
+        return Stat(tuple(b.accuracy for b in self.baselines if b.accuracy is not None))
 
     @property
     def delta(self) -> Stat:
         """Accuracy less that of the same seed's net from scratch, in points."""
         pairs = zip(self.records, self.baselines, strict=False)
-        return Stat(
-            tuple(
-                found.accuracy - scratch.accuracy
-                for found, scratch in pairs
-                if found.accuracy is not None and scratch.accuracy is not None
-            )
-        )
+        accuracies = ((found.accuracy, scratch.accuracy) for found, scratch in pairs)
+        return Stat(tuple(a - b for a, b in accuracies if a is not None and b is not None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,37 +173,34 @@ class Table:
 
 
 def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
-    """The tables of a study, from whatever its cells have left.
+    """Makes the tables of a study from whatever its cells have left.
 
     Args:
       entries: from `expand`.
       workdir: of the study.
     """
-    known: dict[str, Record] = {}
-
-    def look_up(cells: Iterable[Cell]) -> tuple[Record, ...]:
-        for cell in cells:
-            if cell.name not in known:
-                known[cell.name] = read_record(cell, workdir)
-        return tuple(known[cell.name] for cell in cells)
-
-    lines: dict[str, list[Line]] = {}
+    cells = {cell.name: cell for entry in entries for cell in (*entry.cells, *entry.baselines)}
+    records = {name: read_record(cell, workdir) for name, cell in cells.items()}
     tables = []
-    for entry in entries:
-        row = entry.row
-        line = Line(
-            row.names, look_up(entry.cells), look_up(entry.baselines), row.published, row.found
-        )
-        if entry.section.title not in lines:
-            lines[entry.section.title] = []
-            seeds = tuple(cell.seed for cell in entry.cells)
-            tables.append((entry.section, seeds))
-        lines[entry.section.title].append(line)
-    return [Table(section, seeds, tuple(lines[section.title])) for section, seeds in tables]
+    for _, group in itertools.groupby(entries, key=lambda entry: entry.section.title):
+        rows = list(group)
+        lines = [
+            Line(
+                entry.row.names,
+                tuple(records[cell.name] for cell in entry.cells),
+                tuple(records[cell.name] for cell in entry.baselines),
+                entry.row.published,
+                entry.row.found,
+            )
+            for entry in rows
+        ]
+        seeds = tuple(cell.seed for cell in rows[0].cells)
+        tables.append(Table(rows[0].section, seeds, tuple(lines)))
+    return tables
 
 
 def read_record(cell: Cell, workdir: Path) -> Record:
-    """What became of one cell."""
+    """Reads what became of one cell."""
     folder = Folder(workdir, cell)
     error = folder.why_failed()
     if error:

@@ -1,4 +1,4 @@
-"""Runs the cells of a study, each in a process of its own, some at a time."""
+"""Runs the cells of a study, each in a process of its own, some at a time; and one, in this."""
 
 import contextlib
 import dataclasses
@@ -6,17 +6,52 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from autogrow_jax.studies.cells import Cell, Folder
-from autogrow_jax.studies.devices import Slot
+from autogrow_jax.errors import UserError
+from autogrow_jax.studies.cells import Cell, Folder, with_depths
 from autogrow_jax.studies.progress import StudyProgress
+from autogrow_jax.training import compilation_cache, run
+
+try:
+    import fcntl
+except ImportError:  # Windows: there nobody notices that two processes run one cell.
+    fcntl = None  # type: ignore[assignment]
 
 _POLL_SECONDS = 0.1
 # From SIGTERM until SIGKILL, when the study itself is stopped.
 _GRACE_SECONDS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What one of several processes may use.
+
+    Attributes:
+      environment: variables to set for it, which name its GPU.
+      cores: indices of the cores it may use; empty for all.
+    """
+
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cores: frozenset[int] = frozenset()
+
+    @contextlib.contextmanager
+    def cores_for_children(self) -> Iterator[None]:
+        """Gives this slot's cores to processes started within it."""
+        if not self.cores:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.cores)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
 
 @dataclasses.dataclass
@@ -74,14 +109,19 @@ def run_cells(
                     progress.end(cell, folder)
                 elif free:
                     pending.remove(cell)
-                    command = make_command(cell)
-                    running.append(_start(cell, workdir, free.pop(0), command))
+                    running.append(_start(cell, workdir, free.pop(0), make_command(cell)))
                     progress.start(cell)
             progress.show([(job.cell, Folder(workdir, job.cell)) for job in running], len(pending))
             time.sleep(_POLL_SECONDS)
     finally:
         _stop(running)
         progress.close()
+
+
+def worker_command(arguments: Sequence[str], cell: Cell) -> list[str]:
+    """The command line that runs a cell of the study that `arguments` name."""
+    # By name: a study file that is edited meanwhile may number its cells otherwise.
+    return [sys.executable, "-m", "autogrow_jax.studies", *arguments, f"--cell={cell.name}"]
 
 
 def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Running:
@@ -107,9 +147,9 @@ def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Runnin
 
 def _end(job: _Running, workdir: Path, progress: StudyProgress) -> None:
     os.close(job.parent_end)
-    folder, status = Folder(workdir, job.cell), job.process.returncode
+    folder = Folder(workdir, job.cell)
     if not folder.is_done and not folder.why_failed():
-        folder.fail(_describe_end(status, folder))
+        folder.fail(_describe_end(job.process.returncode, folder))
     progress.end(job.cell, folder)
 
 
@@ -137,7 +177,127 @@ def _stop(running: Sequence[_Running]) -> None:
         os.close(job.parent_end)
 
 
-def worker_command(arguments: Sequence[str], cell: Cell) -> list[str]:
-    """The command line that runs a cell of the study that `arguments` name."""
-    # By name: a study file that is edited meanwhile may number its cells otherwise.
-    return [sys.executable, "-m", "autogrow_jax.studies", *arguments, f"--cell={cell.name}"]
+# --- One cell, in this process.
+
+
+def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
+    """Runs a cell, from the start or from where it was left; nothing where it is done.
+
+    Why it failed stays in the cell's folder, for the table.
+
+    Args:
+      cell: what to run.
+      workdir: of the study.
+      finder: the cell that finds this one's net, where `cell.found_by` names one.
+
+    Raises:
+      UserError: also where another process runs this cell, or the finder is not done.
+      Exception: whatever the run raises.
+    """
+    folder = Folder(workdir, cell)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.lock):
+        if folder.is_done:
+            return
+        folder.error.unlink(missing_ok=True)
+        compilation_cache.enable(workdir / "compiled")
+        try:
+            run(_settings(cell, workdir, finder), folder.run)
+        except Exception as error:
+            if isinstance(error, UserError):
+                folder.fail(str(error))
+            else:
+                traceback.print_exc()
+                folder.fail(f"{type(error).__name__}: {error}")
+            raise
+
+
+def stop_with_parent(file_descriptor: int) -> None:
+    """Sends this process SIGTERM once the other end of a pipe is closed: its parent has died.
+
+    Args:
+      file_descriptor: the end to read from; nobody ever writes to the other.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            os.read(file_descriptor, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="waits for the parent's end").start()
+
+
+def _settings(cell: Cell, workdir: Path, finder: Cell | None) -> dict[str, Any]:
+    if not cell.found_by:
+        return cell.settings
+    assert finder is not None and finder.name == cell.found_by, "the cell that finds this net"
+    found = Folder(workdir, finder).result()
+    if found is None:
+        raise UserError(
+            f"the net to train from scratch is what cell {finder.name} finds, which is not done;"
+            " run that one first"
+        )
+    return with_depths(cell, tuple(found["depths"]))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The cell is this process's alone; a process that is killed loses the lock with its life."""
+    with path.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{path.parent} is being run by another process") from None
+            except OSError:
+                pass  # A file system without locks.
+        yield
+
+
+# --- What each process may use; found without JAX, which would take the devices for this process.
+
+
+def make_slots(num_workers: int) -> list[Slot]:
+    """Divides this machine among processes that run at the same time.
+
+    A single worker has everything. Several share the GPUs by turns, where there are any; on a
+    machine without, each has cores of its own: XLA's threads would otherwise wait for each other.
+
+    Raises:
+      UserError: for fewer than one worker.
+    """
+    if num_workers < 1:
+        raise UserError(f"--workers is {num_workers}; it takes a whole number of at least 1")
+    if num_workers == 1:
+        return [Slot()]
+    gpus = _find_gpus()
+    if gpus:
+        environment = {}
+        per_gpu = -(-num_workers // len(gpus))
+        if per_gpu > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+            # JAX takes three quarters of a GPU's memory at once unless told otherwise.
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / per_gpu:.2f}"
+        turns = [gpus[number % len(gpus)] for number in range(num_workers)]
+        return [Slot({"CUDA_VISIBLE_DEVICES": gpu, **environment}) for gpu in turns]
+    if not hasattr(os, "sched_getaffinity"):
+        return [Slot()] * num_workers
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < num_workers:
+        return [Slot(cores=frozenset({cores[n % len(cores)]})) for n in range(num_workers)]
+    return [Slot(cores=frozenset(cores[n::num_workers])) for n in range(num_workers)]
+
+
+def _find_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each GPU there is for this process."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(lines))]
