@@ -1,4 +1,4 @@
-"""Settings to what they ask for: network, policy, optimiser. Nothing else knows both sides."""
+"""Settings to the network, policy, optimiser and data they ask for; nothing else knows both."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import optax
 
 from autogrow_jax import optim
+from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.limits import CostFn, DepthsCost, Limits, limited
 from autogrow_jax.growth.policy import Policy
@@ -151,3 +152,26 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
         nesterov=chosen.nesterov,
         weight_decay=chosen.weight_decay,
     )
+
+
+def load_data(settings: Settings) -> Dataset:
+    """The data set of a run."""
+    data = settings.data
+    dataset = load_dataset(
+        data.name,
+        directory=data.dir,
+        validation=data.validation,
+        validation_fraction=data.validation_fraction,
+        fraction=data.fraction,
+        seed=settings.seed,
+        image_size=data.image_size,
+        crop_padding=None if data.crop_padding < 0 else data.crop_padding,
+        flip={"auto": None, "yes": True, "no": False}[data.flip],
+        cache_directory=data.cache_dir,
+    )
+    if data.batch_size > len(dataset.train.labels):
+        raise UserError(
+            f"config.data.batch_size is {data.batch_size}, but {dataset.name} has"
+            f" {len(dataset.train.labels)} training images; make it smaller"
+        )
+    return dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autogrow_jax.command_line import Parser, run_command
-from autogrow_jax.process import keep_freed_memory, leave
+from autogrow_jax.process import find_start, leave
 from autogrow_jax.settings_files import (
     CONFIGS,
     DEFAULT_CONFIG,
@@ -76,31 +76,31 @@ def parse_arguments(arguments: Sequence[str]) -> CommandLine:
     return CommandLine(known.config, known.workdir or str(Path("runs") / name), changes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
     """Runs the program.
 
     Args:
       arguments: those after the program's name; by default those of the process.
+      started: `time.perf_counter()` that the run's time counts from; by default its call.
 
     Returns:
       The exit status, see `run_command`.
     """
     return run_command(
         parse_arguments,
-        _run,
+        lambda given: _run(given, started),
         arguments,
         lambda given: f"the same command goes on from the last checkpoint in {given.workdir}",
     )
 
 
-def _run(given: CommandLine) -> None:
-    run(load_config(given.config, given.changes), given.workdir)
+def _run(given: CommandLine, started: float | None) -> None:
+    run(load_config(given.config, given.changes), given.workdir, started=started)
 
 
 def start() -> None:
     """Runs the program as a process of its own."""
-    keep_freed_memory()
-    leave(main())
+    leave(main(started=find_start()))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ after it. glibc returns such large pieces to the system at once, so that every s
 pages: at 3-3-3 and 64 images, 93 MB in 23,000 page faults, 50 of 160 ms of processor time.
 
 Threads: XLA's compiler does not survive the end of the interpreter, so a program that is under way
-then is waited for, as `concurrent.futures` does with its threads; what has not begun is dropped by
-`close`. `leave` asks `is_busy` and ends a process without waiting.
+then is waited for, as `concurrent.futures` does with its threads. `leave` asks `is_busy` and ends a
+process without waiting.
 """
 
 import ctypes
@@ -16,14 +16,15 @@ import platform
 import signal
 import sys
 import threading
-import weakref
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import jax
 
@@ -69,29 +70,32 @@ def keep_freed_memory() -> bool:
     return all([mallopt(name, value) == 1 for name, value in settings])
 
 
-_submitted: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+_IMPORTED = time.perf_counter()
+
+
+def find_start() -> float:
+    """The `time.perf_counter()` of this process's start; that of this import where nobody knows."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):  # Not Linux.
+        return _IMPORTED
+    return min(_IMPORTED, time.perf_counter() - age)
+
+
+_submitted: WeakSet[Future[Any]] = WeakSet()
+
+
+def submit(executor: Executor, work: Callable[[], Any]) -> Future[Any]:
+    """Has an executor run `work()`, which `leave` will not wait for."""
+    future = executor.submit(work)
+    _submitted.add(future)
+    return future
 
 
 def is_busy() -> bool:
-    """Whether any thread of this process compiles in the background."""
-    return any(future.running() for future in _submitted)
-
-
-class Background:
-    """Runs functions one after the other in a thread, which the first of them starts."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
-
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Runs `work()` once all that was submitted before is done."""
-        future = self._executor.submit(work)
-        _submitted.add(future)
-        return future
-
-    def close(self) -> None:
-        """Drops what has not begun; does not wait for what has."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    """Whether anything that was submitted runs now."""
+    return any(future.running() for future in list(_submitted))
 
 
 _pending = threading.Event()

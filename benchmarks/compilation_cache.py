@@ -20,7 +20,6 @@ import jax
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.training import run
-from autogrow_jax.training.program_store import READ_EVENT, SUFFIX
 from benchmarks.measure import describe_machine, print_machine, print_table, write_json
 
 _SHORT = {
@@ -35,7 +34,6 @@ _PARTS = {
     "lower": "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "compile or read": "/jax/core/compile/backend_compile_duration",
     "read": "/jax/compilation_cache/cache_retrieval_time_sec",
-    "read before lowering": READ_EVENT,
 }
 
 
@@ -82,13 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workdir = Path(folder) / f"run{number}"
             starts.append(start_process(root, workdir, {"data.fraction": options.fraction}))
             print(f"measured start {number + 1}", file=sys.stderr, flush=True)
-        kinds = {"JAX's": "*/*-cache", "ours": f"*/*{SUFFIX}"}
-        sizes = {name: [f.stat().st_size for f in root.glob(p)] for name, p in kinds.items()}
+        sizes = [file.stat().st_size for file in root.glob("*/*-cache")]
     first = starts[0]["seconds"]["compile"]
     ratios = [measured["seconds"]["compile"] / first for measured in starts]
     print_report(starts, ratios)
-    kept = [f"{len(found)} {name}, {sum(found) / 1e6:.1f} MB" for name, found in sizes.items()]
-    print(f"\nPrograms on disk: {'; '.join(kept)}.")
+    print(f"\nPrograms on disk: {len(sizes)}, {sum(sizes) / 1e6:.1f} MB.")
     print_machine(machine)
     write_json(
         options.json,
@@ -121,7 +117,6 @@ def print_report(starts: Sequence[dict[str, Any]], ratios: Sequence[float]) -> N
     print(
         "\ncompile: result.json's, what the run's own programs took. The columns after run are"
         "\nJAX's account of everything; read is the part of the one before it that read the disk."
-        "\nWhat is read before lowering is found by what was traced and in no other column."
     )
 
 

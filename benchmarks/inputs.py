@@ -79,7 +79,7 @@ class Fed:
         network = Averages(dataset.num_classes)
         optimizer = make_optimizer("sgd")
         mesh = make_mesh(1, batch_size)
-        recipe = Recipe(
+        self._recipe = Recipe(
             network=cast(Network, network),
             optimizer=optimizer,
             preprocessing=dataset.preprocessing,
@@ -88,7 +88,7 @@ class Fed:
             parallel="jit",
             mesh=mesh,
         )
-        self._feed = make_feed(dataset, recipe, Programs(), _ON_DEVICE[feed])
+        self._feed = make_feed(dataset, self._recipe, Programs(), _ON_DEVICE[feed])
         self.images = self._feed.steps_per_epoch * batch_size
         live = replicate(jnp.zeros(0, jnp.int32), mesh)
         pixels = jnp.zeros((1, *dataset.image_shape))
@@ -98,7 +98,7 @@ class Fed:
 
     def __call__(self) -> Any:
         """One epoch; returns its sums."""
-        self._state, sums = self._feed.train_epoch(self._state, self._epoch, None)
+        self._state, sums = self._feed.train_epoch(self._recipe, self._state, self._epoch)
         return sums
 
 

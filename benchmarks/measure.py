@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from autogrow_jax.training.result import find_versions
+from autogrow_jax.training.ending import find_versions
 
 Times = dict[str, list[float]]
 

@@ -116,7 +116,7 @@ class _UnrolledNet:
         self._depths = depths
         self._state = replicate(state, self._recipe.mesh)
         network = cast(Network, self._make_network(depths))
-        self._feed.prepare(self._recipe._replace(network=network))
+        self._recipe = self._recipe._replace(network=network)
 
     def _grown(self, depths: Depths) -> TrainState:
         old = self._state
@@ -140,12 +140,13 @@ class _UnrolledNet:
         def progress(steps: int, images: int) -> None:
             times.tick(steps)
 
-        self._state, sums = self._feed.train_epoch(self._state, settings, progress)
+        self._state, sums = self._feed.train_epoch(self._recipe, self._state, settings, progress)
         return mean_loss(jax.device_get(sums))
 
     def evaluate(self) -> float:
         live = replicate(jnp.asarray(self._depths, jnp.int32), self._recipe.mesh)
-        sums = self._feed.evaluate(self._state.variables(), "validation", live)
+        variables = self._state.variables()
+        sums = self._feed.evaluate(self._recipe, variables, "validation", live)
         return percent(jax.device_get(sums))
 
     def save(self, epoch: int, accuracy: float) -> None:

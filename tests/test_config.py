@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from autogrow_jax.build import load_data
 from autogrow_jax.config import (
     default_config,
     flatten,
@@ -23,7 +24,6 @@ from autogrow_jax.models.network import FAMILIES, get_family, register_family
 from autogrow_jax.reporting.files import to_json
 from autogrow_jax.settings import FREE_KEYS, KEYS, differences
 from autogrow_jax.training import make_optimizer, make_schedule
-from autogrow_jax.training.start import load_data
 from autogrow_jax.training.trainer import Trainer
 
 

@@ -208,7 +208,7 @@ def test_finished_run_shows_its_result_without_its_data(finished, capsys, monkey
     def refuse(*args, **kwargs):
         raise AssertionError("data were loaded")
 
-    monkeypatch.setattr("autogrow_jax.training.start.load_dataset", refuse)
+    monkeypatch.setattr("autogrow_jax.build.load_dataset", refuse)
     assert main.main([f"--workdir={finished}", *SMALL]) == 0
     out, err = capsys.readouterr()
     accuracy = json.loads((finished / "result.json").read_text())["test_accuracy"]
@@ -226,7 +226,7 @@ def test_user_errors_end_with_status_1(finished, capsys):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status):
-    monkeypatch.setattr(main, "run", lambda config, workdir: os.kill(os.getpid(), number))
+    monkeypatch.setattr(main, "run", lambda *_, **__: os.kill(os.getpid(), number))
     before = signal.getsignal(signal.SIGTERM)
     assert main.main([f"--workdir={tmp_path}"]) == status
     assert signal.getsignal(signal.SIGTERM) is before
@@ -235,7 +235,7 @@ def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status
 
 
 def test_faults_of_ours_keep_their_traceback(monkeypatch, tmp_path):
-    def fail(config, workdir):
+    def fail(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr(main, "run", fail)

@@ -158,7 +158,7 @@ def _digits(**overrides):
 @pytest.fixture(autouse=True)
 def _session_cache(monkeypatch):
     """A cell's own compilation cache would stay that of this process."""
-    monkeypatch.setattr("autogrow_jax.studies.runner.compilation_cache.enable", lambda root: root)
+    monkeypatch.setattr("autogrow_jax.studies.runner.keep_in", lambda root: root)
 
 
 def test_a_cell_and_the_baseline_of_its_net(tmp_path):

@@ -12,11 +12,11 @@ import pytest
 from jax import export
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.build import load_data
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.parallel import make_mesh
-from autogrow_jax.training.start import load_data
 from autogrow_jax.training.state import init_state
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
 from autogrow_jax.training.trainer import Trainer
@@ -121,7 +121,7 @@ def test_an_epoch_on_the_device_is_one_dispatch(dispatches):
 
 def test_with_a_progress_bar_an_epoch_is_a_few(dispatches, monkeypatch):
     # However fast the steps are, each dispatch is twice as long as the one before.
-    monkeypatch.setattr("autogrow_jax.training.device_feed.SECONDS_PER_DISPATCH", 1e9)
+    monkeypatch.setattr("autogrow_jax.training.feed.SECONDS_PER_DISPATCH", 1e9)
     trainer, called = dispatches(**{"data.batch_size": 4})
     seen = []
     trainer.train_epoch(0, 0.01, lambda steps, images: seen.append(steps))

@@ -14,15 +14,15 @@ import pytest
 
 from autogrow_jax import config as config_lib
 from autogrow_jax import process as background
+from autogrow_jax.build import load_data
 from autogrow_jax.growth import convergent, periodic
 from autogrow_jax.models.network import FAMILIES, get_family
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import programs as programs_lib
 from autogrow_jax.training import run
-from autogrow_jax.training.foresight import foresee_capacities
+from autogrow_jax.training.growing import foresee_capacities
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.start import load_data
 from autogrow_jax.training.state import choose_capacities
 from autogrow_jax.training.trainer import Trainer
 
@@ -153,8 +153,9 @@ def test_settings_of_the_callers_thread_are_respected(gate):
 @pytest.mark.multiprocess
 def test_the_end_of_a_process_does_not_wait():
     code = (
-        "import time; from autogrow_jax.process import *; from autogrow_jax.process import *\n"
-        "Background().submit(lambda: time.sleep(1000))\n"
+        "import time; from concurrent.futures import ThreadPoolExecutor\n"
+        "from autogrow_jax.process import *\n"
+        "submit(ThreadPoolExecutor(1), lambda: time.sleep(1000))\n"
         "while not is_busy(): time.sleep(0.01)\n"
         "print('done'); leave(0)"
     )
@@ -385,7 +386,7 @@ def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
 
 def test_modes_that_grow_all_stages_find_what_was_compiled(tmp_path, monkeypatch):
     FAMILIES["plain2"] = get_family("plain3")._replace(widths=(8, 8), stem_width=8)
-    monkeypatch.setattr(background.Background, "submit", _Now.submit)
+    monkeypatch.setattr(programs_lib, "submit", _submit_now)
     changes = {
         "model.family": "plain2",
         "growth.capacity": 0,
@@ -405,13 +406,11 @@ def test_modes_that_grow_all_stages_find_what_was_compiled(tmp_path, monkeypatch
     assert result.more["compilations_by_program"] == counts
 
 
-class _Now:
+def _submit_now(executor, work):
     """Does at once what is asked of the background."""
-
-    def submit(self, work):
-        future = Future()
-        future.set_result(work())
-        return future
+    future = Future()
+    future.set_result(work())
+    return future
 
 
 def test_a_run_stopped_meanwhile_ends_at_once_and_goes_on_the_same(gate, without, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.build import load_data
 from autogrow_jax.growth import Decision, Policy
 from autogrow_jax.reporting import ConsoleReporter, QuietReporter
 from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths, read
@@ -18,11 +19,9 @@ from autogrow_jax.reporting.plots import figure
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.clock import Clock
-from autogrow_jax.training.epoch import run_epoch
-from autogrow_jax.training.grower import Grower
-from autogrow_jax.training.memory import Memory
-from autogrow_jax.training.start import load_data
+from autogrow_jax.training.growing import Grower
+from autogrow_jax.training.loop import run_epoch
+from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -133,7 +132,7 @@ class _Round:
     def __init__(self, trainer, decisions):
         self.trainer, self.measurements = trainer, []
         trainer.start()
-        self.memory = Memory(0, "growth", 0, (1, 1, 1), (1, 1, 1), trainer.capacities, {})
+        self.state = RunState(0, "growth", 0, (1, 1, 1), {})
         remaining = iter(decisions)
 
         def update(state, accuracy, *, measurements=None):
@@ -141,15 +140,15 @@ class _Round:
             return state, next(remaining)
 
         policy = Policy(dict, update, (1, 1, 1))
-        self._grower = Grower(trainer.config, trainer, self.memory, policy, QuietReporter())
-        self._clock = Clock(self.memory, trainer, time.perf_counter())
+        self._grower = Grower(trainer.config, trainer, self.state, policy, QuietReporter())
+        self._clock = Clock(self.state, trainer, time.perf_counter())
         self.epoch()
         self.base = _arrays(trainer)
 
     def epoch(self):
         draws_of = self._grower.prepare()
         trained = run_epoch(
-            self.trainer.config, self.trainer, self.memory, self._clock, QuietReporter(), draws_of
+            self.trainer.config, self.trainer, self.state, self._clock, QuietReporter(), draws_of
         )
         self.tried = _arrays(self.trainer)
         self._grower.decide(*trained)
@@ -188,19 +187,19 @@ def _reset(trainer):
 def test_the_net_that_is_kept_has_the_weights_of_its_trial(trainer):
     decisions = [_trial(0), _trial(1, best=0), _trial(2, best=1), Decision("grow", (1, 2, 1), (1,))]
     course = _Round(_reset(trainer), decisions)
-    assert (course.memory.trial, course.in_trials) == (0, False)
+    assert (course.state.trial, course.in_trials) == (0, False)
     course.epoch()
     assert course.in_trials
     line, weights = course.epoch(), course.tried
     assert trainer.depths == (1, 2, 1)
     course.epoch()
-    assert (trainer.depths, course.in_trials, course.memory.trial) == ((1, 2, 1), False, None)
+    assert (trainer.depths, course.in_trials, course.state.trial) == ((1, 2, 1), False, None)
     _assert_same(_arrays(trainer), weights)
-    memory = course.memory
-    assert (memory.epoch, memory.trial_epochs, memory.depths) == (4, 3, (1, 2, 1))
-    assert memory.evaluated_depths == (1, 2, 1)
-    assert memory.validation_accuracy == line["validation_accuracy"]
-    assert memory.train_accuracy == line["train_accuracy"]
+    state = course.state
+    assert (state.epoch, state.trial_epochs, trainer.depths) == (4, 3, (1, 2, 1))
+    assert state.evaluated_depths == (1, 2, 1)
+    assert state.validation_accuracy == line["validation_accuracy"]
+    assert state.train_accuracy == line["train_accuracy"]
     # It is what plain growth would have trained in the round's first epoch.
     plain = [Decision("grow", (1, 2, 1), (1,)), Decision("train", (1, 2, 1))]
     _Round(_reset(trainer), plain).epoch()
@@ -214,17 +213,17 @@ def test_the_last_net_tried_is_kept_where_it_is(trainer):
     course.epoch()
     line = course.epoch()
     _assert_same(_arrays(trainer), course.tried)
-    assert (line["trial"], line["phase"], course.memory.phase) == (2, "growth", "finetune")
-    assert course.memory.growth == [{"epoch": 3, "stage": 2, "depths": [1, 1, 2]}]
+    assert (line["trial"], line["phase"], course.state.phase) == (2, "growth", "finetune")
+    assert course.state.growth == [{"epoch": 3, "stage": 2, "depths": [1, 1, 2]}]
 
 
 def test_a_round_of_which_nothing_is_kept_leaves_the_net_as_it_was(trainer):
     course = _Round(_reset(trainer), [_trial(0), _trial(1), Decision("train", (1, 1, 1))])
-    before = dict(vars(course.memory))
+    before = dict(vars(course.state), depths=trainer.depths)
     course.epoch()
     course.epoch()
     _assert_same(_arrays(trainer), course.base)
-    after = vars(course.memory)
+    after = dict(vars(course.state), depths=trainer.depths)
     same = ("depths", "evaluated_depths", "train_accuracy", "validation_accuracy", "growth")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
 
@@ -241,8 +240,8 @@ def test_the_policy_is_told_what_the_epoch_measured(trainer):
     course = _Round(_reset(trainer), [Decision("train", (1, 1, 1))])
     (given,) = course.measurements
     assert set(given) == {"train_accuracy", "train_loss", "validation_loss", "seconds", "latency"}
-    assert given["train_accuracy"] == course.memory.train_accuracy
-    assert given["seconds"] == course.memory.seconds["total"] > 0
+    assert given["train_accuracy"] == course.state.train_accuracy
+    assert given["seconds"] == course.state.seconds["total"] > 0
     assert 0 < given["latency"] < given["seconds"]
 
 

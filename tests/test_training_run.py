@@ -13,6 +13,7 @@ import pytest
 from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.build import load_data
 from autogrow_jax.data import normalize
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.reporting import QuietReporter
@@ -20,7 +21,6 @@ from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.start import load_data
 
 
 def _config(**changes):
@@ -97,8 +97,10 @@ def test_result_file_holds_the_contract(undisturbed):
     workdir, result = undisturbed
     content = json.loads((workdir / "result.json").read_text())
     assert set(RESULT_KEYS) <= content.keys()
-    parts = ("train", "evaluate", "compile", "growth", "checkpoint")
+    parts = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
     assert set(content["seconds"]) == {"total", "compile_ahead", *parts}
+    # Called from Python, the process is older than the run.
+    assert content["seconds"]["start"] < 5
     assert sum(content["seconds"][part] for part in parts) <= content["seconds"]["total"]
     assert content["validation"] == "held-out"
     assert (workdir / "plots" / "growth.png").stat().st_size > 10_000
@@ -129,11 +131,16 @@ def test_checkpoints_are_bounded(undisturbed):
 @pytest.mark.parametrize("epoch", [2, 4], ids=["within-a-capacity", "as-the-capacity-doubles"])
 def test_stopped_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path, epoch):
     workdir, result = undisturbed
+    # Each start of the command line begins with its process; here a day before.
+    day = 86_400
     with pytest.raises(KeyboardInterrupt):
-        run(_config(), tmp_path, reporter=StopAt(epoch))
+        run(_config(), tmp_path, reporter=StopAt(epoch), started=time.perf_counter() - day)
     again = StopAt(None)
-    resumed = run(_config(), tmp_path, reporter=again)
+    resumed = run(_config(), tmp_path, reporter=again, started=time.perf_counter() - day)
     assert again.resumed_after == epoch
+    elapsed = [line["elapsed"] for line in read(tmp_path / "metrics.jsonl")]
+    assert day < elapsed[0] < 1.5 * day < 2 * day < elapsed[-1] < resumed.seconds["total"]
+    assert 2 * day < resumed.seconds["start"] < resumed.seconds["total"] < 2.5 * day
     assert _lines(tmp_path) == _lines(workdir)
     _assert_equal(_saved(tmp_path), _saved(workdir))
     assert resumed.growth == result.growth

@@ -6,6 +6,7 @@ import pytest
 from stand_ins import StopAt
 
 from autogrow_jax import config as config_lib
+from autogrow_jax.build import load_data
 from autogrow_jax.data import normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import QuietReporter
@@ -18,7 +19,6 @@ from autogrow_jax.training.snapshots import (
     snapshot_files,
     write_snapshot,
 )
-from autogrow_jax.training.start import load_data
 
 
 def _config(**changes):

@@ -1,11 +1,14 @@
 """Capacities, padding, and checkpoints of exact-depth trees."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.state import choose_capacities, cut_state, init_state, pad_state
@@ -87,3 +90,19 @@ def test_a_checkpoint_of_other_depths_is_refused():
     for complaint in ("rest: float32[2, 2] in the checkpoint, float32[3, 2]", "head: not in",
                       "other: only in the checkpoint"):  # fmt: skip
         assert complaint in str(error.value)
+
+
+def test_reading_a_damaged_checkpoint_changes_no_hook(state, tmp_path, capfd):
+    _, _, exact = state
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(1, exact, {}, 50.0)
+    store.wait()
+    for file in (tmp_path / "epoch_1" / "arrays").glob("**/d/*"):
+        file.write_bytes(b"torn")
+    before = sys.unraisablehook
+    with pytest.raises(UserError, match="epoch_1 is damaged"):
+        store.read(1)
+    assert sys.unraisablehook is before
+    store.close()
+    # Nor are the errors printed of all the arrays that could not be read either.
+    assert capfd.readouterr().err == ""

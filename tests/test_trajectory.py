@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autogrow_jax.build import load_data
 from autogrow_jax.config import default_config, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import FAMILIES, BlockOptions, Family, build_network
 from autogrow_jax.models.blocks import conv
 from autogrow_jax.reporting.files import to_json
 from autogrow_jax.training.snapshots import Snapshot, write_snapshot
-from autogrow_jax.training.start import load_data
 from autogrow_jax.trajectory.__main__ import main
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad

@@ -11,6 +11,7 @@ from autogrow_jax.reporting.files import replace_file, to_json
 
 __all__ = [
     "RESULT_KEYS",
+    "TIMED",
     "describe_validation",
     "format_depths",
     "format_duration",
@@ -37,7 +38,8 @@ RESULT_KEYS = (
     "versions",
 )
 
-_TIMED = ("train", "evaluate", "compile", "growth", "checkpoint")
+# What of a run is timed, in the order of its course; the rest of the total is nobody's.
+TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
 
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -46,9 +48,8 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
     Args:
       path: the file to write; an old one is replaced.
       result: must hold `RESULT_KEYS` and may hold more: accuracies in percent; `growth` a list of
-        `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, `train`, `evaluate`,
-        `compile`, `growth` and `checkpoint`, and perhaps `compile_ahead`, which is no part of the
-        total. NaN is written as null.
+        `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, the parts `TIMED`, and
+        perhaps `compile_ahead`, which is no part of the total. NaN is written as null.
 
     Raises:
       ValueError: if a key is missing.
@@ -192,7 +193,7 @@ def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
     total = seconds.get("total")
     if not total:
         return []
-    split = {name: seconds[name] for name in _TIMED if seconds.get(name) is not None}
+    split = {name: seconds[name] for name in TIMED if seconds.get(name) is not None}
     # Parts are timed one by one, so their sum may pass the total by the clock's error.
     split["rest"] = max(0.0, total - sum(split.values()))
     lines = [

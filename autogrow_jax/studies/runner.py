@@ -16,7 +16,8 @@ from typing import Any
 from autogrow_jax.errors import UserError
 from autogrow_jax.studies.cells import Cell, Folder, with_depths
 from autogrow_jax.studies.progress import StudyProgress
-from autogrow_jax.training import compilation_cache, run
+from autogrow_jax.training import run
+from autogrow_jax.training.programs import keep_in
 
 try:
     import fcntl
@@ -200,7 +201,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
         if folder.is_done:
             return
         folder.error.unlink(missing_ok=True)
-        compilation_cache.enable(workdir / "compiled")
+        keep_in(workdir / "compiled")
         try:
             run(_settings(cell, workdir, finder), folder.run)
         except Exception as error:

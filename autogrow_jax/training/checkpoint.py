@@ -7,6 +7,9 @@ which Orbax does not do.
 """
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,14 +107,10 @@ class CheckpointStore:
         Raises:
           UserError: where it is damaged; names its folder.
         """
-        previous, sys.unraisablehook = sys.unraisablehook, _skip_closed_loop
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore()
-                ),
-            )
+            with _one_error_of_many():
+                restored = self._manager.restore(epoch, args=args)
         # Orbax, JSON and tensorstore each have their own exceptions.
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -120,7 +119,6 @@ class CheckpointStore:
                 f" ({type(error).__name__}: {reason[:200]}); delete that folder, and the run goes"
                 " on from the one before it"
             ) from error
-        sys.unraisablehook = previous
         arrays = {name: np.asarray(leaf) for name, leaf in restored["arrays"].items()}
         return Restored(arrays, restored["memory"])
 
@@ -186,10 +184,33 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _skip_closed_loop(report: Any) -> None:
-    """Leaves one error of many: the first failed read closes the loop that all others report to."""
-    if "loop is closed" not in str(report.exc_value):
-        sys.__unraisablehook__(report)
+@contextmanager
+def _one_error_of_many() -> Iterator[None]:
+    """Within it, the first array that cannot be read closes the loop that all others report to.
+
+    They do so from tensorstore's threads, within moments, and Python prints each of their errors;
+    the first is raised and says enough.
+    """
+    previous, skipped = sys.unraisablehook, 0
+
+    def skip_closed_loop(report: Any) -> None:
+        nonlocal skipped
+        if "loop is closed" in str(report.exc_value):
+            skipped += 1
+        else:
+            previous(report)
+
+    sys.unraisablehook = skip_closed_loop
+    try:
+        yield
+    except Exception:
+        seen = -1
+        while seen != skipped:
+            seen = skipped
+            time.sleep(0.1)
+        raise
+    finally:
+        sys.unraisablehook = previous
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

@@ -5,14 +5,19 @@
 until the policy says fine-tune, then `finetune.epochs` more, then the test set, once.
 """
 
+import math
 import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from autogrow_jax import build
-from autogrow_jax.process import stop_if_terminated
+from autogrow_jax.errors import DivergedError
+from autogrow_jax.optim import make_schedule
+from autogrow_jax.process import keep_freed_memory, stop_if_terminated
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -21,31 +26,39 @@ from autogrow_jax.reporting import (
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import Workdir, begun_with, open_workdir
 from autogrow_jax.settings import Settings, differences
-from autogrow_jax.training import compilation_cache
 from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.clock import Clock
 from autogrow_jax.training.convolutions import settle_convolution
-from autogrow_jax.training.epoch import run_epoch
-from autogrow_jax.training.finish import evaluate_run, finish, plot
-from autogrow_jax.training.grower import Grower
-from autogrow_jax.training.memory import Memory
-from autogrow_jax.training.result import Result
+from autogrow_jax.training.ending import Result, evaluate_run, finish, plot, read_finished
+from autogrow_jax.training.growing import Grower
+from autogrow_jax.training.programs import choose_folder
+from autogrow_jax.training.run_state import Clock, RunState, resume
 from autogrow_jax.training.snapshots import Snapshots
-from autogrow_jax.training.start import begin, load_data, read_finished
+from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
 
 def run(
-    config: Any, workdir: str | os.PathLike[str], *, reporter: Reporter | None = None
+    config: Any,
+    workdir: str | os.PathLike[str],
+    *,
+    reporter: Reporter | None = None,
+    started: float | None = None,
 ) -> Result:
     """Runs a config in a folder, from the start or from where an earlier start left it.
+
+    On a CPU with glibc this process keeps from now on what memory it frees, see
+    `process.keep_freed_memory`: the steps of a run from Python are then as fast as those of the
+    command line.
 
     Args:
       config: a ConfigDict from `autogrow_jax.config.default_config`, changed at will.
       workdir: folder of the run; made if it is not there.
       reporter: what is told about progress; prints lines and a bar by default.
+      started: `time.perf_counter()` that the run's time counts from; by default now. The command
+        line gives the start of its process.
 
     Returns:
       The result, with the network that was found and its weights.
@@ -54,25 +67,35 @@ def run(
       UserError: for a wrong config, data that cannot be used, a workdir that is another run's.
       DivergedError: when the loss is no longer finite.
     """
+    started = time.perf_counter() if started is None else started
+    keep_freed_memory()
     settings = build.resolve(config)
     reporter = reporter or ConsoleReporter(show_bar=None if settings.log.progress else False)
     try:
         try:
-            compilation_cache.choose(settings.compilation_cache)
+            choose_folder(settings.compilation_cache)
         except OSError as error:
             reporter.message(f"compiled programs are not kept: {error}")
         there = Workdir(Path(workdir).expanduser())
         if settings.mode == "evaluate":
-            return evaluate_run(settings, there, reporter)
+            return evaluate_run(settings, there, reporter, started)
+        jax.devices()  # Which takes a while, and longer on a GPU.
+        seconds = {"start": time.perf_counter() - started}
         settings = settle_convolution(settings, reporter, begun_with(there))
+        seconds["build"] = time.perf_counter() - started - seconds["start"]
         open_workdir(there, settings.to_dict(), differences)
-        return _train(settings, there, reporter)
+        return _train(settings, there, reporter, started, seconds)
     finally:
         reporter.close()
 
 
-def _train(settings: Settings, workdir: Workdir, reporter: Reporter) -> Result:
-    start = time.perf_counter()
+def _train(
+    settings: Settings,
+    workdir: Workdir,
+    reporter: Reporter,
+    started: float,
+    seconds: dict[str, float],
+) -> Result:
     with ExitStack() as opened:
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
         opened.callback(store.close)
@@ -81,48 +104,59 @@ def _train(settings: Settings, workdir: Workdir, reporter: Reporter) -> Result:
             reporter.message(f"{workdir.root} is finished; this is its result.")
             reporter.end_run(result.to_dict())
             return result
-        dataset = load_data(settings)
+        dataset = build.load_data(settings)
         trainer = Trainer(settings, dataset)
         opened.callback(trainer.programs.close)
+        trainer.seconds |= seconds
         policy = None
         if settings.mode == "grow":
             policy = build.make_policy(settings, dataset.image_shape, dataset.num_classes)
-        memory = begin(trainer, store, policy, settings.growth.compile_ahead)
-        grower = Grower(settings, trainer, memory, policy, reporter)
-        clock = Clock(memory, trainer, start)
-        lines = truncate(workdir.metrics, memory.epoch)
+        state = _begin(trainer, store, policy, settings.growth.compile_ahead)
+        grower = Grower(settings, trainer, state, policy, reporter)
+        clock = Clock(state, trainer, started)
+        lines = truncate(workdir.metrics, state.epoch)
         snapshots = Snapshots(workdir.root / "snapshots", settings.snapshots.every)
-        snapshots.begin(trainer, memory.epoch)
-        reporter.begin_run(
-            f"{settings.model.family} on {dataset.name}: {workdir.root}", previous=lines
-        )
-        with MetricsWriter(workdir.metrics) as metrics:
+        snapshots.begin(trainer, state.epoch)
+        title = f"{settings.model.family} on {dataset.name}"
+        reporter.begin_run(f"{title}: {workdir.root}", previous=lines)
+        with MetricsWriter(workdir.metrics) as metrics, ExitStack() as opened_board:
             board = None
             if settings.log.tensorboard:
-                board = TensorBoardWriter(workdir.tensorboard, first_epoch=memory.epoch)
-            while not _is_done(settings, memory):
+                board = TensorBoardWriter(workdir.tensorboard, first_epoch=state.epoch)
+                opened_board.callback(board.close)
+            # Do not change the order of what follows:
+            # - The line of metrics.jsonl comes before the checkpoint of its epoch. Lines behind the
+            #   last checkpoint are dropped by a start that resumes; a checkpoint ahead of its line
+            #   would leave a gap.
+            # - Snapshots hold the net as it was trained and evaluated, so they come before growth.
+            # - The policy decides, and the net grows, before the checkpoint: state and arrays are
+            #   then of one moment, and a resumed run asks the policy no second time.
+            # - What the next growth needs is compiled once the policy's state is new, and beside
+            #   the saving.
+            # - In a round of trials the trainer's net may not be the one that is kept: nothing is
+            #   saved, and a killed run begins the round again.
+            while not _is_done(settings, state):
                 stop_if_terminated()
                 draws_of = grower.prepare()
-                line, measured = run_epoch(settings, trainer, memory, clock, reporter, draws_of)
+                line, measured = run_epoch(settings, trainer, state, clock, reporter, draws_of)
                 metrics.write(line)
                 if board is not None:
                     board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
-                if memory.trial is None:
-                    snapshots.after_epoch(trainer, memory.epoch)
+                if state.trial is None:
+                    snapshots.after_epoch(trainer, state.epoch)
                 grower.decide(line, measured)
                 grower.compile_ahead(line, measured)
                 if not grower.in_trials:
-                    _save(settings, trainer, memory, store, clock)
+                    _save(settings, trainer, state, store, clock)
                 every = settings.log.plot_every
-                if every and memory.epoch % every == 0:
+                if every and state.epoch % every == 0:
                     plot(workdir, lines, dataset, settings)
-            if board is not None:
-                board.close()
-        snapshots.end(trainer, memory.epoch)
-        result = finish(settings, trainer, memory, dataset, clock)
-        with clock.timed("checkpoint"):
+        snapshots.end(trainer, state.epoch)
+        result = finish(settings, trainer, state, dataset, clock)
+        # The result comes last: where it is, the run is finished and all else is on disk.
+        with trainer.timed("checkpoint"):
             store.wait()
         write_result(workdir.result, result.to_dict())
         plot(workdir, lines, dataset, settings, result.test_accuracy)
@@ -130,25 +164,138 @@ def _train(settings: Settings, workdir: Workdir, reporter: Reporter) -> Result:
         return result
 
 
-def _is_done(settings: Settings, memory: Memory) -> bool:
-    return memory.phase != "growth" and memory.epoch_of_phase >= settings.finetune.length(
-        memory.phase_start
+def _begin(trainer: Trainer, store: CheckpointStore, policy: Any, compile_ahead: bool) -> RunState:
+    """The state of the newest checkpoint, or of a new run; the arrays are the trainer's."""
+    latest = store.latest()
+    if latest is not None:
+        state = resume(trainer, store, latest)
+        if compile_ahead:
+            trainer.compile_ahead(grows=state.phase == "growth")
+        return state
+    # First what may refuse the seed network.
+    policy_state = policy.init() if policy else {}
+    if compile_ahead:
+        trainer.compile_ahead(grows=policy is not None)
+    trainer.start()
+    return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)
+
+
+def _is_done(settings: Settings, state: RunState) -> bool:
+    return state.phase != "growth" and state.epoch_of_phase >= settings.finetune.length(
+        state.phase_start
     )
 
 
 def _save(
-    settings: Settings,
-    trainer: Trainer,
-    memory: Memory,
-    store: CheckpointStore,
-    clock: Clock,
+    settings: Settings, trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock
 ) -> None:
     """Saves when it is time, right after a growth, and at the end."""
-    grew = bool(memory.growth) and memory.growth[-1]["epoch"] == memory.epoch
-    if memory.epoch % settings.checkpoint.every and not grew and not _is_done(settings, memory):
+    grew = bool(state.growth) and state.growth[-1]["epoch"] == state.epoch
+    if state.epoch % settings.checkpoint.every and not grew and not _is_done(settings, state):
         return
-    with clock.timed("checkpoint"):
+    with trainer.timed("checkpoint"):
         clock.update()
-        store.save(
-            memory.epoch, trainer.exact_state(), memory.to_dict(), memory.validation_accuracy
-        )
+        memory = state.to_dict(trainer)
+        store.save(state.epoch, trainer.exact_state(), memory, state.validation_accuracy)
+
+
+class Trained(NamedTuple):
+    """What an epoch measured.
+
+    Attributes:
+      line: of metrics.jsonl.
+      measurements: for the policy, beside the validation accuracy: train_accuracy in percent,
+        train_loss and validation_loss in nats, seconds since the start of the run over all its
+        starts, latency in seconds per validation image.
+    """
+
+    line: dict[str, Any]
+    measurements: dict[str, float]
+
+
+def run_epoch(
+    settings: Settings,
+    trainer: Trainer,
+    state: RunState,
+    clock: Clock,
+    reporter: Reporter,
+    draws_of: int,
+) -> Trained:
+    """Trains and validates.
+
+    Args:
+      settings: of the run.
+      trainer: whose arrays are trained.
+      state: told of the epoch; of what a trial measured only that it took place.
+      clock: brought up to date.
+      reporter: told about progress within the epoch.
+      draws_of: the epoch whose order of batches and augmentation this one uses.
+
+    Returns:
+      The line of metrics.jsonl, and what the policy may look at.
+
+    Raises:
+      DivergedError: when the loss or a weight is no longer finite.
+    """
+    start, epoch = time.perf_counter(), state.epoch
+    schedule = make_schedule(
+        settings.finetune.schedule, settings.optimizer.learning_rate, settings.growth.policy
+    )
+    length = settings.finetune.length(state.phase_start)
+    rate = schedule(state.phase, state.epoch_of_phase, length)
+
+    def progress(steps: int, images: int) -> None:
+        seconds = max(time.perf_counter() - start, 1e-9)
+        reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
+
+    trained = trainer.train_epoch(draws_of, rate, progress if settings.log.progress else None)
+    before = trainer.seconds["evaluate"]
+    validated = trainer.evaluate("validation")
+    latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
+    _check_finite(trainer, epoch, rate, trained, validated)
+    clock.update()
+    measurements = {
+        "train_accuracy": percent(trained),
+        "train_loss": mean_loss(trained),
+        "validation_loss": mean_loss(validated),
+        "seconds": state.seconds["total"],
+        "latency": latency,
+    }
+    line = {
+        "epoch": epoch,
+        "phase": state.phase,
+        **({} if state.trial is None else {"trial": state.trial}),
+        "depths": list(trainer.depths),
+        "train_images": int(trained.examples),
+        "train_loss": measurements["train_loss"],
+        "train_accuracy": measurements["train_accuracy"],
+        "validation_loss": measurements["validation_loss"],
+        "validation_accuracy": percent(validated),
+        "learning_rate": rate,
+        "seconds": time.perf_counter() - start,
+        "elapsed": state.seconds["total"],
+    }
+    state.epoch += 1
+    if state.trial is None:
+        state.record(line)
+    else:
+        state.trial_epochs += 1
+    return Trained(line, measurements)
+
+
+def _check_finite(
+    trainer: Trainer, epoch: int, rate: float, trained: Sums, validated: Sums
+) -> None:
+    """Raises DivergedError before weights that are lost could become a checkpoint."""
+    if trained.bad_step >= 0:
+        step = f"step {int(trained.bad_step)}"
+    elif math.isfinite(mean_loss(validated)) or trainer.is_finite():
+        return
+    else:
+        # The loss of a step is that of the weights before it, so no step has seen these.
+        step = f"step {trainer.steps_per_epoch - 1}, the last"
+    raise DivergedError(
+        f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"
+        f" {format_depths(trainer.depths)}). Checkpoints of earlier epochs are kept. Lower"
+        " config.optimizer.learning_rate and start in another --workdir."
+    )

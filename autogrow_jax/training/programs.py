@@ -1,15 +1,25 @@
-"""Programs compiled before their first call, by who waits or by a thread, counted and timed."""
+"""Programs compiled before their first call, by who waits or by a thread; kept on disk.
 
+JAX keeps compiled programs, so that another start does not compile them again. It keys them by the
+program, the versions and the flags, but not by the features of the CPU, and the CPU's programs may
+hold instructions that another machine lacks. So each kind of machine has a folder of its own. What
+JAX finds damaged it warns of, and compiles. Programs read from the folder are run as they are:
+whoever can write there can run code as the user.
+"""
+
+import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
-from autogrow_jax.process import Background
-from autogrow_jax.training.program_store import compile_or_read
+from autogrow_jax.process import machine_key, submit
 
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly
 # all of the time, up to a second for each random draw. Level 1 takes a quarter of it and computes
@@ -19,6 +29,67 @@ _RUNS_SELDOM = {"xla_backend_optimization_level": "1"}
 
 # Of those called last: a program for each depth would fill the memory of a long run.
 _MOST_KEPT = 64
+
+DEFAULT_ROOT = "~/.cache/autogrow_jax/compiled"
+# Of one folder, beyond which JAX deletes what was used least recently; a run leaves a few MB on a
+# CPU.
+_MAX_BYTES = 2 * 2**30
+
+
+def choose_folder(root: str) -> Path | None:
+    """Keeps programs on disk where a run's settings say.
+
+    Args:
+      root: the folder that holds the folders of all machines; "" for `DEFAULT_ROOT`, unless JAX was
+        told of a folder already (JAX_COMPILATION_CACHE_DIR, or an earlier run), which then stays;
+        "none" to leave JAX as it is, with the folder it was told of, if any.
+
+    Returns:
+      This machine's folder, None where nothing was changed.
+
+    Raises:
+      OSError: the folder cannot be written; nothing was changed.
+    """
+    if root == "none" or (not root and _folder_now()):
+        return None
+    return keep_in(Path(root or DEFAULT_ROOT).expanduser())
+
+
+def keep_in(root: str | os.PathLike[str]) -> Path:
+    """Keeps all programs compiled from now on by this process, and finds those kept before.
+
+    Args:
+      root: the folder that holds the folders of all machines; shared by any number of processes.
+
+    Returns:
+      This machine's folder.
+
+    Raises:
+      OSError: the folder cannot be written; nothing was changed.
+    """
+    folder = Path(root) / machine_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for program in folder.glob("*-cache"):
+        # Without this file beside it, left out by a process that was killed or kept programs
+        # without a limit, JAX fails to write any more programs.
+        used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+        if not used.exists():
+            used.write_bytes(bytes(8))  # Long ago.
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
+    if _folder_now() != str(folder):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # It opens a folder once, at the first program.
+        compilation_cache.reset_cache()
+    # The many small programs of a start take as long together as a large one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _folder_now() -> str | None:
+    return jax.config.values["jax_compilation_cache_dir"]
 
 
 class Programs:
@@ -38,7 +109,8 @@ class Programs:
         self.counts_ahead: Counter[str] = Counter()
         self._compiled: dict[Any, Any] = {}
         self._ahead: dict[Any, Future[Any]] = {}
-        self._background = Background()
+        # One thread, which the first program starts.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
 
     def call(
         self,
@@ -110,7 +182,7 @@ class Programs:
             self.seconds_ahead += time.perf_counter() - start
             return compiled
 
-        self._ahead[key] = self._background.submit(work)
+        self._ahead[key] = submit(self._executor, work)
 
     def drop_ahead(self) -> None:
         """Forgets programs asked for ahead, where their compilation has not begun."""
@@ -118,8 +190,8 @@ class Programs:
 
     def close(self) -> None:
         """Drops what the background has not begun, and does not wait for what it has."""
-        self.drop_ahead()
-        self._background.close()
+        self._ahead.clear()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, key: Any) -> Any:
         """The program made ahead; None where there is none, or the thread is busy with others."""
@@ -160,6 +232,6 @@ def _make_key(function: Callable, args: tuple[Any, ...]) -> Any:
 def _compile(
     function: Callable, args: tuple[Any, ...], donate: tuple[int, ...], runs_seldom: bool
 ) -> Any:
-    traced = jax.jit(function, donate_argnums=donate).trace(*args)
     options: Any = _RUNS_SELDOM if runs_seldom and jax.default_backend() == "cpu" else None
-    return compile_or_read(traced, donate, options)
+    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+    return lowered.compile(compiler_options=options)

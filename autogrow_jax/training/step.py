@@ -93,7 +93,7 @@ def _example_losses(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_rate, frozen):
+def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_rate, mask):
     """One step on uint8 [N, H, W, C] images that are augmented already."""
     network, optimizer = recipe.network, recipe.optimizer
     images = normalize(images, recipe.preprocessing)
@@ -114,17 +114,17 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
     if recipe.parallel == "pmap":
         grads, stats, loss = lax.pmean((grads, stats, loss), AXIS)
         correct = lax.psum(correct, AXIS)
-    if frozen is not None:
-        grads = jax.tree.map(jnp.multiply, grads, frozen.params)
+    if mask is not None:
+        grads = jax.tree.map(jnp.multiply, grads, mask.params)
         stats = jax.tree.map(
             lambda new, old, m: new * m + old * (1 - m),
             stats,
             state.batch_stats,
-            frozen.batch_stats,
+            mask.batch_stats,
         )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    if frozen is not None:
-        updates = jax.tree.map(jnp.multiply, updates, frozen.params)
+    if mask is not None:
+        updates = jax.tree.map(jnp.multiply, updates, mask.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     ema = state.ema
     if recipe.ema:
@@ -139,9 +139,20 @@ class Mask(NamedTuple):
     batch_stats: Tree
 
 
-def _add(sums: Sums, step, loss, correct, count) -> Sums:
+def _train_on(
+    recipe: Recipe, state: TrainState, sums: Sums, images, labels, key, depths, rate, step, mask
+) -> tuple[TrainState, Sums]:
+    """One step on uint8 images [N, H, W, C]: the whole batch, under "pmap" this device's part."""
+    key = jax.random.fold_in(key, step)
+    if recipe.parallel == "jit":
+        images, labels = split_batch(images, recipe.mesh), split_batch(labels, recipe.mesh)
+    elif recipe.mesh.size > 1:  # Each device's own draws; one device draws as "jit" does.
+        key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    images = augment(key, images, recipe.preprocessing)
+    state, loss, correct = _update(recipe, state, images, labels, depths, rate, mask)
     bad = jnp.where((sums.bad_step < 0) & ~jnp.isfinite(loss), step, sums.bad_step)
-    return Sums(sums.loss + loss * count, sums.correct + correct, sums.examples + count, bad)
+    count = recipe.batch_size
+    return state, Sums(sums.loss + loss * count, sums.correct + correct, sums.examples + count, bad)
 
 
 def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
@@ -154,9 +165,6 @@ def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
       [num_stages]; steps first_step to first_step + num_steps - 1 are taken. `sums` goes in and
       out, so that an epoch's sums do not depend on how many calls it was cut into.
     """
-    mesh, batch_size = recipe.mesh, recipe.batch_size
-    per_device = recipe.parallel == "pmap"
-    local_size = batch_size // mesh.size if per_device else batch_size
 
     def train_steps(
         state,
@@ -172,32 +180,18 @@ def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
         mask=None,
     ):
         def body(i, carry):
-            state, sums = carry
             step = first_step + i
-            step_key = jax.random.fold_in(key, step)
-            start = step * batch_size
-            if per_device:
-                rank = lax.axis_index(AXIS)
-                start += rank * local_size
-                step_key = _key_of_rank(step_key, rank, mesh)
-            chosen = lax.dynamic_slice_in_dim(order, start, local_size)
-            batch, batch_labels = images[chosen], labels[chosen]
-            if not per_device:
-                batch, batch_labels = split_batch(batch, mesh), split_batch(batch_labels, mesh)
-            batch = augment(step_key, batch, recipe.preprocessing)
-            state, loss, correct = _update(
-                recipe, state, batch, batch_labels, depths, learning_rate, mask
+            first, size = _own_rows(recipe)
+            chosen = lax.dynamic_slice_in_dim(order, step * recipe.batch_size + first, size)
+            batch, wanted = images[chosen], labels[chosen]
+            state, sums = carry
+            return _train_on(
+                recipe, state, sums, batch, wanted, key, depths, learning_rate, step, mask
             )
-            return state, _add(sums, step, loss, correct, batch_size)
 
         return lax.fori_loop(0, num_steps, body, (state, sums))
 
-    return _per_device(train_steps, mesh) if per_device else train_steps
-
-
-def _key_of_rank(key, rank, mesh: Mesh):
-    """Each device's own draws; on one device those of "jit", which it then equals."""
-    return key if mesh.size == 1 else jax.random.fold_in(key, rank)
+    return _everywhere(train_steps, recipe)
 
 
 def make_batch_step(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
@@ -207,23 +201,41 @@ def make_batch_step(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
       batch_step(state, sums, images, labels, key, depths, learning_rate, step, mask=None) ->
       (state, sums) with images uint8 [batch_size, H, W, C].
     """
-    mesh = recipe.mesh
-    per_device = recipe.parallel == "pmap"
 
     def batch_step(state, sums, images, labels, key, depths, learning_rate, step, mask=None):
-        step_key = jax.random.fold_in(key, step)
-        if per_device:
-            rank, size = lax.axis_index(AXIS), recipe.batch_size // mesh.size
-            step_key = _key_of_rank(step_key, rank, mesh)
-            images = lax.dynamic_slice_in_dim(images, rank * size, size)
-            labels = lax.dynamic_slice_in_dim(labels, rank * size, size)
-        else:
-            images, labels = split_batch(images, mesh), split_batch(labels, mesh)
-        images = augment(step_key, images, recipe.preprocessing)
-        state, loss, correct = _update(recipe, state, images, labels, depths, learning_rate, mask)
-        return state, _add(sums, step, loss, correct, recipe.batch_size)
+        rows = _own_rows(recipe)
+        images, labels = (lax.dynamic_slice_in_dim(a, *rows) for a in (images, labels))
+        return _train_on(
+            recipe, state, sums, images, labels, key, depths, learning_rate, step, mask
+        )
 
-    return _per_device(batch_step, mesh) if per_device else batch_step
+    return _everywhere(batch_step, recipe)
+
+
+def _own_rows(recipe: Recipe) -> tuple[Any, int]:
+    """First row and number of rows of a batch that the program which is traced trains on."""
+    if recipe.parallel == "jit":
+        return 0, recipe.batch_size
+    size = recipe.batch_size // recipe.mesh.size
+    return lax.axis_index(AXIS) * size, size
+
+
+def _everywhere(function: Callable, recipe: Recipe) -> Callable:
+    """Under "pmap": runs `function` on every device with all arguments; it picks its own rows."""
+    if recipe.parallel == "jit":
+        return function
+
+    def run(*args):
+        mapped = jax.shard_map(
+            function,
+            mesh=recipe.mesh,
+            in_specs=tuple(PartitionSpec() for _ in args),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+        return mapped(*args)
+
+    return run
 
 
 def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
@@ -278,23 +290,6 @@ def choose_evaluation_batch_size(batch_size: int, num_examples: int, num_devices
     unit = 8 * num_devices
     batches = -(-num_examples // batch_size)
     return min(batch_size, -(-num_examples // (batches * unit)) * unit)
-
-
-def _per_device(function, mesh: Mesh):
-    """Runs `function` on every device with all arguments replicated; it picks its own part."""
-    everywhere = PartitionSpec()
-
-    def run(*args):
-        mapped = jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=tuple(everywhere for _ in args),
-            out_specs=everywhere,
-            check_vma=False,
-        )
-        return mapped(*args)
-
-    return run
 
 
 @partial(jax.jit, static_argnums=(1,))

@@ -1,10 +1,10 @@
 """The arrays of a run and what changes them: epochs of training, evaluation, growth.
 
-The only mutable object of the package. It knows nothing of files, policies or schedules.
+It knows nothing of files, policies or schedules.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,13 +17,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network
+from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
-from autogrow_jax.training.growth_step import make_grow_state
-from autogrow_jax.training.memory import TIMED
+from autogrow_jax.training.grow_step import make_grow_state, pretrain
 from autogrow_jax.training.parallel import make_mesh, replicate
-from autogrow_jax.training.pretraining import pretrain
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import (
     TrainState,
@@ -39,7 +38,7 @@ PURPOSES = ("init", "order", "augment", "growth", "pretrain")
 
 
 class Trainer:
-    """Holds a run's state, padded and on the devices.
+    """Holds a run's state, padded and on the devices, and so owns the depths of the run.
 
     Args:
       settings: of the run.
@@ -71,7 +70,7 @@ class Trainer:
         self._root = jax.random.key(settings.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        recipe = Recipe(
+        self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
             self._optimizer,
             dataset.preprocessing,
@@ -84,10 +83,9 @@ class Trainer:
                 settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
             ),
         )
-        self._feed = make_feed(dataset, recipe, self.programs, settings.data.on_device)
+        self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
         self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
         self._abstract_states: dict[tuple[int, ...], TrainState] = {}
-        self._prepare(recipe)
         self._state: TrainState | None = None
 
     @property
@@ -104,27 +102,19 @@ class Trainer:
         return jax.random.fold_in(jax.random.fold_in(self._root, PURPOSES.index(purpose)), epoch)
 
     @contextmanager
-    def timed(self, what: str):
+    def timed(self, what: str) -> Iterator[None]:
         """Adds the wall-clock time of a block to `seconds`, less what was compiled in it."""
         start, compiled = time.perf_counter(), self.programs.seconds
         yield
         spent = time.perf_counter() - start
         self.seconds[what] += spent - (self.programs.seconds - compiled)
 
-    def _prepare(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._feed.prepare(recipe)
-        self._grow_state = self._make_grow_state(recipe)
-
-    def _make_grow_state(self, recipe: Recipe) -> Callable[..., TrainState]:
+    def _grow_state(self, recipe: Recipe) -> Callable[..., TrainState]:
         # Once for each recipe: a program made ahead is found again by its function.
         if recipe not in self._grow_states:
+            growth = self._settings.growth
             self._grow_states[recipe] = make_grow_state(
-                recipe.network,
-                self._optimizer,
-                recipe.preprocessing,
-                self._settings.growth.initializer,
-                self._settings.growth.reset_optimizer,
+                recipe, growth.initializer, growth.reset_optimizer
             )
         return self._grow_states[recipe]
 
@@ -169,7 +159,7 @@ class Trainer:
 
     def _set_capacities(self, capacities: tuple[int, ...]) -> None:
         self.capacities = capacities
-        self._prepare(self._recipe_of(capacities))
+        self._recipe = self._recipe_of(capacities)
 
     def _recipe_of(self, capacities: tuple[int, ...]) -> Recipe:
         return self._recipe._replace(network=self._network.clone(depths=capacities))
@@ -190,13 +180,13 @@ class Trainer:
             self._compile_growth_ahead(each)
         last = capacities[-1] if capacities else self.capacities
         state = self._described_state(last)
-        self._feed.compile_ahead(self._recipe_of(last), state, self._epoch_settings(0, 1.0))
+        self._feed.compile_ahead(self._recipe_of(last), state, self._describe_epoch(0, 1.0))
         # Where each depth has its own programs, the next growth is one of the next depth's.
         if grows and not capacities and not self._exact:
             self._compile_growth_ahead(last)
 
     def _compile_growth_ahead(self, capacities: tuple[int, ...]) -> None:
-        function = self._make_grow_state(self._recipe_of(capacities))
+        function = self._grow_state(self._recipe_of(capacities))
         arguments = self._growth_arguments(self._described_state(capacities), 0, self._root)
         self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
 
@@ -225,29 +215,37 @@ class Trainer:
         self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
-        settings = self._epoch_settings(epoch, learning_rate)
+        given = self._describe_epoch(epoch, learning_rate)
         with self.timed("train"):
-            self._state, sums = self._feed.train_epoch(self.padded_state, settings, progress)
+            self._state, sums = self._feed.train_epoch(
+                self._recipe, self.padded_state, given, progress
+            )
             return jax.device_get(sums)
 
-    def _epoch_settings(self, epoch: int, learning_rate: float) -> Epoch:
+    def _describe_epoch(self, epoch: int, learning_rate: float) -> Epoch:
         keys = self.key("order", epoch), self.key("augment", epoch)
         return Epoch(*keys, self._live_depths(), learning_rate)
 
     def evaluate(self, part: str) -> Sums:
         """Evaluates the "validation" or "test" part; returns the sums on the host."""
         with self.timed("evaluate"):
-            variables = self.padded_state.variables()
-            return jax.device_get(self._feed.evaluate(variables, part, self._live_depths()))
+            arguments = self.padded_state.variables(), part, self._live_depths()
+            return jax.device_get(self._feed.evaluate(self._recipe, *arguments))
 
-    def grow(self, stages: tuple[int, ...], epoch: int, train_accuracy: float) -> None:
+    def grow(
+        self, stages: Sequence[int], epoch: int, train_accuracy: float
+    ) -> list[tuple[int, ...]]:
         """Appends a block to each of `stages`, in this order.
 
         Args:
           stages: indices; one may come several times.
           epoch: the epoch about to begin; decides the draws.
           train_accuracy: of the last epoch in percent, for Adam pre-training.
+
+        Returns:
+          The depths after each block.
         """
+        passed = []
         for number, stage in enumerate(stages):
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
@@ -261,6 +259,8 @@ class Trainer:
                         jax.random.fold_in(self.key("pretrain", epoch), number),
                         train_accuracy,
                     )
+            passed.append(self.depths)
+        return passed
 
     def _grow_one(self, stage: int, key: jax.Array) -> None:
         deeper = tuple(d + (i == stage) for i, d in enumerate(self.depths))
@@ -271,7 +271,7 @@ class Trainer:
             self._place(exact)
         self._state = self.programs.call(
             "growth",
-            self._grow_state,
+            self._grow_state(self._recipe),
             *self._growth_arguments(self.padded_state, stage, key),
             donate=(0,),
             runs_seldom=True,
@@ -285,3 +285,7 @@ class Trainer:
     def exact_variables(self) -> dict[str, Any]:
         """What evaluation uses, at exact depth, as NumPy arrays."""
         return jax.tree.map(np.asarray, self.exact_state().variables())
+
+    def is_finite(self) -> bool:
+        """Whether every weight that evaluation uses is a finite number."""
+        return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.exact_variables()))

@@ -38,12 +38,15 @@ class Trials:
       epoch: about to begin. All trials of the round use its draws for batches, augmentation and
         new block, so that they differ by the stage alone, and the one that is kept is what plain
         growth of its stage would have trained in that epoch.
+
+    Attributes:
+      base_depths: of the net to start from.
     """
 
     def __init__(self, trainer: Trainer, epoch: int):
         self.epoch = epoch
         self._trainer = trainer
-        self._base_depths = trainer.depths
+        self.base_depths = trainer.depths
         self._base = self._copy_state()
         self._last: Trial | None = None
         self._best: Trial | None = None
@@ -56,7 +59,7 @@ class Trials:
           train_accuracy: of the net to start from in its last epoch, in percent, for Adam
             pre-training.
         """
-        self._restore(self._base, self._base_depths)
+        self._restore(self._base, self.base_depths)
         self._trainer.grow((stage,), self.epoch, train_accuracy)
 
     def end(self, stage: int, line: dict[str, Any]) -> None:
@@ -83,7 +86,7 @@ class Trials:
           ValueError: where the weights of such a net are not there.
         """
         if not stages:
-            self._restore(self._base, self._base_depths)
+            self._restore(self._base, self.base_depths)
             return None
         if len(stages) > 1:
             raise ValueError(f"a trial adds one block; the policy wants to keep {tuple(stages)}")

@@ -15,8 +15,7 @@ from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.files import replace_file, to_json
-from autogrow_jax.training.result import describe_devices, find_versions
-from autogrow_jax.training.start import load_data
+from autogrow_jax.training.ending import describe_devices, find_versions
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
 from autogrow_jax.trajectory.plane import Plane, principal_plane, random_plane
@@ -84,7 +83,7 @@ def trajectory(
     loaded = [read_run(run, data_dir) for run in runs]
     check_comparable(loaded)
     settings = loaded[0].settings
-    dataset = load_data(settings)
+    dataset = build.load_data(settings)
     out = Path(out).expanduser()
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)

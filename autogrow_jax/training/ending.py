@@ -1,0 +1,251 @@
+"""How a run ends: the test set, once, and its result; also of a run that is evaluated later."""
+
+import dataclasses
+import os
+import platform
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import autogrow_jax
+from autogrow_jax import build
+from autogrow_jax.data import Dataset
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import Network, num_params
+from autogrow_jax.reporting import Reporter, read_result
+from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.convolutions import settle_convolution
+from autogrow_jax.training.run_state import Clock, RunState, resume
+from autogrow_jax.training.step import mean_loss, percent
+from autogrow_jax.training.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run. The first fields are those of result.json.
+
+    Attributes:
+      family: of the network.
+      dataset: its name.
+      seed_depths: where growth started; of a run from scratch, the net itself.
+      depths: of the network that was found.
+      test_accuracy: in percent, of the final weights, measured once.
+      best_validation_accuracy: in percent, over all epochs of networks that were kept, not
+        only tried (with the paper's protocol this is its reported number).
+      validation: which split steered growth: "held-out", a fraction, or "test".
+      num_params: trainable parameters of the final network.
+      growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
+      epochs: trained in all.
+      seconds: where the time went, over all starts of the run; compile_ahead went beside the rest,
+        in a thread of its own.
+      compilations: executables that the training step used.
+      seed: of all randomness.
+      versions: of Python and the libraries.
+      network: at its final depths.
+      variables: its weights and running statistics.
+      more: further entries of result.json.
+    """
+
+    family: str
+    dataset: str
+    seed_depths: tuple[int, ...]
+    depths: tuple[int, ...]
+    test_accuracy: float
+    best_validation_accuracy: float
+    validation: str
+    num_params: int
+    growth: tuple[dict[str, Any], ...]
+    epochs: int
+    seconds: dict[str, float]
+    compilations: int
+    seed: int
+    versions: dict[str, str]
+    network: Network
+    variables: dict[str, Any]
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of result.json."""
+        hidden = ("network", "variables", "more")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in fields.items() if k not in hidden} | self.more
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], network: Network, variables: Any) -> "Result":
+        """The reverse of `to_dict`."""
+        names = {f.name for f in dataclasses.fields(Result)} - {"network", "variables", "more"}
+        known: dict[str, Any] = {k: v for k, v in content.items() if k in names}
+        for name in ("seed_depths", "depths", "growth"):
+            known[name] = tuple(known[name])
+        more = {k: v for k, v in content.items() if k not in names}
+        return Result(**known, network=network, variables=variables, more=more)
+
+
+def finish(
+    settings: Settings, trainer: Trainer, state: RunState, dataset: Dataset, clock: Clock
+) -> Result:
+    """Looks at the test set, once, and puts the result together.
+
+    Args:
+      settings: of the run.
+      trainer: after the last epoch.
+      state: its `seconds` are brought up to date.
+      dataset: the trainer's.
+      clock: of this start.
+    """
+    tested = trainer.evaluate("test")
+    variables = trainer.exact_variables()
+    clock.update()
+    return Result(
+        family=settings.model.family,
+        dataset=dataset.name,
+        seed_depths=tuple(settings.model.depths),
+        depths=trainer.depths,
+        test_accuracy=percent(tested),
+        best_validation_accuracy=state.best_validation_accuracy,
+        validation=settings.data.validation,
+        num_params=num_params(variables),
+        growth=tuple(state.growth),
+        epochs=state.epoch,
+        seconds=state.seconds,
+        compilations=state.compilations.get("train", 0),
+        seed=settings.seed,
+        versions=find_versions(),
+        network=trainer.network,
+        variables=variables,
+        more={
+            "mode": settings.mode,
+            "test_loss": mean_loss(tested),
+            "growth_epochs": state.phase_start if state.phase == "finetune" else 0,
+            "trial_epochs": state.trial_epochs,
+            "train_examples": len(dataset.train.labels),
+            "validation_examples": len(dataset.validation.labels),
+            "compilations_by_program": state.compilations,
+            "compilations_ahead": state.compilations_ahead,
+            "devices": {**describe_devices(), "convolution": trainer.convolution},
+            "num_classes": dataset.num_classes,
+            "image_shape": dataset.image_shape,
+        },
+    )
+
+
+def evaluate_run(
+    settings: Settings, workdir: Workdir, reporter: Reporter, started: float
+) -> Result:
+    """Evaluates the newest checkpoint of a run on these settings' data.
+
+    Args:
+      settings: where to evaluate. The network and its training are the saved run's.
+      workdir: of that run.
+      reporter: is told the validation accuracy, then the result.
+      started: `time.perf_counter()` when this start began.
+
+    Raises:
+      UserError: where there is no checkpoint, or it does not fit the data.
+    """
+    own, merged = flatten(settings), flatten(read_config(workdir))
+    merged |= {key: value for key, value in own.items() if key.startswith(("data.", "log."))}
+    merged |= {"num_devices": own["num_devices"], "data.fraction": 1.0}
+    settings = settle_convolution(build.resolve(merged), reporter)
+    with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
+        latest = store.latest()
+        if latest is None:
+            raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
+        dataset = build.load_data(settings)
+        trainer = Trainer(settings, dataset)
+        state = resume(trainer, store, latest)
+        clock = Clock(state, trainer, started)
+        validated = trainer.evaluate("validation")
+        reporter.message(
+            f"{workdir.root} after {state.epoch} epochs: validation accuracy"
+            f" {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
+        )
+        result = finish(settings, trainer, state, dataset, clock)
+        reporter.end_run(result.to_dict())
+        return result
+
+
+def plot(
+    workdir: Workdir,
+    lines: list[dict[str, Any]],
+    dataset: Dataset,
+    settings: Settings,
+    test_accuracy: float | None = None,
+) -> None:
+    """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only."""
+    if jax.process_index() or not lines:
+        return
+    # Here, not at the top: matplotlib takes a while and not every run ends with a picture.
+    from autogrow_jax.reporting.plots import draw_growth
+    from autogrow_jax.reporting.result import validation_label
+
+    draw_growth(
+        lines,
+        workdir.plots / "growth.png",
+        title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
+        validation_name=validation_label(settings.data.validation),
+        test_accuracy=test_accuracy,
+    )
+
+
+def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) -> Result:
+    """The result of a run that is finished, with its weights; without its data or a compilation.
+
+    Raises:
+      UserError: where result.json lacks something, or the checkpoint is gone.
+    """
+    content = read_result(workdir.result)
+    lacking = [key for key in (*RESULT_KEYS, "image_shape", "num_classes") if key not in content]
+    latest = store.latest()
+    if lacking or latest is None:
+        what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
+        raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
+    height_width_channels = tuple(content["image_shape"])
+    network = build.make_network(
+        settings, content["num_classes"], height_width_channels[-1], content["depths"]
+    )
+    image = jax.ShapeDtypeStruct((1, *height_width_channels), np.float32)
+    like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
+    variables = rebuild(evaluated_arrays(store.read(latest).arrays), like)
+    return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of all that numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "autogrow_jax": autogrow_jax.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def describe_devices() -> dict[str, Any]:
+    """What the run computed on: the devices, the processor's name and the cores it may use."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # Not Linux.
+    return platform.processor() or platform.machine()

@@ -1,0 +1,146 @@
+"""Growth inside the loop: one program for all stages and depths of a capacity writes a new block.
+
+Where the initialiser says so, the block is then trained alone for a few epochs, all else frozen:
+the paper's Adam initialiser (PAPER, section "Initialisers").
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from autogrow_jax.data.augment import normalize
+from autogrow_jax.growth.graft import in_stage, write_block
+from autogrow_jax.growth.grow import needs_data, place_block, start_block
+from autogrow_jax.growth.initializers import make_adam, trained_by_adam
+from autogrow_jax.models.network import Network, get_family
+from autogrow_jax.training.feed import Epoch, Feed
+from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.step import Mask, Recipe, percent
+
+# A block is trained alone for at most so many epochs, until the accuracy is back to within this
+# many percentage points of the last epoch before growth.
+EPOCHS = 10
+TOLERANCE = 0.5
+
+# The step multiplies by minus the learning rate, Adam's own chain ends in minus its rate. One
+# object, as it is part of the recipe that a program is found by.
+_ADAM = optax.chain(make_adam(), optax.scale(-1.0))
+
+
+def make_grow_state(
+    recipe: Recipe, initializer: str, reset_optimizer: bool
+) -> Callable[..., TrainState]:
+    """Makes the growth step on a padded state; to be jitted.
+
+    Args:
+      recipe: of the training; its network's depths are the capacities.
+      initializer: a registered name; "adam" writes the default start here, its epochs of
+        training are `pretrain`.
+      reset_optimizer: whether the whole optimiser starts anew; otherwise old moments are kept and
+        those of the new block start at the start.
+
+    Returns:
+      grow_state(state, key, stage, depths, images, labels) -> state with one more block in `stage`
+      (int32), depths int32 [num_stages] before the growth, images uint8 [N, H, W, C].
+    """
+    start_as = "default" if initializer == "adam" else initializer
+    network, optimizer = recipe.network, recipe.optimizer
+
+    def grow_stage(stage, state, key, depths, images, labels):
+        slot = depths[stage] - 1
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        needed = needs_data(start_as, get_family(network.family))
+        block = start_block(
+            network,
+            variables,
+            stage,
+            key,
+            start_as,
+            normalize(images, recipe.preprocessing) if needed else None,
+            labels if needed else None,
+            live_depths=depths,
+            slot=slot,
+        )
+        grown = place_block(variables, stage, slot, block)
+        params = grown["params"]
+        opt_state = optimizer.init(params)
+        if not reset_optimizer:
+            opt_state = write_block(state.opt_state, opt_state, stage, slot)
+        ema = write_block(state.ema, params, stage, slot) if state.ema else state.ema
+        return TrainState(params, grown["batch_stats"], opt_state, ema)
+
+    branches = [partial(grow_stage, stage) for stage in range(len(network.depths))]
+
+    def grow_state(state, key, stage, depths, images, labels):
+        return lax.switch(stage, branches, state, key, depths, images, labels)
+
+    return grow_state
+
+
+def pretrain(
+    feed: Feed,
+    recipe: Recipe,
+    state: TrainState,
+    stage: int,
+    depths: jax.Array,
+    key: jax.Array,
+    train_accuracy: float,
+) -> TrainState:
+    """Trains the newest block of a stage by Adam, all else frozen.
+
+    Args:
+      feed: of the run.
+      recipe: of the run's training; its network's depths are the capacities.
+      state: padded, grown.
+      stage: that grew.
+      depths: int32 [num_stages], live.
+      key: decides the epochs' order and augmentation.
+      train_accuracy: of the last epoch before growth in percent.
+
+    Returns:
+      The state with the block's parameters and running statistics trained.
+    """
+    alone = recipe._replace(optimizer=_ADAM, ema=0.0)
+    mask = make_mask(recipe.network, state, stage, int(depths[stage]) - 2)
+    # The step donates what it is given; the run's own optimiser state stays out of it.
+    trained = TrainState(state.params, state.batch_stats, _ADAM.init(state.params), {})
+    for number in range(EPOCHS):
+        order_key, augment_key = jax.random.split(jax.random.fold_in(key, number))
+        epoch = Epoch(order_key, augment_key, depths, 1.0)
+        trained, sums = feed.train_epoch(alone, trained, epoch, mask=mask)
+        if percent(jax.device_get(sums)) > train_accuracy - TOLERANCE:
+            break
+    ema = state.ema
+    if ema:
+        ema = jax.tree.map(lambda e, p, m: e * (1 - m) + p * m, ema, trained.params, mask.params)
+    return TrainState(trained.params, trained.batch_stats, state.opt_state, ema)
+
+
+def make_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mask:
+    """What pre-training a new block may change: its own parameters and running statistics.
+
+    Of a residual block only scale and shift of the last batch normalisation.
+
+    Args:
+      network: its depths are the capacities.
+      state: padded.
+      stage: stage that grew.
+      slot: the new block's entry in the stacked axis.
+    """
+    family = get_family(network.family)
+
+    def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
+        shape: Sequence[int] = (leaf.shape[0],) + (1,) * (leaf.ndim - 1) if leaf.ndim else ()
+        if not in_stage(path, stage) or not (all_params or trained_by_adam(family, path)):
+            return jnp.zeros(shape, leaf.dtype)
+        return jnp.zeros(shape, leaf.dtype).at[slot].set(1)
+
+    return Mask(
+        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, False), state.params),
+        jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, True), state.batch_stats),
+    )

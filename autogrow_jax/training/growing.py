@@ -1,0 +1,205 @@
+"""What the policy decides, done to the trainer's net; which programs growth asks for next."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from autogrow_jax.growth import Policy
+from autogrow_jax.growth.policy import State
+from autogrow_jax.reporting import Reporter
+from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.settings import Settings
+from autogrow_jax.training.run_state import RunState
+from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.training.trials import Trials
+
+
+class Grower:
+    """Asks the policy after each epoch of the growth phase, and grows or tries as it says.
+
+    A round of trials begins with the epoch after the decision, not with the decision: until then
+    trainer and state are those of the net that is kept, and can be saved. While a round goes on
+    nothing can; a run that is killed then begins the round again.
+
+    Args:
+      settings: of the run.
+      trainer: whose net grows.
+      state: of the same run.
+      policy: None where nothing grows.
+      reporter: told of each growth.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trainer: Trainer,
+        state: RunState,
+        policy: Policy | None,
+        reporter: Reporter,
+    ):
+        self._settings = settings
+        self._trainer = trainer
+        self._state = state
+        self._policy = policy
+        self._reporter = reporter
+        self._trials: Trials | None = None
+        self._foreseen_from: Any = None
+
+    @property
+    def in_trials(self) -> bool:
+        """Whether the trainer may hold another net than the one that is kept."""
+        return self._trials is not None
+
+    def prepare(self) -> int:
+        """Lets the net grow that the next epoch tries, if it tries one.
+
+        Returns:
+          The epoch whose random draws the next one uses: its own, or the first of a round.
+        """
+        state = self._state
+        if state.trial is None:
+            return state.epoch
+        if self._trials is None:
+            self._trials = Trials(self._trainer, state.epoch)
+        self._trials.begin(state.trial, state.train_accuracy)
+        return self._trials.epoch
+
+    def decide(self, line: dict[str, Any], measurements: Mapping[str, float]) -> None:
+        """Asks the policy, in the growth phase, and does as it says.
+
+        Args:
+          line: of metrics.jsonl, of the epoch that is over.
+          measurements: for the policy.
+        """
+        state = self._state
+        if state.phase != "growth" or self._policy is None:
+            return
+        state.policy, decision = self._policy.update(
+            state.policy, line["validation_accuracy"], measurements=measurements
+        )
+        if self._trials is not None and state.trial is not None:
+            self._trials.end(state.trial, line)
+        if decision.action == "trial":
+            if self._trials is not None:
+                self._trials.hold(decision.best)
+            (state.trial,) = decision.stages
+            return
+        if self._trials is not None:
+            self._close(self._trials, decision.stages)
+        elif decision.stages:
+            before = self._trainer.depths
+            passed = self._trainer.grow(decision.stages, state.epoch, state.train_accuracy)
+            self._note_growth(before, zip(decision.stages, passed, strict=True))
+        if decision.action == "finetune":
+            state.phase, state.phase_start = "finetune", state.epoch
+            self._reporter.message(
+                f"growth ended after {state.epoch} epochs;"
+                f" fine-tuning for {self._settings.finetune.length(state.phase_start)} epochs"
+            )
+
+    def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
+        """Lets the programs be compiled that the next growth beyond a capacity needs.
+
+        Once a stage is full and not before, as every run ends at a depth that nobody knows.
+
+        Args:
+          line: of metrics.jsonl, of the epoch that is over.
+          measurements: of the same epoch, as the policy got them.
+        """
+        state, trainer = self._state, self._trainer
+        if state.phase != "growth" or self._policy is None or self.in_trials:
+            trainer.programs.drop_ahead()
+            return
+        here = trainer.depths, trainer.capacities
+        is_full = any(d == c for d, c in zip(*here, strict=True))
+        if not self._settings.growth.compile_ahead or not is_full or here == self._foreseen_from:
+            return
+        self._foreseen_from = here
+        capacities = foresee_capacities(
+            self._policy,
+            state.policy,
+            *here,
+            trainer.choose_capacities,
+            {**measurements, "validation_accuracy": line["validation_accuracy"]},
+            patience=2 * self._settings.growth.interval,
+            trial=state.trial,
+        )
+        if capacities:
+            trainer.compile_ahead(capacities)
+
+    def _close(self, trials: Trials, stages: Sequence[int]) -> None:
+        kept = trials.close(stages)
+        self._trials, self._state.trial = None, None
+        if kept is None:
+            depths = format_depths(self._trainer.depths)
+            self._reporter.message(f"no trial is kept; {depths} goes on")
+            return
+        self._note_growth(trials.base_depths, [(kept.stage, kept.depths)])
+        self._state.record(kept.line)
+
+    def _note_growth(
+        self, before: tuple[int, ...], grown: Iterable[tuple[int, tuple[int, ...]]]
+    ) -> None:
+        """Notes each stage that gained a block, with the depths then, and tells of the growth."""
+        for stage, depths in grown:
+            self._state.growth.append(
+                {"epoch": self._state.epoch, "stage": stage, "depths": list(depths)}
+            )
+        self._reporter.growth(before, self._trainer.depths, self._settings.growth.initializer)
+
+
+def foresee_capacities(
+    policy: Policy,
+    state: State,
+    depths: tuple[int, ...],
+    capacities: tuple[int, ...],
+    choose: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]],
+    measurements: Mapping[str, float],
+    patience: int,
+    trial: int | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """The capacities that the first growth takes for which these have no room.
+
+    The policy is asked as if accuracy went on to rise, so that growth pays. Where it does not grow
+    on that for `patience` epochs, accuracy stalls for as long, which is what convergent growth
+    waits for.
+
+    Args:
+      policy: of the run; pure, so that asking it changes nothing.
+      state: the policy's.
+      depths: of the net that the policy lets grow.
+      capacities: room in each stage.
+      choose: depths and the capacities so far to those that they are given room in.
+      measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
+      patience: epochs.
+      trial: stage that the policy has decided to try, if any.
+
+    Returns:
+      The capacities one after the other, as a growth of several stages takes them; none where no
+      such growth is in sight.
+    """
+    measured = dict(measurements)
+    on_trial, waited = trial is not None, 0
+    stages: tuple[int, ...] = () if trial is None else (trial,)
+    while waited < 2 * patience:
+        deeper, found = list(depths), [capacities]
+        for stage in stages:
+            deeper[stage] += 1
+            wanted = choose(tuple(deeper), found[-1])
+            if wanted != found[-1]:
+                found.append(wanted)
+        if len(found) > 1:
+            return tuple(found[1:])
+        if not on_trial:
+            depths = tuple(deeper)
+        if waited < patience:
+            for name in ("validation_accuracy", "train_accuracy"):
+                # Never beyond 100 %, which a policy may take for an error.
+                measured[name] += min(1.0, (100.0 - measured[name]) / 10)
+        state, decision = policy.update(
+            state, measured["validation_accuracy"], measurements=measured
+        )
+        if decision.action == "finetune" and not decision.stages:
+            return ()
+        on_trial, stages = decision.action == "trial", decision.stages
+        waited = 0 if stages and not on_trial else waited + 1
+    return ()

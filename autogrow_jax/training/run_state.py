@@ -1,0 +1,132 @@
+"""What a run remembers beside its arrays; it travels in every checkpoint as JSON."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from autogrow_jax.reporting.result import TIMED
+from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.training.trainer import Trainer
+
+# Beside what is timed, not among it: the run did not wait for it.
+AHEAD = "compile_ahead"
+
+
+@dataclasses.dataclass
+class RunState:
+    """The host's side of a run between two epochs; depths and capacities are the trainer's.
+
+    Attributes:
+      epoch: epochs done.
+      phase: "growth", "finetune" or "scratch".
+      phase_start: epoch with which the phase began.
+      evaluated_depths: of the network whose validation accuracy the last epoch measured: the
+        trainer's, or those before the growth that followed. The first blocks of the saved arrays
+        are it.
+      policy: the policy's state.
+      trial: stage that the next epoch tries to grow; None where it tries nothing. The saved arrays
+        are always those of a network that was kept.
+      trial_epochs: epochs of trial so far, those of networks that were kept included.
+      train_accuracy: of the last epoch in percent, as all accuracies here of kept networks.
+      validation_accuracy: of the last epoch in percent.
+      best_validation_accuracy: so far, in percent.
+      growth: a dict for each block added: epoch, stage, depths.
+      seconds: spent so far, by what on, over all starts; "total" too, and `AHEAD`, of a thread
+        beside.
+      compilations: of programs that were called so far, by kind.
+      compilations_ahead: of these, those made by the thread beside.
+    """
+
+    epoch: int
+    phase: str
+    phase_start: int
+    evaluated_depths: tuple[int, ...]
+    policy: dict[str, Any]
+    trial: int | None = None
+    trial_epochs: int = 0
+    train_accuracy: float = 0.0
+    validation_accuracy: float = 0.0
+    best_validation_accuracy: float = 0.0
+    growth: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("total", *TIMED, AHEAD), 0.0)
+    )
+    compilations: dict[str, int] = dataclasses.field(default_factory=dict)
+    compilations_ahead: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def epoch_of_phase(self) -> int:
+        return self.epoch - self.phase_start
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Takes over what an epoch measured on a network that is kept.
+
+        Args:
+          line: of metrics.jsonl.
+        """
+        self.evaluated_depths = tuple(line["depths"])
+        self.train_accuracy = line["train_accuracy"]
+        self.validation_accuracy = line["validation_accuracy"]
+        self.best_validation_accuracy = max(self.best_validation_accuracy, self.validation_accuracy)
+
+    def to_dict(self, trainer: Trainer) -> dict[str, Any]:
+        """JSON-able; with the depths and capacities that the trainer's arrays have."""
+        arrays = {"depths": trainer.depths, "capacities": trainer.capacities}
+        return dataclasses.asdict(self) | arrays
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "RunState":
+        """The reverse of `to_dict`, without what is the trainer's."""
+        names = {field.name for field in dataclasses.fields(RunState)}
+        known = {name: value for name, value in content.items() if name in names}
+        return RunState(**known | {"evaluated_depths": tuple(content["evaluated_depths"])})
+
+
+class Clock:
+    """Adds this start's seconds and compilations to those a run's state brought along.
+
+    Args:
+      state: of the run, as it began or was read.
+      trainer: of the run.
+      started: `time.perf_counter()` when this start began.
+    """
+
+    def __init__(self, state: RunState, trainer: Trainer, started: float):
+        self._state, self._trainer, self._started = state, trainer, started
+        self._before = dataclasses.replace(state)
+
+    def update(self) -> None:
+        """Brings seconds and compilations of the run's state up to date."""
+        state, before, programs = self._state, self._before, self._trainer.programs
+        now = {
+            "total": time.perf_counter() - self._started,
+            **self._trainer.seconds,
+            "compile": programs.seconds,
+            AHEAD: programs.seconds_ahead,
+        }
+        # A run that is older than a part spent nothing on it.
+        state.seconds = {name: before.seconds.get(name, 0.0) + spent for name, spent in now.items()}
+        state.compilations = _add(before.compilations, programs.counts)
+        state.compilations_ahead = _add(before.compilations_ahead, programs.counts_ahead)
+
+
+def _add(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    return {kind: before.get(kind, 0) + now.get(kind, 0) for kind in {**before, **now}}
+
+
+def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
+    """The state of a checkpoint, whose arrays go to the trainer.
+
+    Args:
+      trainer: takes over the arrays, with their depths and capacities.
+      store: of the run.
+      latest: number of epochs done at the checkpoint.
+
+    Raises:
+      UserError: where the checkpoint is damaged or does not fit the settings.
+    """
+    restored = store.read(latest)
+    depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
+    trainer.restore(rebuild(restored.arrays, trainer.abstract_state(depths)), depths, capacities)
+    return RunState.from_dict(restored.memory)
