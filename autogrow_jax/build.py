@@ -34,7 +34,7 @@ def resolve(config: Any) -> Settings:
     values = {name: key.default for name, key in KEYS.items()} | given
     values = {name: check_value(name, value) for name, value in values.items()}
     _fill_in(values)
-    resolved = Settings.from_dict(values)
+    resolved = Settings.from_flat(values)
     if values["mode"] == "grow":
         make_policy(resolved)  # It checks what concerns several of its settings.
     elif values["mode"] == "scratch" and not (

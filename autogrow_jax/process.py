@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-import jax
-
 
 def machine_key() -> str:
     """A name for this kind of machine: jaxlib's version and a hash of the processor's features."""
@@ -64,6 +62,8 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
+    import jax  # Here, not at the top: commands that only read results do without it.
+
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NO_LIMIT))
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -55,9 +55,9 @@ class Settings:
         return nest(dict(sorted(flat.items())))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """Makes settings of checked values, nested or {"a.b": value}; see `build.resolve`."""
-        nested = nest(flatten(values))
+    def from_flat(cls, values: Mapping[str, Any]) -> "Settings":
+        """Makes settings of {"a.b": value}, all checked; see `build.resolve`."""
+        nested = nest(values)
         sections = {name: section(**nested.pop(name, {})) for name, section in _SECTIONS.items()}
         return cls(**nested, **sections)
 

@@ -7,10 +7,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.config import make_network, resolve
+from autogrow_jax.config import Settings, make_network, make_optimizer, resolve
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network, get_family, num_params
-from autogrow_jax.training import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
@@ -56,7 +55,9 @@ class _UnrolledNet:
 
     name = "unrolled"
 
-    def __init__(self, config: Any, dataset: Dataset, programs: Programs, store: CheckpointStore):
+    def __init__(
+        self, config: Settings, dataset: Dataset, programs: Programs, store: CheckpointStore
+    ):
         channels = dataset.image_shape[2]
         seed = make_network(config, dataset.num_classes, channels, config.model.depths)
         convolution, _ = choose_convolution(config)
@@ -64,12 +65,7 @@ class _UnrolledNet:
         self._options, self._learning_rate = seed.options, config.optimizer.learning_rate
         self._family = get_family(seed.family)
         self._make_network = partial(Unrolled, family=seed.family, options=seed.options)
-        self._optimizer = make_optimizer(
-            config.optimizer.name,
-            momentum=config.optimizer.momentum,
-            nesterov=config.optimizer.nesterov,
-            weight_decay=config.optimizer.weight_decay,
-        )
+        self._optimizer = make_optimizer(config)
         self._programs, self._store = programs, store
         self._root = jax.random.key(config.seed)
         init = partial(init_state, seed, self._optimizer)

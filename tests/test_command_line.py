@@ -1,6 +1,8 @@
 """What all commands have in common."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +28,12 @@ def test_an_unknown_option_is_told_in_one_line(name, capsys):
     assert COMMANDS[name]([*needed.get(name, []), "--versoin"]) == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", "error: unknown option --versoin; did you mean --version?\n")
+
+
+@pytest.mark.multiprocess
+def test_a_command_that_reads_results_does_without_jax():
+    code = "import sys, autogrow_jax.reporting.__main__; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
