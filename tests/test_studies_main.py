@@ -8,9 +8,8 @@ import pytest
 from stand_ins import write_finished
 
 from autogrow_jax.settings_files import load_study
-from autogrow_jax.studies.__main__ import main
+from autogrow_jax.studies.__main__ import main, parse_arguments
 from autogrow_jax.studies.cells import Folder, expand
-from autogrow_jax.studies.options import parse_arguments
 
 STUDY = """
 from autogrow_jax.studies import Row, Section, Study

@@ -3,17 +3,19 @@
 python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/smoke --workers=2
 """
 
+import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from autogrow_jax.command_line import run_command
+from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import keep_freed_memory, leave
-from autogrow_jax.settings_files import load_study
+from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
-from autogrow_jax.studies.options import Options, parse_arguments
 from autogrow_jax.studies.progress import StudyProgress
 from autogrow_jax.studies.records import collect
 from autogrow_jax.studies.runner import (
@@ -23,7 +25,42 @@ from autogrow_jax.studies.runner import (
     stop_with_parent,
     worker_command,
 )
-from autogrow_jax.studies.study import Study
+from autogrow_jax.studies.study import Study, check_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user asked for; the options are those of `--help`.
+
+    Attributes:
+      seeds: instead of the study's own; empty for those.
+      cell: place in the list or name of the one cell to run, "" for all.
+      parent: the pipe by which a worker notices the end of the process that started it.
+      changes: {"a.b": value} laid over every cell's config.
+    """
+
+    study: str
+    workdir: Path
+    workers: int
+    seeds: tuple[int, ...]
+    list: bool
+    cell: str
+    table: bool
+    parent: int | None
+    changes: dict[str, Any]
+
+    @property
+    def of_worker(self) -> tuple[str, ...]:
+        """The arguments that a worker needs to find the same cells."""
+        seeds = (f"--seeds={_as_text(self.seeds)}",) if self.seeds else ()
+        changes = (f"--config.{key}={_as_text(value)}" for key, value in self.changes.items())
+        return (f"--study={self.study}", f"--workdir={self.workdir}", *seeds, *changes)
+
+    @property
+    def command(self) -> str:
+        """With which somebody else makes the same table."""
+        workers = (f"--workers={self.workers}",) if self.workers != 1 else ()
+        return shlex.join(["python", "-m", "autogrow_jax.studies", *self.of_worker, *workers])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +78,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments,
         lambda options: f"the same command does what is missing in {options.workdir}",
     )
+
+
+def parse_arguments(arguments: Sequence[str]) -> Options:
+    """Reads the arguments of the program, without its name.
+
+    Raises:
+      UsageError: an unknown option or config key, with the nearest known one; a lacking value.
+      SystemExit: after `--help`, which is printed.
+    """
+    options, changes = take_changes(arguments)
+    known = _make_parser().read(options)
+    if not known.study:
+        names = ", ".join(sorted(path.name for path in STUDIES.glob("[!_]*.py")))
+        raise UsageError(f"--study=FILE is missing; in {STUDIES} there are: {names}")
+    workdir = Path(known.workdir or Path("runs") / Path(split_name(known.study)[0]).stem)
+    seeds = check_seeds(known.seeds) if known.seeds else ()
+    checked = {"workdir": workdir.expanduser(), "seeds": seeds, "changes": changes}
+    return Options(**vars(known) | checked)
 
 
 def _run(options: Options) -> int:
@@ -117,10 +172,9 @@ def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
     from autogrow_jax.studies.figures import draw_figures
     from autogrow_jax.studies.tables import format_text, write_tables
 
-    command = shlex.join(["python", "-m", "autogrow_jax.studies", *options.shown])
     tables = collect(entries, options.workdir)
-    print(format_text(study.title, tables, command=command))
-    paths = write_tables(study.title, tables, options.workdir, command=command)
+    print(format_text(study.title, tables, command=options.command))
+    paths = write_tables(study.title, tables, options.workdir, command=options.command)
     paths += draw_figures(study.title, tables, options.workdir)
     for path in paths:
         print(f"wrote {path}")
@@ -133,6 +187,54 @@ def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
     if failed:
         print("the same command tries again what failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def _make_parser() -> Parser:
+    parser = Parser(
+        "autogrow_jax.studies",
+        "Runs what is missing of a study, each run in a process of its own, and writes its table"
+        " (text, Markdown, CSV, JSON) and figures. The same command again goes on.",
+        more="--config.KEY=VALUE",
+        usage="%(prog)s --study=FILE [--workdir=DIR] [--workers=N] [--config.KEY=VALUE ...]",
+    )
+    parser.add_argument(
+        "--study",
+        metavar="FILE",
+        default="",
+        help=f"a Python file with get_study(); those in {STUDIES} are found from any folder",
+    )
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="folder of the study (default: runs/STUDY-NAME)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes at the same time; several share the GPUs by turns, or else the cores",
+    )
+    parser.add_argument(
+        "--seeds", metavar="0,1,2", type=_seeds, default=(), help="instead of the study's own"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="show the cells, a line each, and run nothing"
+    )
+    parser.add_argument(
+        "--cell", metavar="I", default="", help="run one cell of the list, as in a job array"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="make the table of what has finished, run nothing"
+    )
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    return parser
 
 
 if __name__ == "__main__":

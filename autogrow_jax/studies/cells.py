@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,29 +60,18 @@ class Folder:
 
     Attributes:
       root: `WORKDIR/cells/NAME`.
+      run: the workdir of the run itself.
+      log: what the run printed.
+      error: why the last start failed; not there otherwise.
+      lock: held by the process that runs the cell.
     """
 
     def __init__(self, workdir: Path, cell: Cell):
         self.root = workdir / "cells" / cell.name
-
-    @property
-    def run(self) -> Path:
-        """The workdir of the run itself."""
-        return self.root / "run"
-
-    @property
-    def log(self) -> Path:
-        """What the run printed."""
-        return self.root / "log.txt"
-
-    @property
-    def error(self) -> Path:
-        """Why the last start failed; not there otherwise."""
-        return self.root / "error.txt"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
+        self.run = self.root / "run"
+        self.log = self.root / "log.txt"
+        self.error = self.root / "error.txt"
+        self.lock = self.root / "lock"
 
     @property
     def is_done(self) -> bool:
@@ -94,16 +83,12 @@ class Folder:
         replace_file(self.error, f"{reason}\n".encode())
 
     def result(self) -> dict[str, Any] | None:
-        """The content of the run's result.json, None where there is none yet.
-
-        Raises:
-          UserError: where it is damaged.
-        """
+        """Reads the run's result.json, None where there is none yet; UserError if damaged."""
         path = self.run / "result.json"
         return read_result(path) if path.is_file() else None
 
     def why_failed(self) -> str:
-        """The error of the last start, "" where it did not fail."""
+        """Reads the error of the last start, "" where it did not fail."""
         with contextlib.suppress(OSError):
             return self.error.read_text(encoding="utf-8").strip()
         return ""
@@ -112,9 +97,9 @@ class Folder:
 def expand(
     study: Study,
     changes: Mapping[str, Any] | None = None,
-    seeds: tuple[int, ...] = (),
+    seeds: Sequence[int] = (),
 ) -> tuple[list[Cell], list[Entry]]:
-    """The cells of a study, in an order in which no cell comes before the one it waits for.
+    """Lists the cells of a study, none before the one it waits for.
 
     Args:
       study: what to run.
@@ -126,7 +111,7 @@ def expand(
       its cells.
 
     Raises:
-      UserError: names the section and the row whose config cannot be used.
+      UserError: for a config that cannot be used; names its section and row.
     """
     changes = dict(changes or {})
     if "seed" in changes:
@@ -150,18 +135,14 @@ def expand(
             entries.append(Entry(section, row, runs, extra))
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
-    order = list(dict.fromkeys(cell.seed for cell in cells.values()))
-    by_seed = [
-        sorted(group.values(), key=lambda cell: order.index(cell.seed))
-        for group in (cells, baselines)
-    ]
-    return [*by_seed[0], *by_seed[1]], entries
+    seen = list(dict.fromkeys(cell.seed for cell in cells.values()))
+    every = (*cells.values(), *baselines.values())
+    return sorted(every, key=lambda c: (bool(c.found_by), seen.index(c.seed))), entries
 
 
 def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:
     """The settings of a cell that trains from scratch the net another cell found."""
-    flat = flatten(cell.settings)
-    return nest(flat | {"model.depths": tuple(depths)})
+    return nest(flatten(cell.settings) | {"model.depths": tuple(depths)})
 
 
 def _make_cells(

@@ -70,8 +70,12 @@ def make_columns(table: Table) -> list[Column]:
     return names + [column for column in optional if set(column.cells) != {_NOTHING}]
 
 
-def make_remarks(line: Line) -> list[str]:
-    """Says what is missing from a line, and why."""
+def make_remarks(table: Table) -> list[str]:
+    """Says what is missing from which line, and why."""
+    return [f"{line.label}: {remark}" for line in table.lines for remark in _remarks(line)]
+
+
+def _remarks(line: Line) -> list[str]:
     # A baseline whose net was never found has nothing of its own to say.
     pairs = zip(line.records, line.baselines, strict=False)
     baselines = [b for found, b in pairs if found.state == "done" or b.state != "missing"]

@@ -72,7 +72,7 @@ def run_cells(
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
 
-    A cell that waits for one that fails is not run, and failed too.
+    A cell that waits for one that fails has failed too.
 
     Args:
       cells: of the study; those that wait come after those they wait for.
@@ -214,11 +214,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
 
 
 def stop_with_parent(file_descriptor: int) -> None:
-    """Sends this process SIGTERM once the other end of a pipe is closed: its parent has died.
-
-    Args:
-      file_descriptor: the end to read from; nobody ever writes to the other.
-    """
+    """Sends this process SIGTERM once the other end of a pipe closes: its parent has died."""
 
     def wait() -> None:
         with contextlib.suppress(OSError):
@@ -233,12 +229,12 @@ def _settings(cell: Cell, workdir: Path, finder: Cell | None) -> dict[str, Any]:
         return cell.settings
     assert finder is not None and finder.name == cell.found_by, "the cell that finds this net"
     found = Folder(workdir, finder).result()
-    if found is None:
-        raise UserError(
-            f"the net to train from scratch is what cell {finder.name} finds, which is not done;"
-            " run that one first"
-        )
-    return with_depths(cell, tuple(found["depths"]))
+    if found is not None:
+        return with_depths(cell, tuple(found["depths"]))
+    raise UserError(
+        f"the net to train from scratch is what cell {finder.name} finds, which is not done; run"
+        " that one first"
+    )
 
 
 @contextlib.contextmanager

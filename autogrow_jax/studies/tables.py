@@ -56,11 +56,7 @@ def format_text(title: str, tables: Sequence[Table], *, command: str) -> str:
     for table, sentences in zip(tables, own, strict=True):
         heading = table.section.title
         parts.append(f"{heading}\n{'-' * len(heading)}\n{_text_table(table)}")
-        remarks = [
-            _wrap(f"{line.label}: {remark}", "- ")
-            for line in table.lines
-            for remark in make_remarks(line)
-        ]
+        remarks = [_wrap(remark, "- ") for remark in make_remarks(table)]
         notes = [_wrap(note) for note in (table.section.note, *sentences) if note]
         parts += ["\n".join(lines) for lines in (remarks, notes) if lines]
     parts.append("\n".join(_wrap(sentence, "* ") for sentence in common))
@@ -72,17 +68,16 @@ def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str
     common, own = describe(tables)
     parts = [f"# {_escape(title)}"]
     for table, sentences in zip(tables, own, strict=True):
-        columns = make_columns(table)
-        remarks = ["; ".join(make_remarks(line)) for line in table.lines]
-        if any(remarks):
-            columns.append(Column("remarks", remarks, "found"))
         columns = [
-            c._replace(header=_escape(c.header), cells=map(_escape, c.cells)) for c in columns
+            column._replace(header=_escape(column.header), cells=map(_escape, column.cells))
+            for column in make_columns(table)
         ]
         parts += [f"## {_escape(table.section.title)}", _draw(columns, "pipe")]
-        parts += [_escape(note) for note in (table.section.note, *sentences) if note]
+        parts.append("\n".join(f"- {_escape(remark)}" for remark in make_remarks(table)))
+        parts += map(_escape, (table.section.note, *sentences))
     parts.append("\n".join(f"- {_escape(sentence)}" for sentence in common))
-    return "\n\n".join([*parts, f"```sh\n{command}\n```"] if command else parts)
+    parts.append(f"```sh\n{command}\n```" if command else "")
+    return "\n\n".join(filter(None, parts))
 
 
 def format_csv(tables: Sequence[Table]) -> str:
