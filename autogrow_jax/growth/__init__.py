@@ -13,7 +13,8 @@ from autogrow_jax.growth.initializers import (
 )
 from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.lookahead import lookahead
-from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
+from autogrow_jax.growth.placement import deepen
+from autogrow_jax.growth.policy import Decision, Policy, ask, convergent, periodic
 from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
 from autogrow_jax.growth.replay import Replay, replay
 from autogrow_jax.growth.slope import slope
@@ -29,7 +30,9 @@ __all__ = [
     "Policy",
     "PolicyArguments",
     "Replay",
+    "ask",
     "convergent",
+    "deepen",
     "efficiency",
     "gap",
     "get_initializer",

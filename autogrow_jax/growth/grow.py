@@ -12,6 +12,7 @@ from flax.core import unfreeze
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.graft import graft, in_stage, write_block
 from autogrow_jax.growth.initializers import Context, get_initializer
+from autogrow_jax.growth.placement import deepen
 from autogrow_jax.models.network import Family, Network, get_family, rest_block
 
 Variables = dict[str, Any]
@@ -146,7 +147,7 @@ def grow(
     if chosen.needs_labels and labels is None:
         raise UserError(f"initializer {initializer!r} trains the block: pass images= and labels=")
     _check_depths(network, variables)
-    depths = tuple(d + (i == stage) for i, d in enumerate(network.depths))
+    depths = deepen(network.depths, stage)
     deeper = network.clone(depths=depths)
     if not needs_images:
         images = labels = None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.policy import Decision, Policy, State
+from autogrow_jax.growth.policy import Decision, Policy, State, ask
 from autogrow_jax.growth.policy_settings import check_number
 
 
@@ -137,7 +137,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         depths = tuple(state["depths"])
         if state["finished"]:
             return state, Decision("finetune", depths)
-        inner_state, decision = inner.update(state["inner"], accuracy, measurements=measurements)
+        inner_state, decision = ask(inner, state["inner"], depths, accuracy, measurements)
         given = measurements or {}
         over = decision.depths != depths and not fits(decision.depths)
         if limits.max_seconds:

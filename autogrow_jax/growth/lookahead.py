@@ -34,7 +34,7 @@ The cost: with M open stages, a block costs M - 1 epochs more than in periodic g
 from collections.abc import Mapping, Sequence
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.placement import find_open_stages
+from autogrow_jax.growth.placement import deepen, find_open_stages
 from autogrow_jax.growth.policy import Action, Decision, Policy, State, check_state
 from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
 from autogrow_jax.growth.rules import check_accuracy, gain_rule
@@ -162,7 +162,7 @@ def _build(settings: PolicySettings) -> Policy:
     def next_trial(state: State) -> tuple[State, Decision]:
         stage = state["untried"][0]
         best = _find_best(state["tried"])[0] if state["tried"] else None
-        return state, Decision("trial", _deepen(state["depths"], stage), (stage,), best)
+        return state, Decision("trial", deepen(state["depths"], stage), (stage,), best)
 
     def keep_best(state: State) -> tuple[State, Decision]:
         stage, accuracy = _find_best(state["tried"])
@@ -198,14 +198,10 @@ def _find_best(tried: Sequence[Sequence[float]]) -> tuple[int, float]:
     return int(stage), accuracy
 
 
-def _deepen(depths: Sequence[int], stage: int) -> tuple[int, ...]:
-    return tuple(depth + (i == stage) for i, depth in enumerate(depths))
-
-
 def _grow(state: State, stage: int, since: int) -> State:
     return {
         **state,
-        "depths": list(_deepen(state["depths"], stage)),
+        "depths": list(deepen(state["depths"], stage)),
         "grown": stage,
         "since": since,
     }

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from autogrow_jax.growth.policy_settings import PolicySettings
 
 
+def deepen(depths: Sequence[int], *stages: int) -> tuple[int, ...]:
+    """Depths with a block more in each of `stages`, one of which may come several times."""
+    return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
+
+
 def find_open_stages(
     depths: Sequence[int], frozen: Sequence[bool], settings: PolicySettings
 ) -> tuple[int, ...]:
@@ -23,11 +28,7 @@ def find_open_stages(
 def _has_room(depths: Sequence[int], stage: int, settings: PolicySettings) -> bool:
     if depths[stage] >= settings.max_depths[stage]:
         return False
-    return settings.allowed is None or settings.allowed(_deepen(depths, stage))
-
-
-def _deepen(depths: Sequence[int], stage: int) -> tuple[int, ...]:
-    return tuple(depth + (i == stage) for i, depth in enumerate(depths))
+    return settings.allowed is None or settings.allowed(deepen(depths, stage))
 
 
 def choose_stages(
@@ -60,7 +61,7 @@ def choose_stages(
             # One by one: each may fit by itself where all of them together do not.
             if _has_room(depths, stage, settings):
                 chosen.append(stage)
-                depths = _deepen(depths, stage)
+                depths = deepen(depths, stage)
     return tuple(chosen)
 
 
@@ -75,5 +76,5 @@ def _draw_stages(
         if not candidates:
             break
         chosen.append(candidates[int(draw() * len(candidates))])
-        depths = _deepen(depths, chosen[-1])
+        depths = deepen(depths, chosen[-1])
     return tuple(sorted(chosen))

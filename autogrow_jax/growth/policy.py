@@ -27,11 +27,12 @@ Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convol
 KDD 2020, arXiv 1906.02909.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from autogrow_jax.errors import UserError
-from autogrow_jax.growth.placement import choose_stages, find_open_stages
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.growth.placement import choose_stages, deepen, find_open_stages
 from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
 from autogrow_jax.growth.rules import Rule, gain_rule
 
@@ -42,19 +43,21 @@ Action = Literal["train", "grow", "trial", "finetune"]
 class Decision(NamedTuple):
     """What to do before the next epoch.
 
+    `depths` says where to grow: the net gains what it lacks of them. A policy that says "grow"
+    asks for more blocks than the net has, one that says "train" for as many; `ask` refuses others.
+
     "trial" opens a round of trials or goes on with one: take the net as it was when the round
-    began, let `stages` (a single stage) grow a block, train that net for an epoch and tell its
-    accuracy. The first decision that is no trial closes the round. Its `stages` name the one tried
-    stage whose net is kept, with the weights of its trial; or none, and the net that all trials
-    began with goes on.
+    began, let one stage grow a block, train that net for an epoch and tell its accuracy. The first
+    decision that is no trial closes the round. It grows the one tried stage whose net is kept, with
+    the weights of its trial; or none, and the net that all trials began with goes on.
 
     Attributes:
         action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase),
             "trial" (as above) or "finetune" (the growth phase is over).
         depths: blocks in each stage after this decision; of a trial, those of the net it trains.
-        stages: index of each stage that gains a block, once per block; empty if the net stays as
-            it is. Not only with "grow": periodic growth may grow once more and pass to "finetune"
-            in one decision, when `max_growth_epochs` falls on the end of an interval.
+        stages: index of each stage that gains a block, once per block, in the order in which they
+            grow. May be left out: `ask` fills it in, ascending. Not only with "grow": periodic
+            growth may grow once more and pass to "finetune" in one decision.
         best: only with "trial": of the stages tried before in this round, the one that may still be
             kept. The weights of the others are dropped; None drops them all.
     """
@@ -99,6 +102,76 @@ class Policy(NamedTuple):
     seed_depths: tuple[int, ...]
     name: str = "custom"
     restrict: "Callable[[Allowed], Policy] | None" = None
+
+
+def ask(
+    policy: Policy,
+    state: State,
+    depths: Sequence[int],
+    accuracy: float,
+    measurements: Mapping[str, float] | None = None,
+) -> tuple[State, Decision]:
+    """Asks a policy what comes after an epoch, and holds it to what a decision may say.
+
+    Args:
+        policy: anybody's.
+        state: the policy's.
+        depths: of the net that a growth, or a trial, would start from.
+        accuracy, measurements: of the epoch, as for `Policy.update`.
+
+    Returns:
+        The policy's new state, and its decision with `stages` filled in.
+
+    Raises:
+        UserError: for a decision that these depths, or its own fields, contradict.
+    """
+    state, decision = policy.update(state, accuracy, measurements=measurements)
+    try:
+        return state, _complete(decision, tuple(depths))
+    except UserError as error:
+        raise UserError(f"growth policy {policy.name!r}: {error}") from None
+
+
+def _complete(decision: Decision, before: tuple[int, ...]) -> Decision:
+    action = decision.action
+    if action not in get_args(Action):
+        raise UserError(f"there is no action {action!r}{nearest(action, get_args(Action))}")
+    try:
+        depths = tuple(map(operator.index, decision.depths))
+    except TypeError:
+        raise UserError(
+            f"{action!r} with depths {decision.depths!r}; give a whole number for each stage"
+        ) from None
+    if len(depths) != len(before):
+        raise UserError(
+            f"{action!r} with depths {depths}, of {len(depths)} stages; the net {before} has"
+            f" {len(before)}"
+        )
+    if any(new < old for new, old in zip(depths, before, strict=True)):
+        raise UserError(f"{action!r} with depths {depths}; the net has {before}, and cannot shrink")
+    gained = tuple(
+        stage
+        for stage, (new, old) in enumerate(zip(depths, before, strict=True))
+        for _ in range(new - old)
+    )
+    stages = tuple(decision.stages) or gained
+    if tuple(sorted(stages)) != gained:
+        raise UserError(
+            f"{action!r} with depths {depths} and stages {stages}; the depths, of a net with"
+            f" {before}, ask for {gained}; correct the one, or leave stages out"
+        )
+    if action == "trial" and len(stages) != 1:
+        raise UserError(
+            f"'trial' with depths {depths} of a net with {before}; a trial adds one block"
+        )
+    if action == "grow" and not stages:
+        raise UserError(
+            f"'grow' to depths {depths}, but the net has them already; name deeper ones, or say"
+            " 'train'"
+        )
+    if action == "train" and stages:
+        raise UserError(f"'train' with depths {depths}, but the net has {before}; say 'grow'")
+    return decision._replace(depths=depths, stages=stages)
 
 
 def periodic(
@@ -276,7 +349,7 @@ def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
             grew = may_grow and bool(open_stages)
             if grew:
                 stages = choose_stages(depths, open_stages, grown, epochs, settings)
-                depths = tuple(d + stages.count(i) for i, d in enumerate(depths))
+                depths = deepen(depths, *stages)
                 grown = stages[-1] if stages else grown
         new_state = {
             "epochs": epochs,

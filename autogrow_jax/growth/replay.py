@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.policy import Policy
+from autogrow_jax.growth.policy import Policy, ask
 
 Schedule = Callable[[str, int, int], float]
 
@@ -93,8 +93,8 @@ def replay(
     growth: list[tuple[int, tuple[int, ...]]] = []
     growth_epochs, trial_epochs, finished, on_trial = 0, 0, False, False
     for epoch, accuracy in enumerate(curve):
-        state, decision = policy.update(
-            state, accuracy, measurements=None if measured is None else measured[epoch]
+        state, decision = ask(
+            policy, state, depths, accuracy, None if measured is None else measured[epoch]
         )
         growth_epochs += 1
         trial_epochs += on_trial

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from autogrow_jax.growth import Policy
+from autogrow_jax.growth import Policy, ask, deepen
 from autogrow_jax.growth.policy import State
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
@@ -73,8 +73,9 @@ class Grower:
         state = self._state
         if state.phase != "growth" or self._policy is None:
             return
-        state.policy, decision = self._policy.update(
-            state.policy, line["validation_accuracy"], measurements=measurements
+        kept = self._trainer.depths if self._trials is None else self._trials.base_depths
+        state.policy, decision = ask(
+            self._policy, state.policy, kept, line["validation_accuracy"], measurements
         )
         if self._trials is not None and state.trial is not None:
             self._trials.end(state.trial, line)
@@ -181,23 +182,21 @@ def foresee_capacities(
     on_trial, waited = trial is not None, 0
     stages: tuple[int, ...] = () if trial is None else (trial,)
     while waited < 2 * patience:
-        deeper, found = list(depths), [capacities]
+        deeper, found = depths, [capacities]
         for stage in stages:
-            deeper[stage] += 1
-            wanted = choose(tuple(deeper), found[-1])
+            deeper = deepen(deeper, stage)
+            wanted = choose(deeper, found[-1])
             if wanted != found[-1]:
                 found.append(wanted)
         if len(found) > 1:
             return tuple(found[1:])
         if not on_trial:
-            depths = tuple(deeper)
+            depths = deeper
         if waited < patience:
             for name in ("validation_accuracy", "train_accuracy"):
                 # Never beyond 100 %, which a policy may take for an error.
                 measured[name] += min(1.0, (100.0 - measured[name]) / 10)
-        state, decision = policy.update(
-            state, measured["validation_accuracy"], measurements=measured
-        )
+        state, decision = ask(policy, state, depths, measured["validation_accuracy"], measured)
         if decision.action == "finetune" and not decision.stages:
             return ()
         on_trial, stages = decision.action == "trial", decision.stages

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
+from autogrow_jax.growth import deepen
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
@@ -263,7 +264,7 @@ class Trainer:
         return passed
 
     def _grow_one(self, stage: int, key: jax.Array) -> None:
-        deeper = tuple(d + (i == stage) for i, d in enumerate(self.depths))
+        deeper = deepen(self.depths, stage)
         capacities = self.choose_capacities(deeper, self.capacities)
         if capacities != self.capacities:
             exact = self.exact_state()
