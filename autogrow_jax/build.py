@@ -118,7 +118,15 @@ def make_policy(
     network_cost = _make_cost(settings, image_shape, num_classes)
     growth = settings.growth
     arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost)
-    limits = Limits(growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency)
+    total = settings.finetune.total_epochs
+    limits = Limits(
+        max_params=growth.max_params,
+        max_flops=growth.max_flops,
+        max_seconds=growth.max_seconds,
+        max_latency=growth.max_latency,
+        # An interval under way would take epochs that fine-tuning is promised.
+        max_epochs=total - settings.finetune.epochs if total and settings.mode == "grow" else 0,
+    )
     try:
         return limited(get_policy_maker(growth.policy)(arguments), limits, network_cost)
     except UserError as error:

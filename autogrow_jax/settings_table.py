@@ -189,7 +189,7 @@ class Growth:
     rate: float = not_negative(0.4, "", "blocks that mode `rate` adds, as a part of those there")
     max_depths: tuple[int, ...] = depths("; one number serves all, none means 200",
         "the most blocks of each stage")
-    max_epochs: int = whole(4000, 1, "epochs", "the longest growth phase")
+    max_epochs: int = whole(4000, 1, "epochs", "the longest growth phase, in whole intervals")
     max_params: float = limit("parameters",
         "the most parameters; a stage whose next block would pass it is closed")
     max_flops: float = limit("FLOPs for one image",

@@ -1,5 +1,6 @@
 """Every key is checked, changes something, and survives being written and read."""
 
+import itertools
 import json
 import math
 
@@ -18,7 +19,7 @@ from autogrow_jax.config import (
     resolve,
 )
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import replay
+from autogrow_jax.growth import POLICIES, replay
 from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models.network import FAMILIES, get_family, register_family
 from autogrow_jax.reporting.files import to_json
@@ -153,6 +154,12 @@ def test_growth_leaves_the_fine_tuning_its_epochs_of_the_total():
     assert resolved.finetune.length(phase_start=12) == 18
     with pytest.raises(UserError, match=r"config\.finetune\.total_epochs is 8, of which.*takes 8"):
         _resolve(**{"finetune.total_epochs": 8, "finetune.epochs": 8})
+    # An interval of 3 that 22 epochs end within does not take any of fine-tuning's.
+    for name in POLICIES:
+        values = {"finetune.total_epochs": 30, "finetune.epochs": 8, "growth.policy": name}
+        policy = make_policy(_resolve(**values), (8, 8, 1), 10)
+        measurements = itertools.repeat({"train_accuracy": 50.0}, 30)
+        assert replay(policy, range(1, 31), measurements=[*measurements]).growth_epochs == 22
     scratch = _resolve(**{"mode": "scratch", "finetune.total_epochs": 30, "finetune.epochs": 0})
     assert scratch.finetune.length(phase_start=0) == 30
 

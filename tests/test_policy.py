@@ -135,17 +135,23 @@ def test_periodic_grows_once_more_when_the_limit_is_the_end_of_an_interval():
     assert decisions[5] == Decision("finetune", (2, 2, 1), (1,))
 
 
-@pytest.mark.parametrize("limit", [7, 8])
-def test_the_limit_holds_within_an_interval(limit):
+@pytest.mark.parametrize("limit", [7, 8, 9])
+def test_a_limit_within_an_interval_ends_growth_with_it_after_the_growth_that_is_due(limit):
     events = replay(periodic(interval=3, max_growth_epochs=limit), range(50))
-    assert events.growth_epochs == limit
-    assert [epoch for epoch, _ in events.growth] == [3, 6]
+    assert events.growth_epochs == 9
+    assert [epoch for epoch, _ in events.growth] == [3, 6, 9]
+
+
+def test_the_limit_of_the_authors_loop():
+    events = replay(periodic(interval=3, max_growth_epochs=400), range(500))
+    assert (events.growth_epochs, events.growth[-1][0]) == (402, 402)
 
 
 def test_convergent_does_not_grow_into_an_interval_that_never_comes():
     curve = [70.0] * 50
     assert replay(convergent(interval=4, max_growth_epochs=8), curve).growth == []
-    assert replay(convergent(interval=4, max_growth_epochs=9), curve).growth == [(8, (2, 1, 1))]
+    longer = replay(convergent(interval=4, max_growth_epochs=9), curve)
+    assert (longer.growth, longer.growth_epochs) == ([(8, (2, 1, 1))], 12)
 
 
 # Properties over random settings and curves.
@@ -212,7 +218,8 @@ def test_invariants_of_any_run(seed):
             grows = "grow" if decision.stages else "train"
             assert decision.action in (grows, "finetune")
         over = decision.action == "finetune"
-        assert epochs < settings["max_growth_epochs"] or over
+        ends = epochs % settings["interval"] == 0
+        assert epochs < settings["max_growth_epochs"] or over or not ends
         state, depths = new_state, decision.depths
 
 

@@ -270,6 +270,19 @@ def test_a_measured_limit_says_what_it_lacks(limits, name):
         policy.update(policy.init(), 50.0, measurements={"train_accuracy": 50.0})
 
 
+def test_a_number_of_epochs_ends_growth_within_an_interval_too():
+    said = course(limited(periodic(interval=3), Limits(max_epochs=5)), [(50.0, {})] * 6)
+    assert [d.action for d in said] == ["train", "train", "grow", "train", "finetune", "finetune"]
+    assert said[-1].depths == (2, 1, 1)
+
+
+def test_the_last_of_a_number_of_epochs_grows_if_that_is_due_and_tries_nothing():
+    said = course(limited(periodic(interval=3), Limits(max_epochs=6)), [(50.0, {})] * 7)
+    assert said[-2:] == [Decision("finetune", (2, 2, 1), (1,)), Decision("finetune", (2, 2, 1))]
+    tries = limited(lookahead((1, 1), (9, 9), interval=2), Limits(max_epochs=3))
+    assert course(tries, [(50.0, {})] * 3)[-1] == Decision("finetune", (1, 1))
+
+
 # Policies of one's own, and limits on limits.
 
 

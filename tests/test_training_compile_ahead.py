@@ -219,7 +219,7 @@ def test_every_depth_on_the_way_has_a_growth_of_its_own():
 def test_no_growth_no_program():
     policy = periodic(seed_depths=(4, 4, 4), max_depths=(4, 4, 4))
     assert _foresee(policy, (4, 4, 4), (4, 4, 4)) == ()
-    policy = periodic(seed_depths=(4, 4, 4), interval=3, max_growth_epochs=2)
+    policy = convergent(seed_depths=(4, 4, 4), interval=3, max_growth_epochs=2)
     assert _foresee(policy, (4, 4, 4), (4, 4, 4)) == ()
 
 

@@ -39,12 +39,14 @@ class Limits(NamedTuple):
         max_seconds: seconds since the run began, data and compilation included, after which growth
             ends; fine-tuning comes on top.
         max_latency: milliseconds that evaluation takes for an image, as measured.
+        max_epochs: of the growth phase, trials included; ends it within an interval too.
     """
 
     max_params: float = 0.0
     max_flops: float = 0.0
     max_seconds: float = 0.0
     max_latency: float = 0.0
+    max_epochs: int = 0
 
 
 def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Policy:
@@ -62,6 +64,9 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
     grew last, as one epoch may be slow for other reasons. That network is kept, so the last block
     added may be the one that passed the limit. These two limits make a run depend on the machine
     and its load: started again after a kill, it may decide otherwise than it would have.
+
+    After `max_epochs` growth ends with what the policy decides then, a growth that is due included;
+    a trial is not begun.
 
     Args:
         policy: any policy.
@@ -126,6 +131,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             )
         return {
             "inner": inner.init(),
+            "epochs": 0,
             "depths": list(inner.seed_depths),
             "latency": None,  # the least measured since the last growth, in seconds for an image
             "finished": False,
@@ -138,6 +144,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         if state["finished"]:
             return state, Decision("finetune", depths)
         inner_state, decision = ask(inner, state["inner"], depths, accuracy, measurements)
+        epochs = state["epochs"] + 1
         given = measurements or {}
         over = decision.depths != depths and not fits(decision.depths)
         if limits.max_seconds:
@@ -152,9 +159,13 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         if over:
             # The inner policy may believe in depths the net will not have: it is not asked again.
             return {**state, "latency": latency, "finished": True}, Decision("finetune", depths)
+        if limits.max_epochs and epochs >= limits.max_epochs:
+            last = Decision("finetune", depths) if decision.action == "trial" else decision
+            decision = last._replace(action="finetune")
         kept = depths if decision.action == "trial" else decision.depths
         new_state = {
             "inner": inner_state,
+            "epochs": epochs,
             "depths": list(kept),
             "latency": latency if kept == depths else None,
             "finished": decision.action == "finetune",

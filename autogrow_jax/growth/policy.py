@@ -13,7 +13,8 @@ the network. One mechanism serves both policies:
     growth; the other modes freeze every stage.
 5.  Mode "group" adds one block to the first open stage after the one that grew last, round robin,
     from stage 0. The other modes change all open stages at once. No stage exceeds its maximum.
-6.  The growth phase also ends after `max_growth_epochs` epochs, in mid-interval or not.
+6.  The growth phase also ends with the interval in which `max_growth_epochs` epochs are reached,
+    as the authors' loop counts whole intervals: an interval of 3 and a limit of 400 make 402.
 
 |            | window   | freezes, if stalled, when       | grows             |
 |------------|----------|---------------------------------|-------------------|
@@ -21,7 +22,7 @@ the network. One mechanism serves both policies:
 | convergent | interval | an interval with growth ends    | only when stalled |
 
 Periodic growth belongs to the end of an interval, so it still happens when that end is the last
-epoch allowed. Convergent growth belongs to the start of the next interval, which then never comes.
+one allowed. Convergent growth belongs to the start of the next interval, which then never comes.
 
 Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
 KDD 2020, arXiv 1906.02909.
@@ -206,7 +207,8 @@ def periodic(
         sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same,
             so it does not end growth when the others have reached their maximum.
         rate: share of the total depth added at each growth, above 0; mode "rate" only.
-        max_growth_epochs: epochs after which the growth phase ends in any case, at least 1.
+        max_growth_epochs: epochs after which the growth phase ends in any case, with the interval
+            that is under way, at least 1.
         seed: the draws of mode "rate" depend on `seed` and the epoch alone.
 
     Returns:
@@ -331,12 +333,13 @@ def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
             return state, Decision("finetune", depths)
         metric = rule.push(state["metric"], accuracy, depths, measurements or {})
         epochs = state["epochs"] + 1
-        over = epochs >= settings.max_growth_epochs
+        over = False
         frozen = list(state["frozen"])
         grown, grew = state["grown"], state["grew"]
         stages: tuple[int, ...] = ()
         if epochs % settings.interval == 0:
             stalled = rule.stalled(metric)
+            over = epochs >= settings.max_growth_epochs
             may_freeze, may_grow = True, True
             if settings.name == "convergent":
                 may_freeze, may_grow = grew, stalled and not over

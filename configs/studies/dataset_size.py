@@ -140,5 +140,5 @@ def find_floor(settings: Settings) -> tuple[int, ...]:
     No run with these settings finds a shallower net, unless accuracy stays below the threshold or a
     limit on depths or epochs ends growth first.
     """
-    flat = itertools.repeat(50.0, settings.growth.max_epochs)
+    flat = itertools.repeat(50.0, settings.growth.max_epochs + settings.growth.interval)
     return replay(make_policy(settings), flat).depths
