@@ -17,10 +17,10 @@ from autogrow_jax.models.blocks import conv
 from autogrow_jax.reporting.files import to_json
 from autogrow_jax.training.snapshots import Snapshot, write_snapshot
 from autogrow_jax.trajectory.__main__ import main
+from autogrow_jax.trajectory.compute import final_depths, labels, read_run
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
 from autogrow_jax.trajectory.plane import principal_plane, random_plane
-from autogrow_jax.trajectory.runs import final_depths, labels, read_run
 from autogrow_jax.trajectory.surface import (
     choose_examples,
     grid_axes,

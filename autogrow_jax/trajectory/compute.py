@@ -1,31 +1,27 @@
 """From workdirs to a picture: read, pad, find the plane, evaluate the grid, write."""
 
 import io
+import itertools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
-from autogrow_jax.models import Network
 from autogrow_jax.reporting.files import replace_file, to_json
+from autogrow_jax.reporting.metrics import growth_events, read
+from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.ending import describe_devices, find_versions
+from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
-from autogrow_jax.trajectory.plane import Plane, principal_plane, random_plane
-from autogrow_jax.trajectory.runs import (
-    Run,
-    check_comparable,
-    final_depths,
-    labels,
-    read_run,
-)
+from autogrow_jax.trajectory.plane import principal_plane, random_plane
 from autogrow_jax.trajectory.surface import (
     choose_examples,
     grid_axes,
@@ -34,6 +30,26 @@ from autogrow_jax.trajectory.surface import (
 )
 
 DIRECTIONS = ("pca", "random")
+# What has to be the same for weights to be of one space and losses of one kind.
+SHARED_KEYS = ("model.family", "model.stem", "data.name", "data.image_size")
+
+
+class Run(NamedTuple):
+    """A run that kept snapshots.
+
+    Attributes:
+      workdir: its folder.
+      settings: of the run.
+      snapshots: at least two, in order.
+      growth: `{"epoch", "stage", "depths"}` of each growth before the last snapshot.
+      finetune: epochs done when fine-tuning began, None where it has not.
+    """
+
+    workdir: Path
+    settings: Settings
+    snapshots: list[Snapshot]
+    growth: list[dict[str, Any]]
+    finetune: int | None
 
 
 def trajectory(
@@ -88,9 +104,8 @@ def trajectory(
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)
     _make_folder(out)  # Before the work that would be lost.
-    network = _in_float32(
-        build.make_network(settings, dataset.num_classes, dataset.image_shape[2], depths)
-    )
+    network = build.make_network(settings, dataset.num_classes, dataset.image_shape[2], depths)
+    network = network.clone(options=network.options._replace(dtype=jnp.float32), remat=False)
     pad = make_pad(network, chosen.images[0])
     snapshots = [snapshot for run in loaded for snapshot in run.snapshots]
     hidden = None if show_progress is None else not show_progress
@@ -109,11 +124,26 @@ def trajectory(
     losses = loss_of_each(network, points, stats, chosen)
     with tqdm(total=grid * grid, desc="loss", unit="point", disable=hidden) as bar:
         surface = loss_in_plane(network, plane, stats, chosen, x, y, bar.update)
+    described = (
+        {
+            "epoch": snapshot.epoch,
+            "depths": snapshot.depths,
+            "x": place[0],
+            "y": place[1],
+            "loss": loss,
+            "distance": distance,
+        }
+        for snapshot, place, loss, distance in zip(
+            snapshots, plane.coordinates, losses, plane.distances, strict=True
+        )
+    )
     content = {
         "family": settings.model.family,
         "dataset": settings.data.name,
         "depths": depths,
-        "runs": _describe_runs(loaded, plane, losses),
+        "runs": [
+            _describe_run(*pair, described) for pair in zip(loaded, labels(loaded), strict=True)
+        ],
         "plane": {
             "directions": directions,
             "center": f"last snapshot of {loaded[0].workdir.resolve().name}",
@@ -152,40 +182,77 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"cannot write to {out} ({error.strerror}); choose another --out") from None
 
 
-def _in_float32(network: Network) -> Network:
-    return network.clone(options=network.options._replace(dtype=jnp.float32), remat=False)
+def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
+    """Reads a run that is finished or going on; its data may lie in `data_dir` now.
 
-
-def _describe_runs(runs: list[Run], plane: Plane, losses: np.ndarray) -> list[dict[str, Any]]:
-    """What trajectory.json says of each run."""
-    described, first = [], 0
-    for run, label in zip(runs, labels(runs), strict=True):
-        rows = slice(first, first + len(run.snapshots))
-        first = rows.stop
-        where = plane.coordinates[rows]
-        described.append(
-            {
-                "label": label,
-                "workdir": str(run.workdir),
-                "mode": run.settings.mode,
-                "policy": run.settings.growth.policy,
-                "initializer": run.settings.growth.initializer,
-                "seed": run.settings.seed,
-                "finetune_epoch": run.finetune,
-                "points": [
-                    {
-                        "epoch": snapshot.epoch,
-                        "depths": snapshot.depths,
-                        "x": place[0],
-                        "y": place[1],
-                        "loss": loss,
-                        "distance": distance,
-                    }
-                    for snapshot, place, loss, distance in zip(
-                        run.snapshots, where, losses[rows], plane.distances[rows], strict=True
-                    )
-                ],
-                "growth": run.growth,
-            }
+    Raises:
+      UserError: where it is no run, kept fewer than two snapshots, or a file is damaged.
+    """
+    folder = Workdir(Path(workdir).expanduser())
+    config = read_config(folder)
+    files = snapshot_files(folder.root / "snapshots")
+    if len(files) < 2:
+        kept = "one snapshot" if files else "no snapshots"
+        raise UserError(
+            f"the run in {folder.root} kept {kept} of its weights, and a path needs at least two;"
+            " run it with --config.snapshots.every=4 (epochs), in another --workdir if it is"
+            " finished"
         )
-    return described
+    if data_dir:
+        config.setdefault("data", {})["dir"] = data_dir
+    settings = build.resolve(config)
+    snapshots = [read_snapshot(file) for file in files]
+    last = snapshots[-1].epoch
+    metrics = [line for line in read(folder.metrics) if line["epoch"] < last]
+    phases = [line["epoch"] for line in metrics if line.get("phase") == "finetune"]
+    return Run(folder.root, settings, snapshots, growth_events(metrics), min(phases, default=None))
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raises UserError where runs are not of one family, stem and data set; names the key."""
+    first = runs[0]
+    for run in runs[1:]:
+        ours, theirs = flatten(first.settings), flatten(run.settings)
+        for key in SHARED_KEYS:
+            if ours[key] != theirs[key]:
+                raise UserError(
+                    f"{first.workdir} and {run.workdir} cannot be drawn in one plane: {key} is"
+                    f" {ours[key]!r} in the first, {theirs[key]!r} in the second; give runs of one"
+                    " kind of network on one data set"
+                )
+
+
+def final_depths(runs: Sequence[Run]) -> tuple[int, ...]:
+    """Finds the least depths that every snapshot of every run fits in."""
+    depths = [snapshot.depths for run in runs for snapshot in run.snapshots]
+    return tuple(max(stage) for stage in zip(*depths, strict=True))
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Names each run by policy and initialiser, and by its folder where these are not enough."""
+    names = [
+        f"{run.settings.growth.policy}, {run.settings.growth.initializer}"
+        if run.settings.mode == "grow"
+        else "from scratch"
+        for run in runs
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({run.workdir.resolve().name})"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _describe_run(run: Run, label: str, points: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Says what trajectory.json has of a run; takes its points from `points`."""
+    settings = run.settings
+    return {
+        "label": label,
+        "workdir": str(run.workdir),
+        "mode": settings.mode,
+        "policy": settings.growth.policy,
+        "initializer": settings.growth.initializer,
+        "seed": settings.seed,
+        "finetune_epoch": run.finetune,
+        "points": list(itertools.islice(points, len(run.snapshots))),
+        "growth": run.growth,
+    }

@@ -58,9 +58,7 @@ def figure(content: Mapping[str, Any]) -> Figure:
     panel.xaxis.set_major_locator(MaxNLocator(8))
     panel.yaxis.set_major_locator(MaxNLocator(6))
     panel.tick_params(labelsize=9)
-    x_label, y_label = _axis_labels(content)
-    panel.set_xlabel(x_label)
-    panel.set_ylabel(y_label)
+    _label_axes(panel, content["plane"])
     bar = drawing.colorbar(ground, ax=panel, shrink=0.9, aspect=30, pad=0.02)
     bar.set_label(f"{content['settings']['split']} loss (cross-entropy, nats)")
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -68,13 +66,8 @@ def figure(content: Mapping[str, Any]) -> Figure:
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.ax.tick_params(labelsize=9)
     handles += _mark_handles(content["runs"])
-    drawing.legend(
-        handles=handles,
-        loc="outside right upper",
-        frameon=False,
-        fontsize=9.5,
-        labelspacing=0.9,
-    )
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelspacing": 0.9}
+    drawing.legend(handles=handles, loc="outside right upper", **style)
     # Below and across: over the panel it would run into the legend.
     drawing.supxlabel(_summary(content), x=0.01, ha="left", fontsize=9, color=MARK_COLOR)
     title = f"{content['family']} on {content['dataset']}: paths of the weights over the loss"
@@ -146,13 +139,8 @@ def _segments_of_growth(growth: Sequence[Mapping[str, Any]], epochs: list[int]) 
 
 def _growth_style(color: str, count: int = 0) -> dict[str, Any]:
     size, edge = (6.5, 0.6) if count <= 40 else (4.0, 0.2)
-    return {
-        "marker": "^",
-        "markersize": size,
-        "color": color,
-        "markeredgecolor": "white",
-        "markeredgewidth": edge,
-    }
+    white = {"markeredgecolor": "white", "markeredgewidth": edge}
+    return {"marker": "^", "markersize": size, "color": color, **white}
 
 
 def _end_style(color: str) -> dict[str, Any]:
@@ -163,17 +151,11 @@ def _mark_handles(runs: Sequence[Mapping[str, Any]]) -> list[Line2D]:
     """The legend of what is drawn for every run, in grey."""
     none: dict[str, Any] = {"linestyle": "none"}
     filled: dict[str, Any] = {"color": "#dcdcdc", "markeredgecolor": MARK_COLOR, **none}
+    dot = "snapshot, filled with\nthe loss of the net itself"
     handles = [
         Line2D([], [], marker="s", markersize=7.5, markeredgewidth=1.8, label="start", **filled),
         Line2D([], [], label="end", **none, **_end_style(MARK_COLOR)),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            markersize=5,
-            label="snapshot, filled with\nthe loss of the net itself",
-            **filled,
-        ),
+        Line2D([], [], marker="o", markersize=5, label=dot, **filled),
     ]
     if any(run["growth"] for run in runs):
         style = _growth_style(MARK_COLOR)
@@ -194,16 +176,14 @@ def _describe(run: Mapping[str, Any]) -> str:
     return f"{run['label']}\n{depths}, epoch {last['epoch']}, loss {loss}"
 
 
-def _axis_labels(content: Mapping[str, Any]) -> tuple[str, str]:
-    explained = content["plane"]["explained"]
-    if content["plane"]["directions"] == "pca":
-        names = ("first", "second")
-        return tuple(  # type: ignore[return-value]
-            f"{name} principal direction ({100 * part:.1f} % of the variance)"
-            for name, part in zip(names, explained, strict=True)
-        )
-    both = f"{100 * explained[0]:.2g} % of the variance in both"
-    return f"first random direction ({both})", "second random direction"
+def _label_axes(panel: Axes, plane: Mapping[str, Any]) -> None:
+    parts = [f"{100 * part:.3g} % of the variance" for part in plane["explained"]]
+    if plane["directions"] == "pca":
+        panel.set_xlabel(f"first principal direction ({parts[0]})")
+        panel.set_ylabel(f"second principal direction ({parts[1]})")
+    else:
+        panel.set_xlabel(f"first random direction ({parts[0]} in both)")
+        panel.set_ylabel("second random direction")
 
 
 def _summary(content: Mapping[str, Any]) -> str:
@@ -211,16 +191,13 @@ def _summary(content: Mapping[str, Any]) -> str:
     batches = ""
     if settings["batch"] < settings["examples"]:
         batches = f" in batches of {settings['batch']:,}"
-    which = (
-        "the one nearest to all snapshots"
-        if plane["directions"] == "pca"
-        else "two filter-normalised random directions"
-    )
-    variance = " The variance is that about it." if plane["directions"] == "pca" else ""
+    which = "two filter-normalised random directions."
+    if plane["directions"] == "pca":
+        which = "the one nearest to all snapshots. The variance is that about it."
     return (
         f"Ground: cross-entropy on {settings['examples']:,} {settings['split']} images{batches},"
         " without augmentation, normalised by batch statistics.\n"
-        f"Plane: through the {plane['center']}, {which}.{variance}\n"
+        f"Plane: through the {plane['center']}, {which}\n"
         f"All nets are padded to {format_depths(content['depths'])} with blocks that change"
         " nothing."
     )

@@ -131,15 +131,9 @@ def _fill(variables: Tree, stage: int, where: jax.Array, block: Tree) -> Tree:
     def write(leaf, new):
         return jnp.where(where.reshape(-1, *(1,) * new.ndim), new.astype(leaf.dtype), leaf)
 
-    return {
-        collection: {
-            **tree,
-            name: {
-                **tree[name],
-                "rest": jax.tree.map(write, tree[name]["rest"], block[collection]),
-            },
-        }
-        if collection in block
-        else tree
-        for collection, tree in variables.items()
-    }
+    filled = dict(variables)
+    for collection, new in block.items():
+        tree = filled[collection]
+        rest = jax.tree.map(write, tree[name]["rest"], new)
+        filled[collection] = {**tree, name: {**tree[name], "rest": rest}}
+    return filled

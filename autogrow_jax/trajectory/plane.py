@@ -39,7 +39,7 @@ class Plane(NamedTuple):
 
 
 def principal_plane(points: Sequence[Tree], center: int) -> Plane:
-    """Of all planes through one point the one nearest to all: PCA about that point.
+    """Finds the plane through one point that is nearest to all: PCA about that point.
 
     Points are few and parameters many, so the directions come from the N x N matrix of inner
     products, in float64. Axes have unit length: distances in the picture are distances of weights.
@@ -71,28 +71,21 @@ def principal_plane(points: Sequence[Tree], center: int) -> Plane:
         for column in weights.T
     ]
     leaves, treedef = jax.tree.flatten(points[center])
-    trees = [
-        jax.tree.unflatten(
-            treedef, [d.reshape(leaf.shape) for d, leaf in zip(flat, leaves, strict=True)]
-        )
+    first, second = (
+        jax.tree.unflatten(treedef, [d.reshape(a.shape) for d, a in zip(flat, leaves, strict=True)])
         for flat in directions
-    ]
-    squares = np.diag(gram)
-    first, second = values / squares.sum()
-    return Plane(
-        points[center],
-        (trees[0], trees[1]),
-        coordinates,
-        np.sqrt(np.maximum(squares - np.sum(coordinates**2, 1), 0.0)),
-        (float(first), float(second)),
     )
+    squares = np.diag(gram)
+    distances = np.sqrt(np.maximum(squares - np.sum(coordinates**2, 1), 0.0))
+    explained = tuple((values / squares.sum()).tolist())
+    return Plane(points[center], (first, second), coordinates, distances, explained)
 
 
 def random_plane(points: Sequence[Tree], center: int, seed: int) -> Plane:
-    """Two random directions, each filter of them as long as the centre's (Li et al. 2018).
+    """Draws two random directions, each filter of them as long as the centre's.
 
-    Scales, shifts and biases are left out, as there. In so many dimensions a random plane is nearly
-    at right angles to any path: expect the path to be short in it, and its distances large.
+    Scales, shifts and biases are left out. In so many dimensions a random plane is nearly at right
+    angles to any path: expect the path to be short in it, and its distances large.
 
     Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, section 4.
 
@@ -102,7 +95,7 @@ def random_plane(points: Sequence[Tree], center: int, seed: int) -> Plane:
       seed: of the draw.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(points[center])
-    directions = [
+    first, second = (
         jax.tree.unflatten(
             treedef,
             [
@@ -111,23 +104,19 @@ def random_plane(points: Sequence[Tree], center: int, seed: int) -> Plane:
             ],
         )
         for axis in range(2)
-    ]
+    )
     products, metric, squares = np.zeros((len(points), 2)), np.zeros((2, 2)), np.zeros(len(points))
-    both = zip(*(jax.tree.leaves(direction) for direction in directions), strict=True)
-    for stack, pair in zip(_differences(points, center), both, strict=True):
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    for stack, pair in zip(_differences(points, center), pairs, strict=True):
         axes = np.stack([leaf.ravel() for leaf in pair]).astype(np.float64)
         products += stack @ axes.T
         metric += axes @ axes.T
         squares += np.sum(stack**2, 1)
     coordinates = np.linalg.solve(metric, products.T).T
     within = np.sum(coordinates * products, 1)
-    return Plane(
-        points[center],
-        (directions[0], directions[1]),
-        coordinates,
-        np.sqrt(np.maximum(squares - within, 0.0)),
-        (float(within.sum() / max(squares.sum(), 1e-300)),),
-    )
+    distances = np.sqrt(np.maximum(squares - within, 0.0))
+    explained = (float(within.sum() / max(squares.sum(), 1e-300)),)
+    return Plane(points[center], (first, second), coordinates, distances, explained)
 
 
 def _differences(points: Sequence[Tree], center: int):

@@ -38,11 +38,11 @@ class Examples(NamedTuple):
 
 
 def choose_examples(dataset: Dataset, split: str, examples: int, batch: int, seed: int) -> Examples:
-    """A random part of a split, the same for one seed.
+    """Draws a random part of one of `SPLITS`, the same for one seed.
 
     Args:
       dataset: loaded.
-      split: one of `SPLITS`.
+      split: of it.
       examples: how many; fewer where the split has fewer, and always whole batches.
       batch: images that are normalised together.
       seed: of the draw.
@@ -66,26 +66,19 @@ def choose_examples(dataset: Dataset, split: str, examples: int, batch: int, see
 
 
 def make_loss(network: Network) -> Callable[[Tree, Tree, Examples], jax.Array]:
-    """Makes the loss as a function of the parameters; to be jitted.
+    """Makes loss(params, batch_stats, examples): mean cross-entropy in nats; to be jitted.
 
-    Args:
-      network: at exact depths.
-
-    Returns:
-      loss(params, batch_stats, examples) -> mean cross-entropy in nats, each batch normalised by
-      its own statistics. `batch_stats` gives the structure only, its values are not read.
+    Each batch is normalised by its own statistics: `batch_stats` gives the structure only.
     """
 
     def loss(params, batch_stats, examples):
-        def add(total, batch):
+        def of_batch(batch):
             images, labels = batch
             variables = {"params": params, "batch_stats": batch_stats}
             logits = network.apply(variables, images, train=True)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return total + jnp.mean(losses), None
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-        total, _ = lax.scan(add, jnp.float32(0), tuple(examples))
-        return total / examples.labels.shape[0]
+        return jnp.mean(lax.map(of_batch, tuple(examples)))
 
     return loss
 
@@ -93,7 +86,7 @@ def make_loss(network: Network) -> Callable[[Tree, Tree, Examples], jax.Array]:
 def loss_of_each(
     network: Network, points: list[Tree], batch_stats: Tree, examples: Examples
 ) -> np.ndarray:
-    """The loss of each of N trees of parameters, float64 [N]."""
+    """Measures the loss at each of N trees of parameters, float64 [N]."""
     program = jax.jit(make_loss(network))
     # TensorFloat-32, a GPU's default, would round what padding has to give back as it was.
     with jax.default_matmul_precision("highest"):
@@ -109,18 +102,18 @@ def loss_in_plane(
     y: np.ndarray,
     progress: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
-    """The loss over a grid; one program that is called once for each row.
+    """Measures the loss over a grid; one program that is called once for each row.
 
     Points of a row come one after the other on the device: each convolves whole batches, which
     fills it, and convolutions with a kernel for each point would be grouped ones, which are slower.
 
     Args:
       network: at the depths of the plane's parameters.
-      plane: its directions and centre are used.
+      plane: whose coordinates x [columns] and y [rows] are.
       batch_stats: of the network; not read.
       examples: what the loss is measured on.
-      x: coordinates of the columns, [columns].
-      y: coordinates of the rows, [rows].
+      x: of the columns.
+      y: of the rows.
       progress: told after each row how many points it had.
 
     Returns:
@@ -128,6 +121,7 @@ def loss_in_plane(
     """
     loss = make_loss(network)
 
+    @jax.jit
     def row(center, directions, points, batch_stats, examples):
         def at(point):
             params = jax.tree.map(
@@ -137,13 +131,12 @@ def loss_in_plane(
 
         return lax.map(at, points)
 
-    program = jax.jit(row)
     center, directions, batch_stats = jax.device_put((plane.center, plane.directions, batch_stats))
     rows = []
     with jax.default_matmul_precision("highest"):
         for height in y:
             points = jnp.asarray(np.stack([x, np.full_like(x, height)], 1), jnp.float32)
-            rows.append(np.asarray(program(center, directions, points, batch_stats, examples)))
+            rows.append(np.asarray(row(center, directions, points, batch_stats, examples)))
             progress(len(x))
     return np.stack(rows).astype(np.float64)
 
@@ -151,7 +144,7 @@ def loss_in_plane(
 def grid_axes(
     coordinates: np.ndarray, points: int, least: float = 0.0, margin: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The axes of a grid that covers all points with a margin, at most twice as long as wide.
+    """Lays out a grid that covers all points with a margin, at most twice as long as wide.
 
     Args:
       coordinates: [N, 2].
