@@ -22,7 +22,8 @@ _RESULT = {
     "depths": (3, 2, 2),
     "test_accuracy": 91.234,
     "best_validation_accuracy": 90.5,
-    "validation": 0.1,
+    "validation": "0.1",
+    "validation_examples": 143,
     "num_params": 123456,
     "growth": [{"epoch": 3 * i, "stage": i % 3, "depths": [1, 1, 1]} for i in range(4)],
     "epochs": 212,
@@ -96,7 +97,7 @@ def test_the_text_says_what_was_found_and_where_the_time_went():
     assert "4 times from 1-1-1" in lines["found depths"]
     assert "91.23 %" in lines["test accuracy"]
     assert "90.50 %" in lines["validation accuracy"]
-    assert "10 % held out" in lines["validation accuracy"]
+    assert "at best, on a tenth of train (143 images)" in lines["validation accuracy"]
     assert "123,456" in lines["parameters"]
     assert "212" in lines["epochs"]
     assert "jax 1.2.3" in lines["versions"]
@@ -108,7 +109,7 @@ def test_the_text_says_what_was_found_and_where_the_time_went():
     assert sum(percents) == pytest.approx(100)
 
 
-@pytest.mark.parametrize("key", [*RESULT_KEYS, *_RESULT["seconds"]])
+@pytest.mark.parametrize("key", [*RESULT_KEYS, "validation_examples", *_RESULT["seconds"]])
 def test_the_text_needs_no_key(key):
     seconds = {k: v for k, v in _RESULT["seconds"].items() if k != key}
     rest = {k: v for k, v in {**_RESULT, "seconds": seconds}.items() if k != key}
@@ -123,18 +124,34 @@ def test_the_text_survives_nulls_and_parts_above_the_total():
     assert "-" not in next(line for line in text.splitlines() if line.startswith("    rest"))
 
 
+# What a run writes as `validation` and `validation_examples`, and what older results may hold.
 @pytest.mark.parametrize(
-    ("validation", "words", "label"),
+    ("validation", "num_images", "words"),
     [
-        ("test", "test set (the paper's protocol)", "test set"),
-        (0.05, "5 % held out", "5 % of train"),
-        (5000, "5,000 images held out", "5,000 of train"),
-        ("official split", "official split", "validation"),
+        ("held-out", 145, "145 held-out images"),
+        ("held-out", 5000, "5,000 held-out images"),
+        ("held-out", 1, "1 held-out image"),
+        ("held-out", None, "held-out images"),
+        ("test", 10_000, "the test set (the paper's protocol)"),
+        ("0.2", 286, "a fifth of train (286 images)"),
+        ("0.2", None, "a fifth of train"),
+        ("0.5", None, "half of train"),
+        ("0.3333", None, "a third of train"),
+        ("0.15", 214, "15 % of train (214 images)"),
+        (0.05, None, "a twentieth of train"),
     ],
 )
-def test_the_split_that_steered_growth_is_named(validation, words, label):
-    assert words in describe_validation(validation)
-    assert label in validation_label(validation)
+def test_which_images_steered_growth_is_said_in_words(validation, num_images, words):
+    assert describe_validation(validation, num_images) == words
+    text = format_result({**_RESULT, "validation": validation, "validation_examples": num_images})
+    assert f"90.50 % at best, on {words}\n" in text
+    label = validation_label(validation, num_images)
+    short = words.removesuffix(" (the paper's protocol)")
+    assert " ".join(label.split()) == f"validation, on {short}"
+
+
+def test_the_legend_of_a_run_whose_validation_is_unknown_says_just_that():
+    assert validation_label(None) == "validation"
 
 
 @pytest.mark.parametrize(

@@ -274,10 +274,21 @@ def test_the_papers_protocol_is_named():
     assert "final weights" not in text
 
 
-def test_a_fraction_is_said_in_percent():
-    record = _record("a", 0, validation="0.2")
-    text = format_text("Study", [_table([_line("a", [record])])], command="")
-    assert "20 % held out of the training set" in text
+def test_the_images_that_steered_are_counted_where_all_runs_had_as_many():
+    def text(**fields):
+        records = [_record("a", seed, **fields, num_validation=286) for seed in range(2)]
+        others = [_record("b", 0, **fields, num_validation=100)]
+        return [
+            " ".join(format_text("Study", [_table(lines)], command="").split())
+            for lines in ([_line("a", records)], [_line("a", records), _line("b", others)])
+        ]
+
+    alone, mixed = text(validation="0.2")
+    assert "Growth was steered by a fifth of train (286 images); accuracy is on the test" in alone
+    assert "Growth was steered by a fifth of train; accuracy is on the test set" in mixed
+    alone, mixed = text(validation="held-out")
+    assert "Growth was steered by 286 held-out images; accuracy" in alone
+    assert "Growth was steered by held-out images; accuracy" in mixed
 
 
 def test_runs_that_disagree_are_counted():

@@ -18,7 +18,7 @@ from autogrow_jax.data import normalize
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
-from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.result import RESULT_KEYS, format_result
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
 
@@ -103,6 +103,8 @@ def test_result_file_holds_the_contract(undisturbed):
     assert content["seconds"]["start"] < 5
     assert sum(content["seconds"][part] for part in parts) <= content["seconds"]["total"]
     assert content["validation"] == "held-out"
+    text = format_result(content)
+    assert f"% at best, on {content['validation_examples']} held-out images\n" in text
     assert (workdir / "plots" / "growth.png").stat().st_size > 10_000
     best = max(line["validation_accuracy"] for line in read(workdir / "metrics.jsonl"))
     assert content["best_validation_accuracy"] == best == result.best_validation_accuracy

@@ -69,7 +69,7 @@ def _names(workdir: Path, result: dict[str, Any]) -> tuple[str, str]:
         except (ValueError, KeyError, TypeError):
             pass  # The names are a nicety: a run with a broken config.json can still be drawn.
     title = f"{family} on {dataset}" if family and dataset else workdir.resolve().name
-    return title, validation_label(validation)
+    return title, validation_label(validation, result.get("validation_examples"))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,14 @@ RESULT_KEYS = (
 
 # What of a run is timed, in the order of its course; the rest of the total is nobody's.
 TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
+_FRACTIONS = {
+    1 / 2: "half",
+    1 / 3: "a third",
+    1 / 4: "a quarter",
+    1 / 5: "a fifth",
+    1 / 10: "a tenth",
+    1 / 20: "a twentieth",
+}
 
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -108,7 +116,8 @@ def format_result(result: Mapping[str, Any]) -> str:
     if "best_validation_accuracy" in result:
         best = f"{_format_percent(result['best_validation_accuracy'])} at best"
         if "validation" in result:
-            best += f", on {describe_validation(result['validation'])}"
+            num_images = result.get("validation_examples")
+            best += f", on {describe_validation(result['validation'], num_images)}"
         rows.append(("validation accuracy", best))
     if "num_params" in result:
         rows.append(("parameters", f"{result['num_params']:,}"))
@@ -147,31 +156,44 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
-def describe_validation(validation: Any) -> str:
-    """Which images steered growth and chose the best net, from the key `data.validation`.
+def describe_validation(validation: Any, num_images: int | None = None) -> str:
+    """Says which images steered growth and chose the best net, to stand after "on" or "by".
 
     Args:
-      validation: "test" (the paper's protocol), the fraction of the training set held out, the
-        number of images held out, or a name, which is returned as it is.
+      validation: `data.validation` as config.json and result.json hold it: "held-out", "test" or
+        a fraction of train such as "0.2"; anything else is returned as it is.
+      num_images: how many they are, where that is known: `validation_examples` of result.json.
+
+    >>> describe_validation("held-out", 145), describe_validation("0.2", 286)
+    ('145 held-out images', 'a fifth of train (286 images)')
     """
     if validation == "test":
         return "the test set (the paper's protocol)"
-    if isinstance(validation, float) and 0 < validation < 1:
-        return f"{100 * validation:.4g} % held out of the training set"
-    if isinstance(validation, int) and not isinstance(validation, bool) and validation > 0:
-        return f"{validation:,} images held out of the training set"
-    return str(validation)
+    if num_images is None:
+        count = "images"
+    else:
+        count = f"{num_images:,} {'image' if num_images == 1 else 'images'}"
+    if validation == "held-out":
+        number, _, noun = count.rpartition(" ")
+        return f"{number} held-out {noun}".lstrip()
+    try:
+        fraction = float(validation)
+    except (TypeError, ValueError):
+        return str(validation)
+    words = next(
+        (name for part, name in _FRACTIONS.items() if abs(fraction - part) < 5e-4),
+        f"{100 * fraction:.4g} %",
+    )
+    return f"{words} of train" + ("" if num_images is None else f" ({count})")
 
 
-def validation_label(validation: Any) -> str:
-    """What `describe_validation` says, in a few words for the legend of a plot."""
+def validation_label(validation: Any, num_images: int | None = None) -> str:
+    """The name of the validation curve in a plot, with what `describe_validation` says."""
+    if validation is None:
+        return "validation"
     if validation == "test":
-        return "validation (the test set)"
-    if isinstance(validation, float) and 0 < validation < 1:
-        return f"validation ({100 * validation:.4g} % of train)"
-    if isinstance(validation, int) and not isinstance(validation, bool) and validation > 0:
-        return f"validation ({validation:,} of train)"
-    return "validation"
+        return "validation, on the test set"
+    return f"validation, on\n{describe_validation(validation, num_images)}"
 
 
 def _format_growth(result: Mapping[str, Any]) -> str:

@@ -165,7 +165,11 @@ def _describe(table: Table) -> dict[str, str]:
     sentences: dict[str, str] = {}
     if runs:
         steered = _tally(record.validation or "unknown" for record in runs)
-        sentences["split"] = " ".join(_protocol(images) + count for images, count in steered)
+        sentences["split"] = " ".join(
+            _protocol(validation, {r.num_validation for r in runs if r.validation == validation})
+            + count
+            for validation, count in steered
+        )
     if any(line.published for line in table.lines):
         sentences["paper"] = (
             "The paper's numbers are of one seed, on the test set that steered its growth, the best"
@@ -198,20 +202,14 @@ def _describe(table: Table) -> dict[str, str]:
     return sentences
 
 
-def _protocol(validation: str) -> str:
+def _protocol(validation: str, numbers: set[int | None]) -> str:
+    """What steered growth, with the number of images where all runs had the same."""
+    images = describe_validation(validation, numbers.pop() if len(numbers) == 1 else None)
     if validation == "test":
-        return (
-            f"Growth was steered by {describe_validation(validation)}; accuracy is the best of all"
-            " epochs on it, as the paper reports it."
-        )
-    try:
-        images = describe_validation(float(validation))
-    except ValueError:
-        images = f"{describe_validation(validation)} images"
-    return (
-        f"Growth was steered by {images}; accuracy is on the test set, looked at once, with the"
-        " final weights."
-    )
+        end = "the best of all epochs on it, as the paper reports it."
+    else:
+        end = "on the test set, looked at once, with the final weights."
+    return f"Growth was steered by {images}; accuracy is {end}"
 
 
 def _versions(record: Record) -> str:

@@ -52,6 +52,7 @@ class Record:
       test_accuracy: in percent, of the final weights.
       best_validation_accuracy: in percent.
       validation: which split steered: "held-out", "test" or a fraction.
+      num_validation: how many images that were.
       epochs: trained in all.
       growth_epochs: of these, in the growth phase.
       num_params: of the net.
@@ -73,6 +74,7 @@ class Record:
     test_accuracy: float | None = None
     best_validation_accuracy: float | None = None
     validation: str | None = None
+    num_validation: int | None = None
     epochs: int | None = None
     growth_epochs: int | None = None
     num_params: int | None = None
@@ -234,6 +236,7 @@ def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) 
         test_accuracy=tested,
         best_validation_accuracy=best,
         validation=validation,
+        num_validation=result.get("validation_examples"),
         epochs=result["epochs"],
         growth_epochs=result.get("growth_epochs"),
         num_params=result["num_params"],

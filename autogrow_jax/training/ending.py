@@ -190,7 +190,7 @@ def plot(
         lines,
         workdir.plots / "growth.png",
         title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
-        validation_name=validation_label(settings.data.validation),
+        validation_name=validation_label(settings.data.validation, len(dataset.validation.labels)),
         test_accuracy=test_accuracy,
     )
 
