@@ -25,7 +25,8 @@ from autogrow_jax.settings import KEYS, check_key, flatten, nest
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package where it is installed, beside it in the repository.
-CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+_IS_INSTALLED = (_PACKAGE / "configs" / "paper.py").is_file()
+CONFIGS = (_PACKAGE if _IS_INSTALLED else _PACKAGE.parent) / "configs"
 STUDIES = CONFIGS / "studies"
 DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
 
