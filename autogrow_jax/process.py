@@ -51,11 +51,11 @@ _NO_LIMIT = -1
 def keep_freed_memory() -> bool:
     """Has this process keep what memory it freed, for the next step; results do not change.
 
-    Only the main thread's part of the heap can hold such large pieces, so programs run in the
-    thread that calls them: JAX's asynchronous dispatch on CPUs is turned off. (One heap for all
-    threads serves as well, but compilation, which allocates in many, then takes half as long
-    again.) To be called by the main thread before JAX looks for its devices, that is before the
-    first array.
+    Only the main thread's part of the heap holds pieces of any size, so programs run in the thread
+    that calls them: JAX's asynchronous dispatch on CPUs is turned off. (One heap for all threads
+    serves as well, but compilation, which allocates in many, then takes half as long again.) JAX
+    heeds that until it has looked for its devices. Where it has, as in a notebook with an array
+    from before, its threads go on, and keep pieces of up to 64 MB; one heap is no help then.
 
     Returns:
       Whether it took effect; False where the C library is not glibc.

@@ -8,17 +8,27 @@ import sys
 import pytest
 
 _COUNT_FAULTS = """
-import resource, statistics, sys
-from autogrow_jax.process import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+import resource, statistics, sys, tempfile
 import jax, jax.numpy as jnp, numpy as np
+from autogrow_jax import process
+from autogrow_jax.config import default_config
+from autogrow_jax.training import run
+from autogrow_jax.training import loop
+
+def begin_a_run():
+    loop._train = lambda *_: None  # What comes before training is meant.
+    run(default_config(), tempfile.mkdtemp())
+
+if "array first" in sys.argv:
+    jnp.ones(3).block_until_ready()
+{"keep": process.keep_freed_memory, "run": begin_a_run, "leave": lambda: None}[sys.argv[1]]()
+size = 2**int(sys.argv[3])
 if sys.argv[2] == "array":
-    work = lambda: np.ones(2**24)
+    work = lambda: np.ones(size // 2)
 else:
-    # A program's temporaries: 128 MB.
+    # A program's temporaries.
     keep_all = jax.lax.optimization_barrier
-    program = jax.jit(lambda x: jnp.sum(keep_all(jnp.sin(x * jnp.arange(2.0**25)))))
+    program = jax.jit(lambda x: jnp.sum(keep_all(jnp.sin(x * jnp.arange(float(size))))))
     work = lambda: program(2.0).block_until_ready()
 def count():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -31,14 +41,30 @@ print(int(statistics.median(count() for _ in range(15))))
 """
 
 
-@pytest.mark.multiprocess
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is meant")
+def _count(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-c", _COUNT_FAULTS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout.splitlines()[-1])
+
+
+pytestmark = [
+    pytest.mark.multiprocess,
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is meant"),
+]
+
+
 @pytest.mark.parametrize("what", ["array", "program"])
 def test_freed_memory_is_used_again(what):
-    faults = {}
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    for mode in ("keep", "leave"):
-        command = [sys.executable, "-c", _COUNT_FAULTS, mode, what]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        faults[mode] = int(done.stdout)
-    assert faults["keep"] < 10 < faults["leave"]
+    """Arrays and temporaries of 128 MB."""
+    assert _count("keep", what, "25") < 10 < _count("leave", what, "25")
+
+
+def test_a_run_from_python_keeps_it_too():
+    assert _count("run", "program", "25") < 10
+
+
+def test_a_run_keeps_it_where_jax_was_used_before():
+    """As in a notebook; 32 MB. Its threads are there already, and glibc gives them 64 MB each."""
+    first = ("program", "23", "array first")
+    assert _count("run", *first) < 10 < _count("leave", *first)

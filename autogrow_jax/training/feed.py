@@ -188,11 +188,9 @@ class DeviceFeed(Feed):
         parts = {"train": dataset.train, "validation": dataset.validation}
         if dataset.test is not dataset.validation:
             parts["test"] = dataset.test
-        self._range: dict[str, tuple[int, int]] = {}
-        first = 0
-        for name, split in parts.items():
-            self._range[name] = (first, len(split.labels))
-            first += len(split.labels)
+        counts = [len(split.labels) for split in parts.values()]
+        starts = (sum(counts[:number]) for number in range(len(counts)))
+        self._range = dict(zip(parts, zip(starts, counts, strict=True), strict=True))
         self._range.setdefault("test", self._range["validation"])
         images = np.concatenate([np.asarray(split.images) for split in parts.values()])
         labels = np.concatenate([split.labels for split in parts.values()]).astype(np.int32)

@@ -1,7 +1,10 @@
-"""What the policy decides, done to the trainer's net; which programs growth asks for next."""
+"""What the policy decides, done to the trainer's net: growth, trials, the end of growth."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from autogrow_jax.growth import Policy, ask, deepen
 from autogrow_jax.growth.policy import State
@@ -9,8 +12,99 @@ from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.run_state import RunState
+from autogrow_jax.training.state import TrainState
 from autogrow_jax.training.trainer import Trainer
-from autogrow_jax.training.trials import Trials
+
+
+class Trial(NamedTuple):
+    """A net that was tried: the stage that gained a block, and the line of metrics.jsonl about it.
+
+    Attributes:
+      arrays: at exact depth on the host; None while the trainer holds them.
+    """
+
+    stage: int
+    line: dict[str, Any]
+    depths: tuple[int, ...]
+    arrays: TrainState | None = None
+
+
+class Trials:
+    """A round of trials: nets of one block more, each trained for an epoch from the same weights.
+
+    Two of them are kept on the host, whatever the number of stages: the one all trials start from,
+    and the one the policy may still keep. Capacities never shrink again, as going back would be a
+    compilation each time.
+
+    Args:
+      trainer: holds the net to start from, of `base_depths`.
+      epoch: about to begin. All trials of the round use its draws for batches, augmentation and
+        new block, so that they differ by the stage alone, and the one that is kept is what plain
+        growth of its stage would have trained in that epoch.
+    """
+
+    def __init__(self, trainer: Trainer, epoch: int):
+        self.epoch = epoch
+        self._trainer = trainer
+        self.base_depths = trainer.depths
+        self._base = self._copy_state()
+        self._last: Trial | None = None
+        self._best: Trial | None = None
+
+    def begin(self, stage: int, train_accuracy: float) -> None:
+        """Lets the net to start from grow in `stage`; `train_accuracy` as for `Trainer.grow`."""
+        self._restore(self._base, self.base_depths)
+        self._trainer.grow((stage,), self.epoch, train_accuracy)
+
+    def end(self, stage: int, line: dict[str, Any]) -> None:
+        """Notes that the trainer's net was trained for its epoch."""
+        self._last = Trial(stage, line, self._trainer.depths)
+
+    def hold(self, best: int | None) -> None:
+        """Holds the net of stage `best`, the last one tried or the one held, and no other."""
+        trial = None if best is None else self._find(best)
+        if trial is not None and trial.arrays is None:
+            trial = trial._replace(arrays=self._copy_state())
+        self._best = trial
+
+    def close(self, stages: Sequence[int]) -> Trial | None:
+        """Makes the trainer's net the one to go on with, and returns the trial that is kept.
+
+        Args:
+          stages: the one whose net is kept; empty for the net that all trials started from.
+
+        Raises:
+          ValueError: where the weights of such a net are not there.
+        """
+        if not stages:
+            self._restore(self._base, self.base_depths)
+            return None
+        if len(stages) > 1:
+            raise ValueError(f"a trial adds one block; the policy wants to keep {tuple(stages)}")
+        trial = self._find(stages[0])
+        if trial.arrays is not None:
+            self._restore(trial.arrays, trial.depths)
+        return trial
+
+    def _find(self, stage: int) -> Trial:
+        found = [trial for trial in (self._last, self._best) if trial and trial.stage == stage]
+        if not found:
+            raise ValueError(
+                f"the policy wants to keep the trial of stage {stage}, which was not tried or was"
+                " dropped: Decision.best has to name it in every trial that follows its own"
+            )
+        return found[0]
+
+    # Both copy: on a CPU, arrays of host and device may share their memory, and steps reuse it.
+
+    def _copy_state(self) -> TrainState:
+        with self._trainer.timed("growth"):
+            return jax.tree.map(np.array, self._trainer.exact_state())
+
+    def _restore(self, arrays: TrainState, depths: tuple[int, ...]) -> None:
+        with self._trainer.timed("growth"):
+            arrays = jax.tree.map(np.array, arrays)
+            self._trainer.restore(arrays, depths, self._trainer.capacities)
 
 
 class Grower:
@@ -158,7 +252,7 @@ def foresee_capacities(
     patience: int,
     trial: int | None = None,
 ) -> tuple[tuple[int, ...], ...]:
-    """The capacities that the first growth takes for which these have no room.
+    """Foresees the capacities of the first growth that these have no room for.
 
     The policy is asked as if accuracy went on to rise, so that growth pays. Where it does not grow
     on that for `patience` epochs, accuracy stalls for as long, which is what convergent growth
@@ -175,8 +269,8 @@ def foresee_capacities(
       trial: stage that the policy has decided to try, if any.
 
     Returns:
-      The capacities one after the other, as a growth of several stages takes them; none where no
-      such growth is in sight.
+      Several, where a growth of several stages takes them on its way; none where no such growth
+      is in sight.
     """
     measured = dict(measurements)
     on_trial, waited = trial is not None, 0

@@ -119,11 +119,11 @@ def _train(
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}"
         reporter.begin_run(f"{title}: {workdir.root}", previous=lines)
-        with MetricsWriter(workdir.metrics) as metrics, ExitStack() as opened_board:
+        with MetricsWriter(workdir.metrics) as metrics:
             board = None
             if settings.log.tensorboard:
                 board = TensorBoardWriter(workdir.tensorboard, first_epoch=state.epoch)
-                opened_board.callback(board.close)
+                opened.callback(board.close)
             # Do not change the order of what follows:
             # - The line of metrics.jsonl comes before the checkpoint of its epoch. Lines behind the
             #   last checkpoint are dropped by a start that resumes; a checkpoint ahead of its line
@@ -181,9 +181,8 @@ def _begin(trainer: Trainer, store: CheckpointStore, policy: Any, compile_ahead:
 
 
 def _is_done(settings: Settings, state: RunState) -> bool:
-    return state.phase != "growth" and state.epoch_of_phase >= settings.finetune.length(
-        state.phase_start
-    )
+    length = settings.finetune.length(state.phase_start)
+    return state.phase != "growth" and state.epoch_of_phase >= length
 
 
 def _save(
