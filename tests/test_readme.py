@@ -12,7 +12,7 @@ from autogrow_jax.config import check_key, resolve
 from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.network import FAMILIES
-from autogrow_jax.reporting.progress import EPOCH_HEADER
+from autogrow_jax.reporting.console import EPOCH_HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()

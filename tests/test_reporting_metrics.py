@@ -151,7 +151,7 @@ def test_truncate_leaves_an_old_file_if_it_is_stopped(tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autogrow_jax.reporting.files.os.replace", stop)
+    monkeypatch.setattr("autogrow_jax.reporting.workdir.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         truncate(path, 2)
     assert path.read_bytes() == whole

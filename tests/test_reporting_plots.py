@@ -119,6 +119,7 @@ def test_a_smooth_schedule_is_not_marked():
 def test_a_long_time_is_told_in_hours():
     metrics = _metrics(12, 0)
     assert figure(metrics).axes[5].get_xlabel() == "minutes"
+    assert figure(metrics[:1]).axes[5].get_xlabel() == "seconds"
     for line in metrics:
         line["elapsed"] *= 100
     assert figure(metrics).axes[5].get_xlabel() == "hours"

@@ -72,7 +72,7 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError("no space")
 
-    monkeypatch.setattr("autogrow_jax.reporting.files.os.fsync", fail)
+    monkeypatch.setattr("autogrow_jax.reporting.workdir.os.fsync", fail)
     with pytest.raises(OSError, match="no space"):
         write_result(path, {**_RESULT, "seed": 8})
     assert read_result(path)["seed"] == 7

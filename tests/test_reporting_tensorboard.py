@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from autogrow_jax.reporting.tensorboard import TensorBoardWriter
+from autogrow_jax.reporting.metrics import TensorBoardWriter
 
 _LINE = {
     "epoch": 4,

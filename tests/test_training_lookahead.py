@@ -73,10 +73,12 @@ def test_a_run_tries_each_open_stage_and_keeps_the_best(undisturbed):
     assert [line["phase"] for line in lines] == ["growth"] * 10 + ["finetune"]
     rounds = [lines[2:5], lines[6:9]]
     assert [line["epoch"] for line in lines if "trial" in line] == [2, 3, 4, 6, 7, 8]
+    assert [line["epoch"] for line in lines if "kept" in line] == [5, 9]
     for trials, growth in zip(rounds, result.growth, strict=True):
         assert sorted(line["trial"] for line in trials) == [0, 1, 2]
         best = max(trials, key=lambda line: line["validation_accuracy"])  # the first of equals
         assert growth["stage"] == best["trial"]
+        assert lines[growth["epoch"]]["kept"] == [best["trial"]]
         assert growth["epoch"] == trials[-1]["epoch"] + 1
         assert growth["depths"] == best["depths"] == lines[growth["epoch"]]["depths"]
     assert growth_events(lines) == list(result.growth)
@@ -222,6 +224,7 @@ def test_a_round_of_which_nothing_is_kept_leaves_the_net_as_it_was(trainer):
     before = dict(vars(course.state), depths=trainer.depths)
     course.epoch()
     course.epoch()
+    assert course.state.kept == []
     _assert_same(_arrays(trainer), course.base)
     after = dict(vars(course.state), depths=trainer.depths)
     same = ("depths", "evaluated_depths", "train_accuracy", "validation_accuracy", "growth")
@@ -267,6 +270,12 @@ def test_trials_are_no_growth_and_those_dropped_are_told_from_the_one_kept():
     assert find_kept(_ROUND) == [True, True, False, True, True]
     assert kept_depths(_ROUND) == [[1, 1]] * 4 + [[1, 2]]
     assert growth_events(_ROUND) == [{"epoch": 4, "stage": 1, "depths": [1, 2]}]
+    # The line after a round says what was kept; lines of runs older than that, by their depths.
+    said = [*_ROUND[:4], {**_ROUND[4], "kept": [1]}]
+    assert find_kept(said) == find_kept(_ROUND)
+    dropped = [*_ROUND[:4], _line(4, [1, 1], 60.0, kept=[])]
+    assert find_kept(dropped) == [True, True, False, False, True]
+    assert growth_events(dropped) == []
     # Within a round nothing is kept yet, and nothing has grown.
     assert find_kept(_ROUND[:4]) == [True, True, False, False]
     assert growth_events(_ROUND[:4]) == []

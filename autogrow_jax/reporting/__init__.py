@@ -5,10 +5,10 @@ Reading and truncating a metrics file are `metrics.read` and `metrics.truncate` 
 wait for matplotlib. `python -m autogrow_jax.reporting WORKDIR` redraws and prints a run.
 """
 
-from autogrow_jax.reporting.metrics import MetricsWriter, growth_events
-from autogrow_jax.reporting.progress import ConsoleReporter, QuietReporter, Reporter
+from autogrow_jax.reporting.console import ConsoleReporter, QuietReporter, Reporter
+from autogrow_jax.reporting.metrics import MetricsWriter, TensorBoardWriter, growth_events
 from autogrow_jax.reporting.result import format_result, read_result, write_result
-from autogrow_jax.reporting.tensorboard import TensorBoardWriter
+from autogrow_jax.reporting.workdir import Workdir, replace_file, to_json
 
 __all__ = [
     "ConsoleReporter",
@@ -16,8 +16,11 @@ __all__ = [
     "QuietReporter",
     "Reporter",
     "TensorBoardWriter",
+    "Workdir",
     "format_result",
     "growth_events",
     "read_result",
+    "replace_file",
+    "to_json",
     "write_result",
 ]

@@ -1,16 +1,18 @@
 """`python -m autogrow_jax.reporting WORKDIR`: redraw the plots of a run and print its result."""
 
-import json
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.console import EPOCH_HEADER, format_epoch
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.plots import draw_growth
-from autogrow_jax.reporting.progress import EPOCH_HEADER, format_epoch
 from autogrow_jax.reporting.result import format_result, read_result, validation_label
+from autogrow_jax.reporting.workdir import Workdir, read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(workdir: Path, svg: bool) -> None:
-    metrics = read(workdir / "metrics.jsonl")
-    finished = (workdir / "result.json").is_file()
-    result = read_result(workdir / "result.json") if finished else {}
-    title, validation = _names(workdir, result)
+    run = Workdir(workdir)
+    metrics = read(run.metrics)
+    finished = run.result.is_file()
+    result = read_result(run.result) if finished else {}
+    title, validation = _names(run, result)
     paths = draw_growth(
         metrics,
-        workdir / "plots" / "growth.png",
+        run.picture,
         title=title,
         validation_name=validation,
         test_accuracy=result.get("test_accuracy"),
@@ -56,19 +59,17 @@ def _report(workdir: Path, svg: bool) -> None:
         print(f"wrote {path}")
 
 
-def _names(workdir: Path, result: dict[str, Any]) -> tuple[str, str]:
+def _names(workdir: Workdir, result: dict[str, Any]) -> tuple[str, str]:
     """The title and the name of the validation images, from the result or else the config."""
     family, dataset = result.get("family"), result.get("dataset")
     validation = result.get("validation")
-    config_path = workdir / "config.json"
-    if not result and config_path.is_file():
-        try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
+    if not result:
+        # The names are a nicety: a run with a broken config.json can still be drawn.
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            config = read_config(workdir)
             family, dataset = config["model"]["family"], config["data"]["name"]
             validation = config["data"]["validation"]
-        except (ValueError, KeyError, TypeError):
-            pass  # The names are a nicety: a run with a broken config.json can still be drawn.
-    title = f"{family} on {dataset}" if family and dataset else workdir.resolve().name
+    title = f"{family} on {dataset}" if family and dataset else workdir.root.resolve().name
     return title, validation_label(validation, result.get("validation_examples"))
 
 

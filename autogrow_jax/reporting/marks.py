@@ -1,16 +1,24 @@
-"""What happened to a run, drawn into its panels: growths, the fine-tune phase, learning rates."""
+"""Where epochs stand on an x axis, and what happened there: growths, fine-tune, learning rates."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from autogrow_jax.reporting.axis import Axis
 from autogrow_jax.reporting.metrics import growth_events
 
-__all__ = ["MARK_COLOR", "draw_marks", "stage_color"]
+__all__ = [
+    "MARK_COLOR",
+    "Axis",
+    "draw_marks",
+    "epoch_axis",
+    "epoch_times",
+    "series",
+    "stage_color",
+    "time_axis",
+]
 
 MARK_COLOR = "#595959"
 # Of the palette of Okabe and Ito; black, orange and yellow are taken by the curves.
@@ -23,6 +31,47 @@ _MAX_GROWTH_LINES = 40
 _MAX_RATE_LINES = 8
 # A panel is about this many points wide.
 _PANEL_POINTS = 350
+
+
+class Axis(NamedTuple):
+    """Where an x axis begins, and where each epoch begins and ends on it, both [epochs]."""
+
+    origin: float
+    start: np.ndarray
+    end: np.ndarray
+    label: str
+
+
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """The values of `key` [epochs]; NaN, which draws as a gap, where a line has none."""
+    values = [line.get(key) for line in metrics]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def epoch_axis(metrics: Sequence[Mapping[str, Any]]) -> Axis:
+    """The x axis of epochs; `metrics` has at least one line."""
+    epochs = np.array([line["epoch"] for line in metrics], dtype=np.float64)
+    return Axis(origin=epochs[0], start=epochs, end=epochs + 1, label="epochs done")
+
+
+def time_axis(metrics: Sequence[Mapping[str, Any]]) -> Axis:
+    """The x axis of time since the run's start; `metrics` has at least one line."""
+    start, end = epoch_times(metrics)
+    if end[-1] >= 10 * 3600:
+        unit, label = 3600, "hours"
+    else:
+        unit, label = (60, "minutes") if end[-1] >= 120 else (1, "seconds")
+    return Axis(origin=0.0, start=start / unit, end=end / unit, label=label)
+
+
+def epoch_times(metrics: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """When each epoch began and ended, in seconds since the run's start, both [epochs]."""
+    seconds = np.nan_to_num(series(metrics, "seconds"))
+    elapsed = series(metrics, "elapsed")
+    end = elapsed if np.isfinite(elapsed).all() else np.cumsum(seconds)
+    end = np.maximum.accumulate(end)
+    # What lies between two epochs (growth, a checkpoint) is counted to the later one.
+    return np.concatenate([[max(0.0, end[0] - seconds[0])], end[:-1]]), end
 
 
 def stage_color(stage: int) -> str:

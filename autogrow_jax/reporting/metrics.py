@@ -1,11 +1,13 @@
-"""metrics.jsonl: one JSON object a line, one line an epoch, from which all else can be redrawn.
+"""metrics.jsonl, one JSON object an epoch, from which all else can be redrawn; TensorBoard.
 
 Keys of a line: `epoch` (0-based), `phase` ("growth", "finetune" or "scratch"), `depths`,
 `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy` (accuracies in percent),
 `learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). The line of an
-epoch that only tries a block has `trial`, the stage tried, and the depths of the net on trial. More
-keys are kept as they are; `elapsed` (seconds since the run's start, over all its restarts) is used
-by the plots where every line has it. NaN and infinities are written, and read back, as null.
+epoch that only tries a block has `trial`, the stage tried, and the depths of the net on trial; the
+first line after a round of trials has `kept`, a list of the stage whose trial was kept, or an empty
+one. More keys are kept as they are; `elapsed` (seconds since the run's start, over all its
+restarts) is used by the plots where every line has it. NaN and infinities are written, and read
+back, as null.
 """
 
 import json
@@ -13,13 +15,23 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.files import replace_file, to_json
+from autogrow_jax.reporting.workdir import replace_file, to_json
 
 __all__ = ["MetricsWriter", "find_kept", "growth_events", "kept_depths", "read", "truncate"]
+
+
+# name of the scalar -> key of the metrics line
+_SCALARS = {
+    "loss/train": "train_loss",
+    "loss/validation": "validation_loss",
+    "accuracy/train": "train_accuracy",
+    "accuracy/validation": "validation_accuracy",
+    "learning_rate": "learning_rate",
+    "seconds": "seconds",
+}
 
 
 class MetricsWriter:
@@ -73,13 +85,65 @@ class MetricsWriter:
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+class TensorBoardWriter:
+    """Writes one point an epoch and scalar; does nothing where tensorboardX is missing."""
+
+    def __init__(self, directory: str | os.PathLike[str], *, first_epoch: int = 0):
+        """Opens an events file in `directory`.
+
+        Args:
+          directory: where events go; made if missing.
+          first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes
+            on from, and TensorBoard hides what an earlier process wrote from there on.
+        """
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            self._writer = None
+            return
+        # File names tell seconds apart, and a run may be stopped and resumed within one.
+        self._writer = SummaryWriter(
+            os.fspath(directory), purge_step=first_epoch, filename_suffix=f".{first_epoch:06d}"
+        )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether events are written, that is, whether tensorboardX is installed."""
+        return self._writer is not None
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Writes the losses, accuracies, learning rate, seconds and depths of an epoch.
+
+        Args:
+          line: a line of metrics.jsonl; scalars that are missing or None are left out. Of a trial
+            only the validation accuracy is written, under `trial/stage_N`.
+        """
+        if self._writer is None:
+            return
+        epoch = line["epoch"]
+        if line.get("trial") is not None:
+            # Not into the curves: they are those of the nets that are kept.
+            if line.get("validation_accuracy") is not None:
+                name = f"trial/stage_{line['trial']}"
+                self._writer.add_scalar(name, float(line["validation_accuracy"]), epoch)
+            return
+        for name, key in _SCALARS.items():
+            if line.get(key) is not None:
+                self._writer.add_scalar(name, float(line[key]), epoch)
+        for stage, depth in enumerate(line["depths"]):
+            self._writer.add_scalar(f"depth/stage_{stage}", depth, epoch)
+        self._writer.add_scalar("depth/total", sum(line["depths"]), epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the events file; closing twice does no harm."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -155,17 +219,21 @@ def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def find_kept(metrics: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Of each line, whether its net was kept: all but the trials that were dropped.
 
-    A trial was kept if the first line after its round has its depths. Of a round that is not over,
-    no trial is kept yet.
+    The first line after a round says so in `kept`; in files older than that key, by its depths. Of
+    a round that is not over, no trial is kept yet.
 
     Args:
       metrics: lines as `read` gives them.
     """
-    found, depths = [], None
+    found, after = [], None
     for line in reversed(metrics):
         if line.get("trial") is None:
-            depths = list(line["depths"])
-        found.append(line.get("trial") is None or list(line["depths"]) == depths)
+            after = line
+            found.append(True)
+        elif after is None or "kept" not in after:
+            found.append(after is not None and list(line["depths"]) == list(after["depths"]))
+        else:
+            found.append(line["trial"] in after["kept"])
     return found[::-1]
 
 

@@ -15,11 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.axis import Axis, epoch_axis, epoch_times, series, time_axis
-from autogrow_jax.reporting.files import replace_file
-from autogrow_jax.reporting.marks import MARK_COLOR, draw_marks, stage_color
+from autogrow_jax.reporting.marks import (
+    MARK_COLOR,
+    Axis,
+    draw_marks,
+    epoch_axis,
+    epoch_times,
+    series,
+    stage_color,
+    time_axis,
+)
 from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths
 from autogrow_jax.reporting.result import format_depths, format_duration
+from autogrow_jax.reporting.workdir import replace_file
 
 __all__ = ["draw_growth", "figure"]
 

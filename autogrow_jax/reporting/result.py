@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.files import replace_file, to_json
+from autogrow_jax.reporting.workdir import replace_file, to_json
 
 __all__ = [
+    "AHEAD",
     "RESULT_KEYS",
     "TIMED",
     "describe_validation",
@@ -40,6 +41,8 @@ RESULT_KEYS = (
 
 # What of a run is timed, in the order of its course; the rest of the total is nobody's.
 TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
+# Beside these, not among them: the run did not wait for it.
+AHEAD = "compile_ahead"
 _FRACTIONS = {
     1 / 2: "half",
     1 / 3: "a third",
@@ -222,6 +225,6 @@ def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
         f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %"
         for name, part in split.items()
     ]
-    if ahead := seconds.get("compile_ahead"):
+    if ahead := seconds.get(AHEAD):
         lines.append(f"    {'beside: compile':<19}{ahead:>10,.1f} s")
     return lines

@@ -16,8 +16,7 @@ from typing import Any
 
 from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import read_result
-from autogrow_jax.reporting.files import replace_file
+from autogrow_jax.reporting import Workdir, read_result, replace_file
 from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies.study import Row, Section, Study
@@ -76,7 +75,7 @@ class Folder:
     @property
     def is_done(self) -> bool:
         """Whether the cell's run has finished, and did not fail since."""
-        return (self.run / "result.json").is_file() and not self.error.exists()
+        return Workdir(self.run).result.is_file() and not self.error.exists()
 
     def fail(self, reason: str) -> None:
         """Keeps the reason for the table, until the cell is run again."""
@@ -84,7 +83,7 @@ class Folder:
 
     def result(self) -> dict[str, Any] | None:
         """Reads the run's result.json, None where there is none yet; UserError if damaged."""
-        path = self.run / "result.json"
+        path = Workdir(self.run).result
         return read_result(path) if path.is_file() else None
 
     def why_failed(self) -> str:

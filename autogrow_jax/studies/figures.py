@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autogrow_jax.reporting.files import replace_file
+from autogrow_jax.reporting import replace_file
 from autogrow_jax.reporting.marks import MARK_COLOR
 from autogrow_jax.studies.marks import Mark, View, escape, telling_columns
 from autogrow_jax.studies.panels import (

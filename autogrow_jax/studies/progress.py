@@ -8,7 +8,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import metrics
+from autogrow_jax.reporting import Workdir, metrics
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.studies.cells import Cell, Folder
 
@@ -100,7 +100,7 @@ def _outcome(folder: Folder) -> str:
 def _epoch(folder: Folder) -> str:
     """Where a run stands that goes on: "epoch 12 3-2-2"."""
     try:
-        last = metrics.read(folder.run / "metrics.jsonl")[-1]
+        last = metrics.read(Workdir(folder.run).metrics)[-1]
     except (UserError, IndexError):
         return "starts"
     return f"epoch {last['epoch']} {format_depths(last['depths'])}"

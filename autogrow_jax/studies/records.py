@@ -15,7 +15,7 @@ from typing import Any, Literal
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
-from autogrow_jax.reporting import metrics
+from autogrow_jax.reporting import Workdir, metrics
 from autogrow_jax.studies.cells import Cell, Entry, Folder
 from autogrow_jax.studies.study import Published, Section
 
@@ -211,7 +211,7 @@ def read_record(cell: Cell, workdir: Path) -> Record:
         result = folder.result()
         if result is None:
             return Record(cell, "missing")
-        return _read_done(cell, result, metrics.read(folder.run / "metrics.jsonl"))
+        return _read_done(cell, result, metrics.read(Workdir(folder.run).metrics))
     except (UserError, KeyError, TypeError) as problem:
         return Record(cell, "failed", f"{folder.run} cannot be read: {problem}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from autogrow_jax.reporting.files import replace_file, to_json
+from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.studies.formats import Column, describe, make_columns, make_remarks
 from autogrow_jax.studies.records import NUMBERS, Line, Table

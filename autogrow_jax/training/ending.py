@@ -188,7 +188,7 @@ def plot(
 
     draw_growth(
         lines,
-        workdir.plots / "growth.png",
+        workdir.picture,
         title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
         validation_name=validation_label(settings.data.validation, len(dataset.validation.labels)),
         test_accuracy=test_accuracy,

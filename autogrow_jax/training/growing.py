@@ -224,6 +224,7 @@ class Grower:
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:
         kept = trials.close(stages)
         self._trials, self._state.trial = None, None
+        self._state.kept = list(stages)
         if kept is None:
             depths = format_depths(self._trainer.depths)
             self._reporter.message(f"no trial is kept; {depths} goes on")

@@ -115,7 +115,7 @@ def _train(
         grower = Grower(settings, trainer, state, policy, reporter)
         clock = Clock(state, trainer, started)
         lines = truncate(workdir.metrics, state.epoch)
-        snapshots = Snapshots(workdir.root / "snapshots", settings.snapshots.every)
+        snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}"
         reporter.begin_run(f"{title}: {workdir.root}", previous=lines)
@@ -264,17 +264,18 @@ def run_epoch(
         "epoch": epoch,
         "phase": state.phase,
         **({} if state.trial is None else {"trial": state.trial}),
+        **({} if state.kept is None else {"kept": state.kept}),
         "depths": list(trainer.depths),
         "train_images": int(trained.examples),
-        "train_loss": measurements["train_loss"],
-        "train_accuracy": measurements["train_accuracy"],
-        "validation_loss": measurements["validation_loss"],
+        **{
+            name: measurements[name] for name in ("train_loss", "train_accuracy", "validation_loss")
+        },
         "validation_accuracy": percent(validated),
         "learning_rate": rate,
         "seconds": time.perf_counter() - start,
         "elapsed": state.seconds["total"],
     }
-    state.epoch += 1
+    state.epoch, state.kept = state.epoch + 1, None
     if state.trial is None:
         state.record(line)
     else:

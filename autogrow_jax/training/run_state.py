@@ -5,12 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from autogrow_jax.reporting.result import TIMED
+from autogrow_jax.reporting.result import AHEAD, TIMED
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.trainer import Trainer
-
-# Beside what is timed, not among it: the run did not wait for it.
-AHEAD = "compile_ahead"
 
 
 @dataclasses.dataclass
@@ -27,6 +24,8 @@ class RunState:
       policy: the policy's state.
       trial: stage that the next epoch tries to grow; None where it tries nothing. The saved arrays
         are always those of a network that was kept.
+      kept: stages whose trials were kept by the round that ended after the last epoch; None where
+        none ended then.
       trial_epochs: epochs of trial so far, those of networks that were kept included.
       train_accuracy: of the last epoch in percent, as all accuracies here of kept networks.
       validation_accuracy: of the last epoch in percent.
@@ -44,6 +43,7 @@ class RunState:
     evaluated_depths: tuple[int, ...]
     policy: dict[str, Any]
     trial: int | None = None
+    kept: list[int] | None = None
     trial_epochs: int = 0
     train_accuracy: float = 0.0
     validation_accuracy: float = 0.0

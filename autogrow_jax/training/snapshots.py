@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.files import replace_file
+from autogrow_jax.reporting import replace_file
 from autogrow_jax.training.trainer import Trainer
 
 Tree = Any

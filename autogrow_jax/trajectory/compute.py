@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.files import replace_file, to_json
+from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.metrics import growth_events, read
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
@@ -190,7 +190,7 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
     """
     folder = Workdir(Path(workdir).expanduser())
     config = read_config(folder)
-    files = snapshot_files(folder.root / "snapshots")
+    files = snapshot_files(folder.snapshots)
     if len(files) < 2:
         kept = "one snapshot" if files else "no snapshots"
         raise UserError(

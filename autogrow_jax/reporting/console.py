@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TextIO
+from typing import Any, ClassVar, TextIO
 
 from tqdm import tqdm
 
@@ -27,12 +27,12 @@ EPOCH_HEADER = (
 _LINES_PER_HEADER = 50
 
 
-class Reporter(Protocol):
-    """What the training loop tells about a run while it goes on.
+class Reporter:
+    """What the training loop tells about a run while it goes on; to be subclassed.
 
-    The order is `begin_run`, then for each epoch `growth` (where the net grew before it),
-    `epoch_progress` any number of times and `end_epoch`, then `end_run`. `message` may come at any
-    time, and `close` last, also after an exception.
+    Every method does nothing here. The order is `begin_run`, then for each epoch `growth` (where
+    the net grew before it), `epoch_progress` any number of times and `end_epoch`, then `end_run`.
+    `message` may come at any time, and `close` last, also after an exception.
     """
 
     def begin_run(
@@ -50,7 +50,6 @@ class Reporter(Protocol):
             policy may still stop growth).
           previous: the metrics lines of the epochs it has behind it, if it resumes.
         """
-        ...
 
     def epoch_progress(
         self,
@@ -60,67 +59,28 @@ class Reporter(Protocol):
         images_per_second: float | None = None,
     ) -> None:
         """`steps_done` of the `steps_total` training steps of `epoch` (0-based) are done."""
-        ...
 
     def end_epoch(self, line: Mapping[str, Any]) -> None:
         """An epoch is over; `line` is its line of metrics.jsonl."""
-        ...
 
     def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
         """The net grew from depths `before` to `after`, new blocks started by `initializer`."""
-        ...
 
     def message(self, text: str) -> None:
         """Something else worth a line."""
-        ...
 
     def end_run(self, result: Mapping[str, Any] | None = None) -> None:
         """The run is over; `result` is what result.json holds."""
-        ...
 
     def close(self) -> None:
         """Leaves the terminal clean; may be called twice, and after any other call."""
-        ...
 
 
-class QuietReporter:
+class QuietReporter(Reporter):
     """A `Reporter` that says nothing, for tests and notebooks."""
 
-    def begin_run(
-        self,
-        title: str,
-        *,
-        num_epochs: int | None = None,
-        previous: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        pass
 
-    def epoch_progress(
-        self,
-        epoch: int,
-        steps_done: int,
-        steps_total: int,
-        images_per_second: float | None = None,
-    ) -> None:
-        pass
-
-    def end_epoch(self, line: Mapping[str, Any]) -> None:
-        pass
-
-    def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        pass
-
-    def end_run(self, result: Mapping[str, Any] | None = None) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """A `Reporter` for a terminal: lines go to stdout, the bar of the running epoch to stderr."""
 
     def __init__(

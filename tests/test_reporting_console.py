@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from autogrow_jax.reporting.progress import (
+from autogrow_jax.reporting.console import (
     EPOCH_HEADER,
     ConsoleReporter,
     QuietReporter,
