@@ -8,9 +8,8 @@ import optax
 from autogrow_jax import optim
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.limits import CostFn, DepthsCost, Limits, limited
-from autogrow_jax.growth.policy import Policy
-from autogrow_jax.growth.registry import PolicyArguments, get_policy_maker
+from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
+from autogrow_jax.growth.limits import CostFn, DepthsCost
 from autogrow_jax.models.cost import estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
 from autogrow_jax.settings import KEYS, Settings, check_key, check_value, flatten
@@ -128,7 +127,7 @@ def make_policy(
         max_epochs=total - settings.finetune.epochs if total and settings.mode == "grow" else 0,
     )
     try:
-        return limited(get_policy_maker(growth.policy)(arguments), limits, network_cost)
+        return limited(POLICIES.find(growth.policy)(arguments), limits, network_cost)
     except UserError as error:
         raise UserError(f"config.growth: {error}") from None
 

@@ -1,7 +1,7 @@
 """Mistakes of the user, and the names that users choose from and add to."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; {hint}Known: {', '.join(known)}"
 
 
-class Registry(Mapping[str, T]):
+class Registry(dict[str, T]):
     """Holds what a name of a config stands for; users add their own with `register`.
 
     Args:
@@ -40,26 +40,17 @@ class Registry(Mapping[str, T]):
     """
 
     def __init__(self, what: str, entries: Mapping[str, T] | None = None):
+        super().__init__(entries or {})
         self.what = what
-        self._entries: dict[str, T] = dict(entries or {})
 
     def register(self, name: str, entry: T) -> None:
         """Adds an entry; UserError where the name is taken."""
-        if name in self._entries:
+        if name in self:
             raise UserError(f"there is a {self.what} {name!r} already; choose another name")
-        self._entries[name] = entry
+        self[name] = entry
 
     def find(self, name: str) -> T:
         """Returns the entry of a name; UserError, with the nearest name, where there is none."""
-        if name not in self._entries:
-            raise UserError(f"no {self.what} {name!r}{nearest(name, self._entries)}")
-        return self._entries[name]
-
-    def __getitem__(self, name: str) -> T:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        if name not in self:
+            raise UserError(f"no {self.what} {name!r}{nearest(name, self)}")
+        return self[name]

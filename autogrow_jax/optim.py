@@ -11,7 +11,7 @@ an entry in the optimiser's state. A rate is a number from (phase, epoch, length
 | convergent | 0.1 from e = 0, 0.01 from e = N/2                      | after convergent |
 | cosine     | (1 + cos(pi e / N)) / 2                                |                  |
 | constant   | 1                                                      |                  |
-| auto       | convergent in the fine-tune phase of that policy, else staircase |        |
+| auto       | in the fine-tune phase as the policy says, else staircase |               |
 
 Milestones are rounded down to whole epochs. The growth phase is constant whatever the schedule; a
 net trained from scratch follows the schedule from its first epoch.
@@ -85,8 +85,8 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
     Args:
       name: one of `SCHEDULES`, see the table at the top of this module.
       base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
-      policy: name of the growth policy; only "auto" asks for it, and "convergent" is the only name
-        it treats differently.
+      policy: what "auto" stands for in the fine-tune phase, the `schedule` of the growth policy.
+        What is no schedule, such as None or the name of most policies, is "staircase".
 
     Returns:
       `schedule(phase, epoch, epochs) -> rate`, the same for all steps of the epoch. The epoch is
@@ -116,8 +116,8 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
             return base_rate
         shape = name
         if shape == "auto":
-            converged = phase == "finetune" and policy == "convergent"
-            shape = "convergent" if converged else "staircase"
+            said = phase == "finetune" and policy in SCHEDULES and policy != "auto"
+            shape = str(policy) if said else "staircase"
         if shape == "cosine":
             return base_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
         falls = sum(epoch >= part * epochs // whole for part, whole in _MILESTONES[shape])

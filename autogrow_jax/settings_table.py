@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from autogrow_jax.growth import POLICIES
 from autogrow_jax.growth.initializers import INITIALIZERS
-from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.blocks import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
 from autogrow_jax.models.network import FAMILIES, STEMS
 from autogrow_jax.optim import OPTIMIZERS, SCHEDULES

@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import Decision, efficiency, gap, periodic, replay, slope
-from autogrow_jax.growth.slope import fitted_gain
+from autogrow_jax.growth import (
+    Decision,
+    Limits,
+    Rule,
+    convergent,
+    efficiency,
+    gap,
+    limited,
+    periodic,
+    replay,
+    slope,
+)
+from autogrow_jax.growth.mechanism import fitted_gain
 
 
 def random_curve(rng, epochs):
@@ -292,3 +303,34 @@ def test_restricting_twice_keeps_both_restrictions(make):
     assert said[-1].depths[:2] == (2, 3)
     for before, after in itertools.pairwise(said):
         assert sum(after.depths) <= sum(before.depths) + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "message"),
+    [
+        (slope, "windwo", r"slope\(\) takes no 'windwo'; did you mean 'window'"),
+        (slope, "metric", r"slope\(\) takes no 'metric'"),
+        (gap, "maxgap", r"gap\(\) takes no 'maxgap'"),
+        (convergent, "window", r"convergent\(\) takes no 'window'"),
+        (functools.partial(efficiency, sum), "allowed", r"efficiency\(\) takes no 'allowed'"),
+    ],
+)
+def test_a_wrong_keyword_names_the_nearest(make, wrong, message):
+    with pytest.raises(TypeError, match=message):
+        make(**{wrong: 1})
+
+
+def test_a_stop_rule_of_ones_own_serves_periodic_growth():
+    def three_epochs(settings):
+        return Rule(lambda history, *_: [*history, 0], lambda history: len(history) >= 3)
+
+    policy = periodic((1,), (9,), interval=1, stop=three_epochs)
+    assert replay(policy, [50.0] * 9).growth == [(1, (2,)), (2, (3,))]
+    limited = policy.restrict(lambda depths: depths != (3,))
+    assert replay(limited, [50.0] * 9).growth == [(1, (2,))]
+
+
+def test_the_policy_says_how_the_rate_falls_after_it():
+    assert (convergent().schedule, periodic().schedule) == ("convergent", "staircase")
+    held = limited(convergent(), Limits(max_seconds=9.0))
+    assert held.restrict(lambda depths: True).schedule == held.schedule == "convergent"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autogrow_jax.growth.policy import Decision, convergent, periodic
+from autogrow_jax.growth import Decision, convergent, periodic
 from autogrow_jax.growth.replay import replay
 
 # Hand-worked traces.

@@ -12,7 +12,6 @@ from autogrow_jax.growth import (
     register_policy,
     replay,
 )
-from autogrow_jax.growth.registry import get_policy_maker
 from autogrow_jax.models import build_network, estimate_cost
 from autogrow_jax.settings_files import load_config
 
@@ -123,7 +122,7 @@ def test_a_registered_policy_is_one_that_configs_name():
     with pytest.raises(UserError, match=r"'eager'.*Known: periodic, convergent"):
         _resolve(policy="eager")
     register_policy("eager", _make_eager)
-    assert get_policy_maker("eager") is _make_eager
+    assert POLICIES.find("eager") is _make_eager
     policy = make_policy(_resolve(policy="eager", max_depths=2))
     assert replay(policy, [1, 2, 3, 4]).depths == (2, 2, 2)
     with pytest.raises(UserError, match="did you mean 'eager'"):
@@ -136,7 +135,7 @@ def test_a_name_is_given_once():
         with pytest.raises(UserError, match=f"there is a growth policy '{name}' already"):
             register_policy(name, _make_eager)
     with pytest.raises(UserError, match="did you mean 'periodic'"):
-        get_policy_maker("peroidic")
+        POLICIES.find("peroidic")
 
 
 def test_a_config_file_registers_its_own_policy(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.policy import convergent, periodic
+from autogrow_jax.growth import convergent, periodic
 
 
 @pytest.mark.parametrize("build", [periodic, convergent])

@@ -9,8 +9,8 @@ import pytest
 
 from autogrow_jax import training
 from autogrow_jax.config import check_key, resolve
+from autogrow_jax.growth import POLICIES
 from autogrow_jax.growth.initializers import INITIALIZERS
-from autogrow_jax.growth.registry import POLICIES
 from autogrow_jax.models.network import FAMILIES
 from autogrow_jax.reporting.console import EPOCH_HEADER
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.gap import gap
-from autogrow_jax.growth.policy import Decision, Policy, convergent, periodic
+from autogrow_jax.growth import Decision, Policy, convergent, gap, periodic
 from autogrow_jax.growth.replay import replay
 from autogrow_jax.optim import make_schedule
 
@@ -34,7 +33,9 @@ def test_recorded_case(case):
         policy = periodic(window=case["window"], **settings)
     else:
         policy = convergent(**settings)
-    events = replay(policy, case["accuracies"], schedule=make_schedule("auto", 0.1, policy.name))
+    events = replay(
+        policy, case["accuracies"], schedule=make_schedule("auto", 0.1, policy.schedule)
+    )
     expected = case["expected"]
     assert events.growth == [(g["before_epoch"], tuple(g["depths"])) for g in expected["growth"]]
     assert events.depths == tuple(expected["final"])

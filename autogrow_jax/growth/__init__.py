@@ -1,7 +1,5 @@
 """When and where to grow, how a new block starts, and the step that grows: pure functions."""
 
-from autogrow_jax.growth.efficiency import efficiency
-from autogrow_jax.growth.gap import gap
 from autogrow_jax.growth.graft import GraftError, graft
 from autogrow_jax.growth.grow import grow, grow_optimizer_state
 from autogrow_jax.growth.initializers import (
@@ -13,11 +11,19 @@ from autogrow_jax.growth.initializers import (
 )
 from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.lookahead import lookahead
-from autogrow_jax.growth.placement import deepen
-from autogrow_jax.growth.policy import Decision, Policy, ask, convergent, periodic
-from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
+from autogrow_jax.growth.mechanism import Rule
+from autogrow_jax.growth.policies import (
+    POLICIES,
+    PolicyArguments,
+    convergent,
+    efficiency,
+    gap,
+    periodic,
+    register_policy,
+    slope,
+)
+from autogrow_jax.growth.policy import Decision, Policy, ask, deepen
 from autogrow_jax.growth.replay import Replay, replay
-from autogrow_jax.growth.slope import slope
 
 __all__ = [
     "INITIALIZERS",
@@ -30,6 +36,7 @@ __all__ = [
     "Policy",
     "PolicyArguments",
     "Replay",
+    "Rule",
     "ask",
     "convergent",
     "deepen",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.policy import Decision, Policy, State, ask
-from autogrow_jax.growth.policy_settings import check_number
+from autogrow_jax.growth.placement import check_number
+from autogrow_jax.growth.policy import Decision, Policy, State, ask, find_measurement
 
 
 class DepthsCost(Protocol):
@@ -85,8 +85,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             or FLOPs without `cost`.
 
     Example:
-        >>> from autogrow_jax.growth.policy import periodic
-        >>> from autogrow_jax.growth.replay import replay
+        >>> from autogrow_jax.growth import periodic, replay
         >>> from autogrow_jax.models import build_network, estimate_cost
         >>> network = build_network("plain3", (1, 1, 1))
         >>> small = limited(
@@ -176,15 +175,4 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         assert restrict is not None
         return limited(restrict(allowed), limits, cost)
 
-    return Policy(init, update, policy.seed_depths, policy.name, restrict and restrict_both)
-
-
-def find_measurement(measurements: Mapping[str, float], name: str, asker: str) -> float:
-    """One of an update's measurements; UserError, which names who asks, where it is missing."""
-    if name not in measurements:
-        given = ", ".join(map(repr, measurements)) or "none"
-        raise UserError(
-            f"{asker} needs the measurement {name!r} at every update:"
-            f" policy.update(state, accuracy, measurements={{{name!r}: ...}}); given: {given}"
-        )
-    return float(measurements[name])
+    return policy._replace(init=init, update=update, restrict=restrict and restrict_both)

@@ -34,10 +34,17 @@ The cost: with M open stages, a block costs M - 1 epochs more than in periodic g
 from collections.abc import Mapping, Sequence
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.placement import deepen, find_open_stages
-from autogrow_jax.growth.policy import Action, Decision, Policy, State, check_state
-from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
-from autogrow_jax.growth.rules import check_accuracy, gain_rule
+from autogrow_jax.growth.mechanism import check_accuracy, gain_rule
+from autogrow_jax.growth.placement import PolicySettings, find_open_stages
+from autogrow_jax.growth.policy import (
+    Action,
+    Allowed,
+    Decision,
+    Policy,
+    State,
+    check_state,
+    deepen,
+)
 
 
 def lookahead(
@@ -87,11 +94,7 @@ def lookahead(
         window,
         threshold,
         metric,
-        "group",
-        None,
-        0.0,
-        max_growth_epochs,
-        0,
+        max_growth_epochs=max_growth_epochs,
     )
     if settings.interval < 2:
         raise UserError(

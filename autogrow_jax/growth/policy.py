@@ -1,31 +1,7 @@
-"""When to grow, where, and when to stop: the paper's two policies as pure functions.
+"""What a growth policy is: two pure functions over a state, and decisions that are held to depths.
 
 A policy sees one number an epoch, the validation accuracy, and answers with depths. It never sees
-the network. One mechanism serves both policies:
-
-1.  After each epoch the accuracy enters the metric: "max", the highest accuracy so far over all
-    architectures, or "avg", `0.95 * average + 0.05 * accuracy` starting from 0 (not corrected).
-2.  The curve has *stalled* when `gain < threshold`, where `gain = metric[now] - metric[window
-    epochs ago]`. While fewer than `window + 1` epochs exist, `gain = metric[now]`.
-3.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
-    *freeze* (only if stalled), *leave* if every stage is frozen or at its maximum depth, *grow*.
-4.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
-    growth; the other modes freeze every stage.
-5.  Mode "group" adds one block to the first open stage after the one that grew last, round robin,
-    from stage 0. The other modes change all open stages at once. No stage exceeds its maximum.
-6.  The growth phase also ends with the interval in which `max_growth_epochs` epochs are reached,
-    as the authors' loop counts whole intervals: an interval of 3 and a limit of 400 make 402.
-
-|            | window   | freezes, if stalled, when       | grows             |
-|------------|----------|---------------------------------|-------------------|
-| periodic   | `window` | any interval ends               | at every interval |
-| convergent | interval | an interval with growth ends    | only when stalled |
-
-Periodic growth belongs to the end of an interval, so it still happens when that end is the last
-one allowed. Convergent growth belongs to the start of the next interval, which then never comes.
-
-Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
-KDD 2020, arXiv 1906.02909.
+the network.
 """
 
 import operator
@@ -33,11 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.growth.placement import choose_stages, deepen, find_open_stages
-from autogrow_jax.growth.policy_settings import Allowed, PolicySettings
-from autogrow_jax.growth.rules import Rule, gain_rule
 
 State = dict[str, Any]
+Allowed = Callable[[tuple[int, ...]], bool]
 Action = Literal["train", "grow", "trial", "finetune"]
 
 
@@ -96,6 +70,8 @@ class Policy(NamedTuple):
         restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
             block would make depths that `allowed(depths)` refuses, beside those it closed before.
             None where it cannot do that.
+        schedule: how the learning rate falls in the fine-tune phase where `finetune.schedule` is
+            "auto": a name of `autogrow_jax.optim`.
     """
 
     init: Callable[[], State]
@@ -103,6 +79,7 @@ class Policy(NamedTuple):
     seed_depths: tuple[int, ...]
     name: str = "custom"
     restrict: "Callable[[Allowed], Policy] | None" = None
+    schedule: str = "staircase"
 
 
 def ask(
@@ -175,117 +152,9 @@ def _complete(decision: Decision, before: tuple[int, ...]) -> Decision:
     return decision._replace(depths=depths, stages=stages)
 
 
-def periodic(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
-    interval: int = 3,
-    window: int = 100,
-    threshold: float = 0.05,
-    metric: str = "max",
-    mode: str = "group",
-    sub: Sequence[int] | None = None,
-    rate: float = 0.4,
-    max_growth_epochs: int = 4000,
-    seed: int = 0,
-) -> Policy:
-    """Periodic growth (p-AutoGrow): a block every `interval` epochs, converged or not.
-
-    A stage is frozen when the metric gained less than `threshold` over `window` epochs. The rule
-    cannot fire before the window is full, so no run stops below a floor of depths; it is 13-13-12
-    from 1-1-1 with the default values.
-
-    Args:
-        seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
-        max_depths: the most blocks each stage may have, as many entries as `seed_depths`.
-        interval: K, epochs between two growths, at least 1.
-        window: J, epochs over which the gain is measured, at least 1 (ImageNet: 30).
-        threshold: tau, accuracy gain in percentage points, at least 0.
-        metric: "max", the running maximum, or "avg", the exponential average (decay 0.95).
-        mode: "group", one block in one stage by turns (the paper's); "all", one block in every
-            stage; "sub", `sub[i]` blocks in stage i; "rate", `round(rate * total depth)` blocks, at
-            least one, each in a stage drawn at random among those with room.
-        sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same,
-            so it does not end growth when the others have reached their maximum.
-        rate: share of the total depth added at each growth, above 0; mode "rate" only.
-        max_growth_epochs: epochs after which the growth phase ends in any case, with the interval
-            that is under way, at least 1.
-        seed: the draws of mode "rate" depend on `seed` and the epoch alone.
-
-    Returns:
-        The policy. Its `update` raises ValueError on an accuracy that is not finite.
-
-    Raises:
-        UserError: for a value outside of what is said above.
-
-    Example:
-        >>> policy = periodic(interval=1)
-        >>> state, decision = policy.update(policy.init(), 61.5)
-        >>> decision.action, decision.depths, decision.stages
-        ('grow', (2, 1, 1), (0,))
-    """
-    settings = PolicySettings(
-        "periodic",
-        seed_depths,
-        max_depths,
-        interval,
-        window,
-        threshold,
-        metric,
-        mode,
-        sub,
-        rate,
-        max_growth_epochs,
-        seed,
-    )
-    return build_policy(settings, gain_rule(settings))
-
-
-def convergent(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
-    interval: int = 100,
-    threshold: float = 0.05,
-    metric: str = "max",
-    mode: str = "group",
-    sub: Sequence[int] | None = None,
-    rate: float = 0.4,
-    max_growth_epochs: int = 4000,
-    seed: int = 0,
-) -> Policy:
-    """Convergent growth (c-AutoGrow): a block only once the net has stopped improving.
-
-    At the start of each interval but the first the net grows if the metric gained less than
-    `threshold` over the last `interval` epochs. At the end of an interval that began with growth
-    the same test freezes the stage that grew. The first full window ends after `2 * interval`
-    epochs: nothing grows earlier, unless the metric itself is still below the threshold.
-
-    Args:
-        interval: K, epochs between two looks and also the window of the gain, at least 1 (100 in
-            the authors' code, 200 in the paper).
-        seed_depths, max_depths, threshold, metric, mode, sub, rate, max_growth_epochs, seed: as for
-            `periodic`.
-
-    Returns:
-        The policy. Its `update` raises ValueError on an accuracy that is not finite.
-
-    Raises:
-        UserError: for a value outside of what is said above.
-    """
-    settings = PolicySettings(
-        "convergent",
-        seed_depths,
-        max_depths,
-        interval,
-        interval,
-        threshold,
-        metric,
-        mode,
-        sub,
-        rate,
-        max_growth_epochs,
-        seed,
-    )
-    return build_policy(settings, gain_rule(settings))
+def deepen(depths: Sequence[int], *stages: int) -> tuple[int, ...]:
+    """Depths with a block more in each of `stages`, one of which may come several times."""
+    return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
 
 
 def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
@@ -302,71 +171,12 @@ def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
         )
 
 
-def build_policy(settings: PolicySettings, rule: Rule) -> Policy:
-    """The mechanism of this module, with `rule` to say when the curve has stalled.
-
-    Convergent growth if `settings.name` is "convergent", else growth at every interval.
-    """
-    seed_depths = tuple(settings.seed_depths)
-    num_stages = len(seed_depths)
-
-    def init() -> State:
-        return {
-            "epochs": 0,
-            "depths": list(seed_depths),
-            "frozen": [False] * num_stages,
-            "grown": None,  # the stage grown last
-            "grew": False,  # whether the current interval began with growth
-            "metric": [],  # the rule's history, of the last `window + 1` epochs
-            "finished": False,
-        }
-
-    def update(
-        state: State,
-        accuracy: float,
-        *,
-        measurements: Mapping[str, float] | None = None,
-    ) -> tuple[State, Decision]:
-        depths = tuple(state["depths"])
-        check_state(depths, seed_depths)
-        if state["finished"]:
-            return state, Decision("finetune", depths)
-        metric = rule.push(state["metric"], accuracy, depths, measurements or {})
-        epochs = state["epochs"] + 1
-        over = False
-        frozen = list(state["frozen"])
-        grown, grew = state["grown"], state["grew"]
-        stages: tuple[int, ...] = ()
-        if epochs % settings.interval == 0:
-            stalled = rule.stalled(metric)
-            over = epochs >= settings.max_growth_epochs
-            may_freeze, may_grow = True, True
-            if settings.name == "convergent":
-                may_freeze, may_grow = grew, stalled and not over
-            # The order matters: a stage frozen now must not grow now.
-            if stalled and may_freeze:
-                for stage in range(num_stages):
-                    frozen[stage] |= settings.mode != "group" or stage == grown
-            open_stages = find_open_stages(depths, frozen, settings)
-            over = over or not open_stages
-            grew = may_grow and bool(open_stages)
-            if grew:
-                stages = choose_stages(depths, open_stages, grown, epochs, settings)
-                depths = deepen(depths, *stages)
-                grown = stages[-1] if stages else grown
-        new_state = {
-            "epochs": epochs,
-            "depths": list(depths),
-            "frozen": frozen,
-            "grown": grown,
-            "grew": grew,
-            "metric": metric,
-            "finished": over,
-        }
-        action: Action = "finetune" if over else "grow" if stages else "train"
-        return new_state, Decision(action, depths, stages)
-
-    def restrict(allowed: Allowed) -> Policy:
-        return build_policy(settings.restrict(allowed), rule)
-
-    return Policy(init, update, seed_depths, settings.name, restrict)
+def find_measurement(measurements: Mapping[str, float], name: str, asker: str) -> float:
+    """One of an update's measurements; UserError, which names who asks, where it is missing."""
+    if name not in measurements:
+        given = ", ".join(map(repr, measurements)) or "none"
+        raise UserError(
+            f"{asker} needs the measurement {name!r} at every update:"
+            f" policy.update(state, accuracy, measurements={{{name!r}: ...}}); given: {given}"
+        )
+    return float(measurements[name])

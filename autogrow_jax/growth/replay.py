@@ -76,7 +76,7 @@ def replay(
         ValueError: if an accuracy of the growth phase is not finite.
 
     Example:
-        >>> from autogrow_jax.growth.policy import periodic
+        >>> from autogrow_jax.growth import periodic
         >>> replay(periodic(interval=2), [50.0, 60.0, 61.0, 62.0]).growth
         [(2, (2, 1, 1)), (4, (2, 2, 1))]
     """

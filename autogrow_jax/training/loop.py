@@ -112,6 +112,7 @@ def _train(
         if settings.mode == "grow":
             policy = build.make_policy(settings, dataset.image_shape, dataset.num_classes)
         state = _begin(trainer, store, policy, settings.growth.compile_ahead)
+        fine_tune = policy.schedule if policy else "staircase"
         grower = Grower(settings, trainer, state, policy, reporter)
         clock = Clock(state, trainer, started)
         lines = truncate(workdir.metrics, state.epoch)
@@ -138,7 +139,9 @@ def _train(
             while not _is_done(settings, state):
                 stop_if_terminated()
                 draws_of = grower.prepare()
-                line, measured = run_epoch(settings, trainer, state, clock, reporter, draws_of)
+                line, measured = run_epoch(
+                    settings, trainer, state, clock, reporter, draws_of, fine_tune
+                )
                 metrics.write(line)
                 if board is not None:
                     board.write(line)
@@ -219,6 +222,7 @@ def run_epoch(
     clock: Clock,
     reporter: Reporter,
     draws_of: int,
+    fine_tune: str = "staircase",
 ) -> Trained:
     """Trains and validates.
 
@@ -229,6 +233,7 @@ def run_epoch(
       clock: brought up to date.
       reporter: told about progress within the epoch.
       draws_of: the epoch whose order of batches and augmentation this one uses.
+      fine_tune: the schedule that "auto" stands for, the policy's.
 
     Returns:
       The line of metrics.jsonl, and what the policy may look at.
@@ -238,7 +243,7 @@ def run_epoch(
     """
     start, epoch = time.perf_counter(), state.epoch
     schedule = make_schedule(
-        settings.finetune.schedule, settings.optimizer.learning_rate, settings.growth.policy
+        settings.finetune.schedule, settings.optimizer.learning_rate, fine_tune
     )
     length = settings.finetune.length(state.phase_start)
     rate = schedule(state.phase, state.epoch_of_phase, length)
