@@ -17,7 +17,7 @@ import pytest
 import scipy.io
 
 from autogrow_jax.data import load_dataset
-from autogrow_jax.data.restricted_pickle import load_arrays
+from autogrow_jax.data.cifar import load_arrays
 from autogrow_jax.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

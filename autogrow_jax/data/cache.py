@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.checks import make_split
-from autogrow_jax.data.types import Source, Split
+from autogrow_jax.data.types import Source, Split, make_split
 from autogrow_jax.errors import UserError
 
 _INFO = "info.json"
@@ -87,13 +86,8 @@ def read_entry(entry: Path) -> Source | None:
             images = np.load(images_path, mmap_mode="r")
             labels = np.load(array_path(entry, part, "labels"))
             parts[part] = make_split(images, labels, len(class_names), str(images_path))
-        return Source(
-            parts["train"],
-            parts.get("validation"),
-            parts.get("test"),
-            class_names,
-            str(entry),
-        )
+        optional = (parts.get("validation"), parts.get("test"))
+        return Source(parts["train"], *optional, class_names, str(entry))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "

@@ -1,17 +1,21 @@
-"""CIFAR10 and CIFAR100 from their official files: binary or Python version, archive or unpacked."""
+"""CIFAR10 and CIFAR100 from their official files: binary or Python version, archive or unpacked.
 
+The Python version is a pickle, and `pickle.load` runs whatever code a file names. A downloaded
+file is not trusted that far: `load_arrays` builds containers, numbers and numpy arrays, and refuses
+every name but the four that those take.
+"""
+
+import io
 import pickle
 import tarfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from autogrow_jax.data.checks import make_split
-from autogrow_jax.data.restricted_pickle import load_arrays
-from autogrow_jax.data.types import Source, Split
+from autogrow_jax.data.types import Source, Split, make_split
 from autogrow_jax.errors import UserError
 
 _PIXELS = 3 * 32 * 32
@@ -165,3 +169,45 @@ def _decode_python(data: bytes, where: str, num_classes: int, layout: _Layout) -
 def _to_images(pixels: np.ndarray) -> np.ndarray:
     """[N, 3072] in planes of red, green and blue -> [N, 32, 32, 3]."""
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits numpy's array reconstruction, under its module name before and after numpy 2."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        name = module_name.replace("numpy._core", "numpy.core"), global_name
+        if name == ("numpy.core.multiarray", "_reconstruct"):
+            return np.empty(0).__reduce__()[0]  # the function itself, wherever numpy keeps it
+        if name == ("numpy", "ndarray"):
+            return np.ndarray
+        if name == ("numpy", "dtype"):
+            return np.dtype
+        if name == ("_codecs", "encode"):  # How Python 3 writes bytes in Python 2's protocol.
+            return _encode
+        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is refused")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which is refused")
+    return text.encode("latin1")
+
+
+def load_arrays(data: bytes) -> Any:
+    """Unpickles containers, numbers, strings and numpy arrays.
+
+    Args:
+      data: a pickle; strings written by Python 2 come back as bytes.
+
+    Returns:
+      What was pickled.
+
+    Raises:
+      pickle.UnpicklingError: damaged data, or data that asks for anything else.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # A damaged pickle fails in any way an opcode can.
+        raise pickle.UnpicklingError(str(error)) from error

@@ -15,27 +15,10 @@ from autogrow_jax.data.types import Source
 from autogrow_jax.errors import UserError
 
 _SUFFIXES = frozenset(
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".tif",
-        ".tiff",
-    )
+    [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff"]
 )
-_PART_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+_VALIDATION_NAMES = ("val", "valid", "validation")
+_PART_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(_VALIDATION_NAMES, "validation")
 _BAR_FROM = 2000  # images; below, decoding is over before a bar is read
 
 

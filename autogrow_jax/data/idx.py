@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.checks import make_split
-from autogrow_jax.data.types import Source
+from autogrow_jax.data.types import Source, make_split
 from autogrow_jax.errors import UserError
 
 _STEMS = {
@@ -42,10 +41,7 @@ def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None
     for part in ("train", "test"):
         images_path, labels_path = found[f"{part} images"], found[f"{part} labels"]
         assert images_path is not None and labels_path is not None
-        images, labels = (
-            read_idx(images_path, num_axes=3),
-            read_idx(labels_path, num_axes=1),
-        )
+        images, labels = read_idx(images_path, num_axes=3), read_idx(labels_path, num_axes=1)
         if images.shape[1:] != (28, 28):
             raise UserError(
                 f"{images_path}: images of {images.shape[1]}x{images.shape[2]} pixels, "

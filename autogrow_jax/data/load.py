@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax.data.cache import cache_root
-from autogrow_jax.data.checks import check_source
-from autogrow_jax.data.digits import read_digits
 from autogrow_jax.data.folder import read_image_folder
 from autogrow_jax.data.npz import read_npz
 from autogrow_jax.data.official import OFFICIAL_SETS, read_official, search_folders
 from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
 from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.tfds_source import read_tfds
-from autogrow_jax.data.types import Dataset, Preprocessing, Source
+from autogrow_jax.data.types import Dataset, Preprocessing, Source, Split, check_source
 from autogrow_jax.errors import UserError, nearest
 
 HELD_OUT, TEST = "held-out", "test"
@@ -170,7 +168,7 @@ def _check_settings(fraction: float, seed: int, image_size: int, crop_padding: i
 def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
     kind, _, rest = name.partition(":")
     if name == "digits":
-        return read_digits()
+        return _read_digits()
     if name in OFFICIAL_SETS:
         return read_official(name, directory) or _official_by_tfds(name, directory, cache)
     if kind in ("tfds", "npz", "folder") and not rest:
@@ -228,3 +226,14 @@ def _preprocessing(
     if flip is not None:
         chosen = replace(chosen, flip=bool(flip))
     return chosen
+
+
+def _read_digits() -> Source:
+    """The UCI handwritten digits, uint8 [1797, 8, 8, 1]; pixels 0..16 scaled to 0..255."""
+    from sklearn.datasets import load_digits  # Half a second to import: only who asks pays.
+
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    names = tuple(str(digit) for digit in range(10))
+    part = Split(images, labels.astype(np.int32))
+    return Source(part, None, None, names, "scikit-learn's digits")

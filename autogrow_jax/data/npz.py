@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.checks import make_split
-from autogrow_jax.data.types import Source
+from autogrow_jax.data.types import Source, make_split
 from autogrow_jax.errors import UserError
 
 _PARTS = ("train", "val", "test")

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from autogrow_jax.data.cifar import CIFAR10, CIFAR100, read_cifar_folder
 from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.svhn import read_svhn_folder
-from autogrow_jax.data.types import Preprocessing, Source
+from autogrow_jax.data.types import Preprocessing, Source, Split, make_split
+from autogrow_jax.errors import UserError
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 _CLOTHES = (
@@ -16,16 +18,8 @@ _CLOTHES = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _CIFAR10 = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 _CIFAR100_TEXT = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
@@ -38,6 +32,54 @@ _CIFAR100_TEXT = """
     train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 _CIFAR100 = tuple(_CIFAR100_TEXT.split())
+_SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+
+
+def read_svhn_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
+    """Reads train_32x32.mat and test_32x32.mat; the "extra" part is not used, as in the paper.
+
+    Args:
+      folder: where to look.
+      class_names: one per class.
+
+    Returns:
+      Images uint8 [N, 32, 32, 3], or None when neither file is there.
+
+    Raises:
+      UserError: one of the two is missing or damaged.
+    """
+    paths = [folder / name for name in _SVHN_FILES]
+    missing = [path.name for path in paths if not path.is_file()]
+    if len(missing) == len(paths):
+        return None
+    if missing:
+        raise UserError(f"{folder} lacks {missing[0]}; both {' and '.join(_SVHN_FILES)} are needed")
+    train, test = (_read_mat(path, len(class_names)) for path in paths)
+    return Source(train, None, test, class_names, str(folder))
+
+
+def _read_mat(path: Path, num_classes: int) -> Split:
+    from scipy.io import loadmat  # Comes with scikit-learn; slow to import.
+
+    try:
+        raw = loadmat(path)
+    except Exception as error:  # scipy raises whatever the damaged byte leads it to.
+        raise UserError(
+            f"{path}: not readable as a MATLAB file ({error}); it is damaged or cut short, "
+            "fetch it again"
+        ) from error
+    if "X" not in raw or "y" not in raw:
+        found = ", ".join(name for name in raw if not name.startswith("__"))
+        raise UserError(f"{path}: holds {found or 'nothing'}, expected the variables X and y")
+    images, labels = raw["X"], raw["y"]
+    if images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+        raise UserError(f"{path}: X has shape {list(images.shape)}, expected [32, 32, 3, N]")
+    labels = labels.reshape(-1)
+    if labels.size and (labels.min() < 1 or labels.max() > 10):
+        raise UserError(f"{path}: labels run from {labels.min()} to {labels.max()}, expected 1..10")
+    images = np.ascontiguousarray(images.transpose(3, 0, 1, 2))
+    # The digit 0 is labelled 10: MATLAB counts from one.
+    return make_split(images, np.where(labels == 10, 0, labels), num_classes, str(path))
 
 
 @dataclass(frozen=True)
@@ -101,10 +143,7 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
         "(170,498,071), as they are or unpacked",
         tfds_name="cifar10",
         preprocessing=Preprocessing(
-            (0.4914, 0.4822, 0.4465),
-            (0.2023, 0.1994, 0.2010),
-            crop_padding=4,
-            flip=True,
+            (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), crop_padding=4, flip=True
         ),
     ),
     "cifar100": OfficialSet(
@@ -118,10 +157,7 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
         "(169,001,437), as they are or unpacked",
         tfds_name="cifar100",
         preprocessing=Preprocessing(
-            (0.5071, 0.4865, 0.4409),
-            (0.2673, 0.2564, 0.2762),
-            crop_padding=4,
-            flip=True,
+            (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True
         ),
     ),
     "svhn": OfficialSet(
@@ -131,10 +167,7 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
         files="train_32x32.mat (182,040,794 bytes), test_32x32.mat (64,275,384)",
         tfds_name="svhn_cropped",
         preprocessing=Preprocessing(
-            (0.4377, 0.4438, 0.4728),
-            (0.1980, 0.2010, 0.1970),
-            crop_padding=4,
-            flip=False,
+            (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), crop_padding=4, flip=False
         ),
     ),
 }

@@ -104,9 +104,7 @@ def pad_split(part: Split, image_size: int, where: str) -> Split:
     return part._replace(images=np.pad(part.images, ((0, 0), rows, columns, (0, 0))))
 
 
-def channel_statistics(
-    images: np.ndarray,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, for pixels in [0, 1].
 
     Args:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from autogrow_jax.data.cache import new_entry, read_entry, write_info, write_split
-from autogrow_jax.data.checks import make_split
 from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import Source, Split
+from autogrow_jax.data.types import Source, Split, make_split
 from autogrow_jax.errors import UserError
 
 _PARTS = ("train", "validation", "test")
@@ -68,10 +67,7 @@ def _load_builder(name: str, directory: str, otherwise: str) -> Any:
             f"TFDS has no set {name!r} ({str(error).splitlines()[0]}); "
             "https://www.tensorflow.org/datasets/catalog lists them"
         ) from error
-    except (
-        ValueError,
-        ImportError,
-    ) as error:  # a wrong config or version, a module it wants
+    except (ValueError, ImportError) as error:  # a wrong config or version, a module it wants
         raise UserError(f"TFDS cannot open the set {name!r}: {error}") from error
 
 
@@ -112,10 +108,7 @@ def _fill(builder: Any, name: str, image_size: int, entry: Path) -> None:
                 continue
             where = f"TFDS set {name!r}, part {part!r}"
             rows = [
-                (
-                    resize_center_crop(_as_pixels(example[image_key], where), image_size),
-                    label,
-                )
+                (resize_center_crop(_as_pixels(example[image_key], where), image_size), label)
                 for example in _examples(builder, part)
                 if (label := int(example[label_key])) >= 0 or part == "train"
             ]

@@ -42,10 +42,7 @@ class MetricsWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Opens `path` to append, and makes it and its directory where they are missing.
-
-        Args:
-          path: the metrics.jsonl. A resumed run calls `truncate` on it first.
+        """Opens `path` to append, or makes it; a resumed run calls `truncate` on it first.
 
         Raises:
           UserError: if the file is there and damaged (see `read`).
@@ -93,10 +90,9 @@ class TensorBoardWriter:
     """Writes one point an epoch and scalar; does nothing where tensorboardX is missing."""
 
     def __init__(self, directory: str | os.PathLike[str], *, first_epoch: int = 0):
-        """Opens an events file in `directory`.
+        """Opens an events file in `directory`, which is made if missing.
 
         Args:
-          directory: where events go; made if missing.
           first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes
             on from, and TensorBoard hides what an earlier process wrote from there on.
         """
@@ -194,9 +190,6 @@ def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, An
 def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The growths of a run, as the changes of depth from one line to the next; trials are none.
 
-    Args:
-      metrics: lines as `read` gives them.
-
     Returns:
       A list of `{"epoch", "stage", "depths"}`: the epoch before which the net grew, the stage that
       did (None where several grew at once), and the depths from then on (a list).
@@ -221,9 +214,6 @@ def find_kept(metrics: Sequence[Mapping[str, Any]]) -> list[bool]:
 
     The first line after a round says so in `kept`; in files older than that key, by its depths. Of
     a round that is not over, no trial is kept yet.
-
-    Args:
-      metrics: lines as `read` gives them.
     """
     found, after = [], None
     for line in reversed(metrics):
@@ -238,11 +228,7 @@ def find_kept(metrics: Sequence[Mapping[str, Any]]) -> list[bool]:
 
 
 def kept_depths(metrics: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Of each line, the depths of the net that was kept then; trials do not change them.
-
-    Args:
-      metrics: lines as `read` gives them.
-    """
+    """Of each line, the depths of the net that was kept then; trials do not change them."""
     found: list[list[int]] = []
     for line in metrics:
         on_trial = line.get("trial") is not None and found
