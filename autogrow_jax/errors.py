@@ -46,7 +46,8 @@ class Registry(dict[str, T]):
     def register(self, name: str, entry: T) -> None:
         """Adds an entry; UserError where the name is taken."""
         if name in self:
-            raise UserError(f"there is a {self.what} {name!r} already; choose another name")
+            article = "an" if self.what[0] in "aeiou" else "a"
+            raise UserError(f"there is {article} {self.what} {name!r} already; choose another name")
         self[name] = entry
 
     def find(self, name: str) -> T:

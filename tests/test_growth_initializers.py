@@ -195,6 +195,19 @@ def test_an_initializer_of_ones_own_is_found(registered):
         register_initializer(name, halve)
 
 
+def test_an_initializer_of_ones_own_may_need_data_and_pretraining_as_ours_do(registered):
+    name = registered(
+        lambda key, block, context: block, needs_images=lambda f: f.residual, pretrain=True
+    )
+    chosen = get_initializer(name)
+    assert chosen.pretrain
+    assert chosen.needs_data(get_family("basic3"))
+    assert not chosen.needs_data(get_family("plain3"))
+    assert get_initializer("adam").pretrain
+    assert not get_initializer("morphism").needs_data(get_family("plain3_nobn"))
+    assert get_initializer("morphism").needs_data(get_family("plain3"))
+
+
 def test_names_that_are_not_there_or_taken():
     with pytest.raises(UserError, match="did you mean 'gaussian'"):
         get_initializer("gausian")

@@ -11,18 +11,11 @@ from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.graft import graft, in_stage, write_block
-from autogrow_jax.growth.initializers import Context, get_initializer
+from autogrow_jax.growth.initializers import Context, Initializer, get_initializer
 from autogrow_jax.growth.placement import deepen
-from autogrow_jax.models.network import Family, Network, get_family, rest_block
+from autogrow_jax.models.network import Network, get_family, rest_block
 
 Variables = dict[str, Any]
-
-
-def needs_data(initializer: str, family: Family) -> bool:
-    """Whether an initialiser looks at images when it starts a block of this family."""
-    if initializer in ("morphism", "zero") and (family.residual or not family.batch_norm):
-        return False  # Only a plain block's normalisation is set from what enters it.
-    return get_initializer(initializer).needs_images
 
 
 def start_block(
@@ -30,7 +23,7 @@ def start_block(
     variables: Variables,
     stage: int,
     key: jax.Array,
-    initializer: str,
+    initializer: Initializer,
     images: jax.Array | None = None,
     labels: jax.Array | None = None,
     live_depths: jax.Array | None = None,
@@ -44,7 +37,7 @@ def start_block(
       variables: of `network`; what stands in the new block's place does not matter.
       stage: index of the stage that grows.
       key: decides the draw.
-      initializer: a name of `INITIALIZERS`.
+      initializer: how the block starts.
       images: [N, H, W, C] float, normalised; for initialisers that look at data.
       labels: int [N].
       live_depths: int32 [num_stages] before the growth.
@@ -54,20 +47,19 @@ def start_block(
       {"params": ..., "batch_stats": ...} without an axis of blocks.
     """
     family = get_family(network.family)
-    chosen = get_initializer(initializer)
     random_key, start_key = jax.random.split(key)
     features = family.widths[stage]
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
     like = jax.ShapeDtypeStruct((1, 8, 8, features), network.options.dtype)
     block = unfreeze(rest_block(network, stage).lazy_init(random_key, like, False))
     context = Context(family)
-    if chosen.needs_images and images is not None:
+    if initializer.needs_data(family) and images is not None:
         _, captured = network.apply(
             variables, images, train=False, live_depths=live_depths, mutable=["intermediates"]
         )
         (inputs,) = captured["intermediates"][f"stage{stage}_output"]
         context = context._replace(inputs=inputs)
-    if chosen.needs_labels and images is not None and labels is not None and slot is not None:
+    if initializer.needs_labels and images is not None and labels is not None and slot is not None:
         if live_depths is None:
             raise ValueError("an initializer that trains needs live_depths")
         grown = live_depths.at[stage].add(1)
@@ -82,7 +74,7 @@ def start_block(
             return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[slot], stats)
 
         context = context._replace(loss=loss)
-    return chosen.start(start_key, block, context)
+    return initializer.start(start_key, block, context)
 
 
 def _under(tree: Any, stage: int, block: Any) -> Any:
@@ -141,7 +133,7 @@ def grow(
     stage = int(stage)
     chosen = get_initializer(initializer)
     family = get_family(network.family)
-    needs_images = needs_data(initializer, family)
+    needs_images = chosen.needs_data(family)
     if needs_images and images is None:
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")
     if chosen.needs_labels and labels is None:
@@ -151,8 +143,7 @@ def grow(
     deeper = network.clone(depths=depths)
     if not needs_images:
         images = labels = None
-    definitions = family.block, chosen.start
-    grown = _grow(deeper, stage, initializer, definitions, {**variables}, key, images, labels)
+    grown = _grow(deeper, stage, chosen, family, {**variables}, key, images, labels)
     return deeper, grown
 
 
@@ -168,10 +159,10 @@ def _check_depths(network: Network, variables: Variables) -> None:
                 )
 
 
-# The definitions behind the names are a key of the cache: a notebook may define a name anew.
+# The family itself is a key of the cache: a notebook may define its name anew.
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _grow(deeper, stage, initializer, definitions, variables, key, images, labels):
-    del definitions
+def _grow(deeper, stage, initializer, family, variables, key, images, labels):
+    del family
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
     template = deeper.init(jax.random.fold_in(key, 0), like)
     template = {name: tree for name, tree in template.items() if name != "intermediates"}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.models.network import Family
 from autogrow_jax.models.normalization import EPSILON
 
@@ -44,11 +44,25 @@ InitializerFn = Callable[[jax.Array, Variables, Context], Variables]
 
 
 class Initializer(NamedTuple):
-    """A named start of a block and the data it needs."""
+    """A start of a block and the data it needs.
+
+    Attributes:
+      start: pure function (key, block_variables, context) -> block_variables.
+      needs_images: whether it reads `context.inputs`; or of which families it does.
+      needs_labels: whether it calls `context.loss`, for which it needs images too.
+      pretrain: whether the training loop, which gives `start` no loss then, trains the new block
+        by Adam for some epochs, all else frozen (PAPER: "Initialisers of a new block").
+    """
 
     start: InitializerFn
-    needs_images: bool = False
+    needs_images: bool | Callable[[Family], bool] = False
     needs_labels: bool = False
+    pretrain: bool = False
+
+    def needs_data(self, family: Family) -> bool:
+        """Whether it looks at a batch when it starts a block of this family."""
+        needs = self.needs_images
+        return self.needs_labels or (needs(family) if callable(needs) else needs)
 
 
 def _replace_last_bn(block: Variables, context: Context, scale, bias) -> Variables:
@@ -169,12 +183,14 @@ def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
 def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
     """`default`, then Adam on the new block alone (rate 1e-3, L2 5e-4), all else frozen.
 
-    Here on the one batch of the context, for 100 steps. The training loop does what the paper
-    does instead: whole epochs of the training set, at most 10, until the accuracy is back.
+    Here on the one batch of the context, for 100 steps. The training loop, which gives no loss,
+    does what the paper does instead: epochs of the training set, at most 10, until the accuracy is
+    back.
     """
     del key
     loss = context.loss
-    assert loss is not None
+    if loss is None:
+        return block
     mask = jax.tree_util.tree_map_with_path(
         lambda path, _: trained_by_adam(context.family, path), block["params"]
     )
@@ -203,25 +219,34 @@ def make_adam() -> optax.GradientTransformation:
     )
 
 
-INITIALIZERS: dict[str, Initializer] = {
-    "morphism": Initializer(morphism, needs_images=True),
-    "zero": Initializer(morphism, needs_images=True),
-    "uniform": Initializer(uniform),
-    "gaussian": Initializer(gaussian),
-    "adam": Initializer(adam, needs_images=True, needs_labels=True),
-    "default": Initializer(default),
-}
+def _has_plain_bn(family: Family) -> bool:
+    return family.batch_norm and not family.residual
 
 
-def get_initializer(name: str) -> Initializer:
-    """Looks an initialiser up by name; UserError names the nearest one where there is none."""
-    if name not in INITIALIZERS:
-        raise UserError(f"no initializer {name!r}{nearest(name, INITIALIZERS)}")
-    return INITIALIZERS[name]
+# Morphism sets a plain block's normalisation from what enters it.
+_MORPHISM = Initializer(morphism, needs_images=_has_plain_bn)
+
+INITIALIZERS: Registry[Initializer] = Registry(
+    "initializer",
+    {
+        "morphism": _MORPHISM,
+        "zero": _MORPHISM,
+        "uniform": Initializer(uniform),
+        "gaussian": Initializer(gaussian),
+        "adam": Initializer(adam, needs_labels=True, pretrain=True),
+        "default": Initializer(default),
+    },
+)
+get_initializer = INITIALIZERS.find
 
 
 def register_initializer(
-    name: str, start: InitializerFn, *, needs_images: bool = False, needs_labels: bool = False
+    name: str,
+    start: InitializerFn,
+    *,
+    needs_images: bool | Callable[[Family], bool] = False,
+    needs_labels: bool = False,
+    pretrain: bool = False,
 ) -> None:
     """Adds an initialiser of one's own, after which `growth.initializer` takes its name.
 
@@ -230,12 +255,10 @@ def register_initializer(
       start: pure function (key, block_variables, context) -> block_variables; runs inside
         `jax.jit`. `block_variables` is {"params": ...} and, with batch normalisation,
         "batch_stats" of one block, leaves without an axis of blocks.
-      needs_images: it reads `context.inputs`.
-      needs_labels: it calls `context.loss`.
+      needs_images, needs_labels, pretrain: as of `Initializer`.
 
     Raises:
       UserError: where the name is taken.
     """
-    if name in INITIALIZERS:
-        raise UserError(f"there is an initializer {name!r} already; choose another name")
-    INITIALIZERS[name] = Initializer(start, needs_images or needs_labels, needs_labels)
+    entry = Initializer(start, needs_labels or needs_images, needs_labels, pretrain)
+    INITIALIZERS.register(name, entry)

@@ -15,8 +15,8 @@ from jax import lax
 
 from autogrow_jax.data.augment import normalize
 from autogrow_jax.growth.graft import in_stage, write_block
-from autogrow_jax.growth.grow import needs_data, place_block, start_block
-from autogrow_jax.growth.initializers import make_adam, trained_by_adam
+from autogrow_jax.growth.grow import place_block, start_block
+from autogrow_jax.growth.initializers import get_initializer, make_adam, trained_by_adam
 from autogrow_jax.models.network import Network, get_family
 from autogrow_jax.training.feed import Epoch, Feed
 from autogrow_jax.training.state import TrainState
@@ -39,8 +39,8 @@ def make_grow_state(
 
     Args:
       recipe: of the training; its network's depths are the capacities.
-      initializer: a registered name; "adam" writes the default start here, its epochs of
-        training are `pretrain`.
+      initializer: a registered name. One that says `pretrain` gets no loss: its epochs of
+        training are those of `pretrain` below.
       reset_optimizer: whether the whole optimiser starts anew; otherwise old moments are kept and
         those of the new block start at the start.
 
@@ -48,19 +48,21 @@ def make_grow_state(
       grow_state(state, key, stage, depths, images, labels) -> state with one more block in `stage`
       (int32), depths int32 [num_stages] before the growth, images uint8 [N, H, W, C].
     """
-    start_as = "default" if initializer == "adam" else initializer
+    chosen = get_initializer(initializer)
+    if chosen.pretrain:
+        chosen = chosen._replace(needs_labels=False)
     network, optimizer = recipe.network, recipe.optimizer
 
     def grow_stage(stage, state, key, depths, images, labels):
         slot = depths[stage] - 1
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        needed = needs_data(start_as, get_family(network.family))
+        needed = chosen.needs_data(get_family(network.family))
         block = start_block(
             network,
             variables,
             stage,
             key,
-            start_as,
+            chosen,
             normalize(images, recipe.preprocessing) if needed else None,
             labels if needed else None,
             live_depths=depths,

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
-from autogrow_jax.growth import deepen
+from autogrow_jax.growth import deepen, get_initializer
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
@@ -168,7 +168,7 @@ class Trainer:
     def compile_ahead(self, capacities: Sequence[tuple[int, ...]] = (), grows: bool = True) -> None:
         """Compiles in the background what will be asked for, in that order.
 
-        That is training, evaluation and growth; not the pre-training of initialiser "adam". What
+        That is training, evaluation and growth; not the pre-training of an initialiser. What
         was begun for other capacities is dropped.
 
         Args:
@@ -250,7 +250,7 @@ class Trainer:
         for number, stage in enumerate(stages):
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
-                if self._settings.growth.initializer == "adam":
+                if get_initializer(self._settings.growth.initializer).pretrain:
                     self._state = pretrain(
                         self._feed,
                         self._recipe,
