@@ -7,7 +7,7 @@ wait for matplotlib. `python -m autogrow_jax.reporting WORKDIR` redraws and prin
 
 from autogrow_jax.reporting.console import ConsoleReporter, QuietReporter, Reporter
 from autogrow_jax.reporting.metrics import MetricsWriter, TensorBoardWriter, growth_events
-from autogrow_jax.reporting.result import format_result, read_result, write_result
+from autogrow_jax.reporting.result import Result, format_result, read_result, write_result
 from autogrow_jax.reporting.workdir import Workdir, replace_file, to_json
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "MetricsWriter",
     "QuietReporter",
     "Reporter",
+    "Result",
     "TensorBoardWriter",
     "Workdir",
     "format_result",

@@ -1,18 +1,23 @@
 """result.json: what a finished run found, what it cost, and the text of it for a terminal."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.workdir import replace_file, to_json
+
+if TYPE_CHECKING:  # A result is read and printed without waiting for flax.
+    from autogrow_jax.models import Network
 
 __all__ = [
     "AHEAD",
     "RESULT_KEYS",
     "TIMED",
+    "Result",
     "describe_validation",
     "format_depths",
     "format_duration",
@@ -22,24 +27,6 @@ __all__ = [
     "write_result",
 ]
 
-RESULT_KEYS = (
-    "family",
-    "dataset",
-    "seed_depths",
-    "depths",
-    "test_accuracy",
-    "best_validation_accuracy",
-    "validation",
-    "num_params",
-    "growth",
-    "epochs",
-    "seconds",
-    "compilations",
-    "seed",
-    "versions",
-)
-
-# What of a run is timed, in the order of its course; the rest of the total is nobody's.
 TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
 # Beside these, not among them: the run did not wait for it.
 AHEAD = "compile_ahead"
@@ -51,6 +38,72 @@ _FRACTIONS = {
     1 / 10: "a tenth",
     1 / 20: "a twentieth",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run. The first fields are those of result.json.
+
+    Attributes:
+      family: of the network.
+      dataset: its name.
+      seed_depths: where growth started; of a run from scratch, the net itself.
+      depths: of the network that was found.
+      test_accuracy: in percent, of the final weights, measured once.
+      best_validation_accuracy: in percent, over all epochs of networks that were kept, not
+        only tried (with the paper's protocol this is its reported number).
+      validation: which split steered growth: "held-out", a fraction, or "test".
+      num_params: trainable parameters of the final network.
+      growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
+      epochs: trained in all.
+      seconds: where the time went, over all starts of the run; compile_ahead went beside the rest,
+        in a thread of its own.
+      compilations: executables that the training step used.
+      seed: of all randomness.
+      versions: of Python and the libraries.
+      network: at its final depths.
+      variables: its weights and running statistics.
+      more: further entries of result.json.
+    """
+
+    family: str
+    dataset: str
+    seed_depths: tuple[int, ...]
+    depths: tuple[int, ...]
+    test_accuracy: float
+    best_validation_accuracy: float
+    validation: str
+    num_params: int
+    growth: tuple[dict[str, Any], ...]
+    epochs: int
+    seconds: dict[str, float]
+    compilations: int
+    seed: int
+    versions: dict[str, str]
+    network: "Network"
+    variables: dict[str, Any]
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return {key: getattr(self, key) for key in RESULT_KEYS} | self.more
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], network: "Network", variables: Any) -> "Result":
+        """The reverse of `to_dict`."""
+        known: dict[str, Any] = {k: v for k, v in content.items() if k in RESULT_KEYS}
+        for name in ("seed_depths", "depths", "growth"):
+            known[name] = tuple(known[name])
+        more = {k: v for k, v in content.items() if k not in RESULT_KEYS}
+        return Result(**known, network=network, variables=variables, more=more)
+
+
+# What every result.json holds: the fields of a Result that JSON can hold.
+RESULT_KEYS = tuple(
+    field.name
+    for field in dataclasses.fields(Result)
+    if field.name not in ("network", "variables", "more")
+)
 
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:

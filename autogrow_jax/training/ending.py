@@ -1,6 +1,5 @@
 """How a run ends: the test set, once, and its result; also of a run that is evaluated later."""
 
-import dataclasses
 import os
 import platform
 from contextlib import closing
@@ -15,9 +14,9 @@ import autogrow_jax
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
-from autogrow_jax.models import Network, num_params
+from autogrow_jax.models import num_params
 from autogrow_jax.reporting import Reporter, read_result
-from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.result import RESULT_KEYS, Result
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
@@ -25,67 +24,6 @@ from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.run_state import Clock, RunState, resume
 from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A finished run. The first fields are those of result.json.
-
-    Attributes:
-      family: of the network.
-      dataset: its name.
-      seed_depths: where growth started; of a run from scratch, the net itself.
-      depths: of the network that was found.
-      test_accuracy: in percent, of the final weights, measured once.
-      best_validation_accuracy: in percent, over all epochs of networks that were kept, not
-        only tried (with the paper's protocol this is its reported number).
-      validation: which split steered growth: "held-out", a fraction, or "test".
-      num_params: trainable parameters of the final network.
-      growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
-      epochs: trained in all.
-      seconds: where the time went, over all starts of the run; compile_ahead went beside the rest,
-        in a thread of its own.
-      compilations: executables that the training step used.
-      seed: of all randomness.
-      versions: of Python and the libraries.
-      network: at its final depths.
-      variables: its weights and running statistics.
-      more: further entries of result.json.
-    """
-
-    family: str
-    dataset: str
-    seed_depths: tuple[int, ...]
-    depths: tuple[int, ...]
-    test_accuracy: float
-    best_validation_accuracy: float
-    validation: str
-    num_params: int
-    growth: tuple[dict[str, Any], ...]
-    epochs: int
-    seconds: dict[str, float]
-    compilations: int
-    seed: int
-    versions: dict[str, str]
-    network: Network
-    variables: dict[str, Any]
-    more: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of result.json."""
-        hidden = ("network", "variables", "more")
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in fields.items() if k not in hidden} | self.more
-
-    @staticmethod
-    def from_dict(content: dict[str, Any], network: Network, variables: Any) -> "Result":
-        """The reverse of `to_dict`."""
-        names = {f.name for f in dataclasses.fields(Result)} - {"network", "variables", "more"}
-        known: dict[str, Any] = {k: v for k, v in content.items() if k in names}
-        for name in ("seed_depths", "depths", "growth"):
-            known[name] = tuple(known[name])
-        more = {k: v for k, v in content.items() if k not in names}
-        return Result(**known, network=network, variables=variables, more=more)
 
 
 def finish(
