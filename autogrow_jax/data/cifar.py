@@ -194,13 +194,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def load_arrays(data: bytes) -> Any:
-    """Unpickles containers, numbers, strings and numpy arrays.
-
-    Args:
-      data: a pickle; strings written by Python 2 come back as bytes.
-
-    Returns:
-      What was pickled.
+    """Unpickles containers, numbers, strings (bytes, where Python 2 wrote them) and numpy arrays.
 
     Raises:
       pickle.UnpicklingError: damaged data, or data that asks for anything else.

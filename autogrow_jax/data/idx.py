@@ -21,10 +21,6 @@ _STEMS = {
 def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
     """Reads the four official files, gzipped or not, from one folder.
 
-    Args:
-      folder: where to look.
-      class_names: one per class.
-
     Returns:
       Images uint8 [N, 28, 28, 1], or None when not one of the files is there.
 

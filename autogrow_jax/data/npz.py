@@ -19,12 +19,6 @@ def read_npz(path: Path) -> Source:
     Labels are integers 0..K-1, [N] or [N, 1]; K is the highest label of all parts plus one, or the
     number of `class_names`.
 
-    Args:
-      path: the file.
-
-    Returns:
-      Images uint8 [N, H, W, C].
-
     Raises:
       UserError: no such file, damaged, arrays missing or of a form not listed here.
     """

@@ -38,10 +38,6 @@ _SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 def read_svhn_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
     """Reads train_32x32.mat and test_32x32.mat; the "extra" part is not used, as in the paper.
 
-    Args:
-      folder: where to look.
-      class_names: one per class.
-
     Returns:
       Images uint8 [N, 32, 32, 3], or None when neither file is there.
 
@@ -176,12 +172,8 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
 def read_official(name: str, directory: str) -> Source | None:
     """Looks for the official files of a set in `directory` and its usual sub-folders.
 
-    Args:
-      name: a key of `OFFICIAL_SETS`.
-      directory: the data folder; "" looks nowhere.
-
     Returns:
-      The set, or None when not one of its files is there.
+      The set, or None when not one of its files is there, or `directory` is "".
 
     Raises:
       UserError: files are there, but some are missing or damaged.

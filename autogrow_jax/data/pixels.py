@@ -80,11 +80,6 @@ def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
 def pad_split(part: Split, image_size: int, where: str) -> Split:
     """Zero-pads images to a square, centred; odd differences put one more row below and right.
 
-    Args:
-      part: images uint8 [N, H, W, C].
-      image_size: side of the result, in pixels.
-      where: the set, for messages.
-
     Returns:
       The part, images [N, image_size, image_size, C].
 
@@ -105,13 +100,9 @@ def pad_split(part: Split, image_size: int, where: str) -> Split:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, for pixels in [0, 1].
+    """Mean and standard deviation [C] of the channels of uint8 [N, H, W, C], for pixels in [0, 1].
 
-    Args:
-      images: uint8 [N, H, W, C].
-
-    Returns:
-      (mean, std), each of length C. A channel that never changes gets std 1: nothing to scale.
+    A channel that never changes gets std 1: nothing to scale.
     """
     # Counts of the 256 values are exact, whatever the number of pixels.
     channels = images.shape[-1]

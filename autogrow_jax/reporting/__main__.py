@@ -16,14 +16,7 @@ from autogrow_jax.reporting.workdir import Workdir, read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      argv: the arguments; by default those of the process.
-
-    Returns:
-      The exit status, see `run_command`.
-    """
+    """Runs the command on `argv`, by default the process's; returns its exit status."""
     parser = Parser(
         "autogrow_jax.reporting",
         "Redraws plots/growth.png from metrics.jsonl and prints result.json.",

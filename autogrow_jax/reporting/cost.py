@@ -12,14 +12,7 @@ from autogrow_jax.models.network import Network
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      argv: the arguments; by default those of the process.
-
-    Returns:
-      The exit status, see `run_command`.
-    """
+    """Runs the command on `argv`, by default the process's; returns its exit status."""
     parser = Parser(
         "autogrow_jax.reporting.cost",
         "Prints the parameters of a network and the multiply-adds of evaluating one image: those"
@@ -45,11 +38,7 @@ def _print_cost(given: argparse.Namespace) -> None:
 
 
 def format_cost(network: Network, image_shape: Sequence[int]) -> str:
-    """A table of what each part of a network costs, several lines without a last newline.
-
-    Args:
-      network: made by `build_network`.
-      image_shape: of one image, (H, W, C) in pixels and channels.
+    """A table of what each part of a network costs for images of (H, W, C) pixels and channels.
 
     Raises:
       UserError: see `estimate_cost`.

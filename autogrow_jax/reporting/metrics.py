@@ -112,11 +112,9 @@ class TensorBoardWriter:
         return self._writer is not None
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Writes the losses, accuracies, learning rate, seconds and depths of an epoch.
+        """Writes the losses, accuracies, learning rate, seconds and depths that a line has.
 
-        Args:
-          line: a line of metrics.jsonl; scalars that are missing or None are left out. Of a trial
-            only the validation accuracy is written, under `trial/stage_N`.
+        Of a trial only the validation accuracy is written, under `trial/stage_N`.
         """
         if self._writer is None:
             return
@@ -144,9 +142,6 @@ class TensorBoardWriter:
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, also one that is being written or whose writer was killed.
-
-    Args:
-      path: the metrics.jsonl.
 
     Returns:
       One dict an epoch, in order; `depths` is a list, a NaN is None. A torn last line (no line end,

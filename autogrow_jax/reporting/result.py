@@ -107,10 +107,10 @@ RESULT_KEYS = tuple(
 
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
-    """Writes result.json, whole or not at all.
+    """Writes result.json, whole or not at all; an old one is replaced.
 
     Args:
-      path: the file to write; an old one is replaced.
+      path: the file.
       result: must hold `RESULT_KEYS` and may hold more: accuracies in percent; `growth` a list of
         `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, the parts `TIMED`, and
         perhaps `compile_ahead`, which is no part of the total. NaN is written as null.
@@ -126,13 +126,7 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
 
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a result.json.
-
-    Args:
-      path: the file.
-
-    Returns:
-      The result; depths are lists, a NaN is None.
+    """Reads a result.json; depths are lists, a NaN is None.
 
     Raises:
       UserError: if the file is missing (the run has not finished) or damaged.
@@ -156,14 +150,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """The result as lines for a terminal; what is missing from `result` is left out.
-
-    Args:
-      result: as `write_result` takes it or `read_result` gives it.
-
-    Returns:
-      Several lines, without a line end after the last.
-    """
+    """The result as lines for a terminal; what is missing from `result` is left out."""
     rows: list[tuple[str, str]] = []
     if "depths" in result:
         rows.append(("found depths", _format_growth(result)))

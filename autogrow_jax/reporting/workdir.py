@@ -137,16 +137,8 @@ def to_jsonable(value: Any, name: str = "value") -> Any:
     NaN and the infinities become None (JSON has no word for them, and the epoch at which a run
     diverged is the one whose line must not be lost). Other numbers keep their exact value.
 
-    Args:
-      value: None, bool, number, string, array, list, tuple, or mapping with string
-        keys, nested at will.
-      name: what to call the value in an error.
-
-    Returns:
-      The same made of None, bool, int, float, str, list and dict only.
-
     Raises:
-      TypeError: for anything else; the message names the entry.
+      TypeError: for a value of another type; the message calls it `name`, and names the entry.
     """
     if value is None or isinstance(value, bool | str):
         return value
