@@ -177,7 +177,7 @@ def test_evaluate_mode_gives_the_same_numbers(undisturbed):
 
 
 def test_from_scratch_trains_the_given_depths(tmp_path):
-    config = _config(mode="scratch", **{"model.depths": (2, 1, 1), "optimizer.ema": 0.0})
+    config = _config(mode="scratch", **{"model.depths": (2, 1, 1)})
     result = run(config, tmp_path, reporter=QuietReporter())
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["phase"] for line in lines] == ["scratch"] * 2

@@ -10,6 +10,7 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
 from autogrow_jax.growth.graft import in_stage
+from autogrow_jax.models.network import FAMILIES, get_family
 from autogrow_jax.training.step import (
     choose_evaluation_batch_size,
     epoch_order,
@@ -230,13 +231,21 @@ def test_growth_keeps_old_arrays_and_momentum(optimizer, reset):
     assert not np.array_equal(kernel[1], kernel[2])
 
 
-@pytest.mark.usefixtures("optax_promotion")
+@pytest.fixture
+def one_stage(monkeypatch):
+    """A family of one stage: the programs are the same in kind and compile in a third."""
+    family = get_family("plain3")._replace(widths=(16,), stem_width=16)
+    monkeypatch.setitem(FAMILIES, "plain1", family)
+
+
+@pytest.mark.usefixtures("optax_promotion", "one_stage")
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
     [("amsgrad", 0.01), ("adagrad", 0.05), ("adadelta", 1.0), ("rmsprop", 1e-3)],
 )
 def test_every_optimizer_learns_and_leaves_dead_slots_zero(optimizer, rate):
-    trainer, _ = _make(**{"optimizer.name": optimizer})
+    family = {"model.family": "plain1", "model.depths": (2,)}
+    trainer, _ = _make(**{"optimizer.name": optimizer, **family})
     losses = [mean_loss(trainer.train_epoch(epoch, rate, None)) for epoch in range(4)]
     assert losses[-1] < losses[0]
     checked = 0
@@ -246,7 +255,7 @@ def test_every_optimizer_learns_and_leaves_dead_slots_zero(optimizer, rate):
                 assert leaf.shape[0] == trainer.capacities[stage] - 1
                 assert not np.any(leaf[depth - 1 :]), jax.tree_util.keystr(path)
                 checked += 1
-    assert checked >= 3 * 5
+    assert checked >= 5
 
 
 def test_average_of_weights():
