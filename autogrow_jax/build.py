@@ -161,6 +161,15 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     )
 
 
+def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
+    """The learning rate of every epoch that settings ask for, of a run that grows by `policy`."""
+    return optim.make_schedule(
+        settings.finetune.schedule,
+        settings.optimizer.learning_rate,
+        policy.schedule if policy else None,
+    )
+
+
 def load_data(settings: Settings) -> Dataset:
     """The data set of a run."""
     data = settings.data

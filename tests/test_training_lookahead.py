@@ -149,9 +149,8 @@ class _Round:
 
     def epoch(self):
         draws_of = self._grower.prepare()
-        trained = run_epoch(
-            self.trainer.config, self.trainer, self.state, self._clock, QuietReporter(), draws_of
-        )
+        course = self.trainer.config, self.trainer, self.state, self._clock, QuietReporter()
+        trained = run_epoch(*course, 0.01, draws_of)
         self.tried = _arrays(self.trainer)
         self._grower.decide(*trained)
         return trained.line

@@ -16,7 +16,6 @@ import jax
 
 from autogrow_jax import build
 from autogrow_jax.errors import DivergedError
-from autogrow_jax.optim import make_schedule
 from autogrow_jax.process import keep_freed_memory, stop_if_terminated
 from autogrow_jax.reporting import (
     ConsoleReporter,
@@ -34,7 +33,7 @@ from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.ending import Result, evaluate_run, finish, plot, read_finished
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
-from autogrow_jax.training.run_state import Clock, RunState, resume
+from autogrow_jax.training.run_state import Clock, RunState, begin
 from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
@@ -111,8 +110,8 @@ def _train(
         policy = None
         if settings.mode == "grow":
             policy = build.make_policy(settings, dataset.image_shape, dataset.num_classes)
-        state = _begin(trainer, store, policy, settings.growth.compile_ahead)
-        fine_tune = policy.schedule if policy else "staircase"
+        state = begin(trainer, store, policy, settings.growth.compile_ahead)
+        schedule = build.make_schedule(settings, policy)
         grower = Grower(settings, trainer, state, policy, reporter)
         clock = Clock(state, trainer, started)
         lines = truncate(workdir.metrics, state.epoch)
@@ -138,9 +137,10 @@ def _train(
             #   saved, and a killed run begins the round again.
             while not _is_done(settings, state):
                 stop_if_terminated()
+                rate = schedule(state.phase, state.epoch_of_phase, _length(settings, state))
                 draws_of = grower.prepare()
                 line, measured = run_epoch(
-                    settings, trainer, state, clock, reporter, draws_of, fine_tune
+                    settings, trainer, state, clock, reporter, rate, draws_of
                 )
                 metrics.write(line)
                 if board is not None:
@@ -167,25 +167,13 @@ def _train(
         return result
 
 
-def _begin(trainer: Trainer, store: CheckpointStore, policy: Any, compile_ahead: bool) -> RunState:
-    """The state of the newest checkpoint, or of a new run; the arrays are the trainer's."""
-    latest = store.latest()
-    if latest is not None:
-        state = resume(trainer, store, latest)
-        if compile_ahead:
-            trainer.compile_ahead(grows=state.phase == "growth")
-        return state
-    # First what may refuse the seed network.
-    policy_state = policy.init() if policy else {}
-    if compile_ahead:
-        trainer.compile_ahead(grows=policy is not None)
-    trainer.start()
-    return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)
-
-
 def _is_done(settings: Settings, state: RunState) -> bool:
-    length = settings.finetune.length(state.phase_start)
-    return state.phase != "growth" and state.epoch_of_phase >= length
+    return state.phase != "growth" and state.epoch_of_phase >= _length(settings, state)
+
+
+def _length(settings: Settings, state: RunState) -> int:
+    """Epochs of the phase that goes on, which growth does not know."""
+    return settings.finetune.length(state.phase_start)
 
 
 def _save(
@@ -221,8 +209,8 @@ def run_epoch(
     state: RunState,
     clock: Clock,
     reporter: Reporter,
+    rate: float,
     draws_of: int,
-    fine_tune: str = "staircase",
 ) -> Trained:
     """Trains and validates.
 
@@ -232,8 +220,8 @@ def run_epoch(
       state: told of the epoch; of what a trial measured only that it took place.
       clock: brought up to date.
       reporter: told about progress within the epoch.
+      rate: the learning rate.
       draws_of: the epoch whose order of batches and augmentation this one uses.
-      fine_tune: the schedule that "auto" stands for, the policy's.
 
     Returns:
       The line of metrics.jsonl, and what the policy may look at.
@@ -242,11 +230,6 @@ def run_epoch(
       DivergedError: when the loss or a weight is no longer finite.
     """
     start, epoch = time.perf_counter(), state.epoch
-    schedule = make_schedule(
-        settings.finetune.schedule, settings.optimizer.learning_rate, fine_tune
-    )
-    length = settings.finetune.length(state.phase_start)
-    rate = schedule(state.phase, state.epoch_of_phase, length)
 
     def progress(steps: int, images: int) -> None:
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from autogrow_jax.growth import Policy
 from autogrow_jax.reporting.result import AHEAD, TIMED
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.trainer import Trainer
@@ -130,3 +131,31 @@ def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
     depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
     trainer.restore(rebuild(restored.arrays, trainer.abstract_state(depths)), depths, capacities)
     return RunState.from_dict(restored.memory)
+
+
+def begin(
+    trainer: Trainer, store: CheckpointStore, policy: Policy | None, compile_ahead: bool
+) -> RunState:
+    """The state of the newest checkpoint, or of a new run; the arrays are the trainer's.
+
+    Args:
+      trainer: takes over the arrays.
+      store: of the run.
+      policy: of a run that grows; None for one that does not.
+      compile_ahead: whether a thread compiles at once what training will ask for.
+
+    Raises:
+      UserError: where the checkpoint is damaged or does not fit the settings.
+    """
+    latest = store.latest()
+    if latest is not None:
+        state = resume(trainer, store, latest)
+        if compile_ahead:
+            trainer.compile_ahead(grows=state.phase == "growth")
+        return state
+    # First what may refuse the seed network.
+    policy_state = policy.init() if policy else {}
+    if compile_ahead:
+        trainer.compile_ahead(grows=policy is not None)
+    trainer.start()
+    return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)
