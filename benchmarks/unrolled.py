@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from autogrow_jax.models import BlockOptions, get_family
 from autogrow_jax.models.blocks import PlainBlock
-from autogrow_jax.models.normalization import DECAY, EPSILON
+from autogrow_jax.models.layers import DECAY, EPSILON
 
 MakeBlock = Callable[..., nn.Module]
 Tree = Any

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from autogrow_jax.models import FAMILIES, blocks, build_network, convolution
+from autogrow_jax.models import FAMILIES, build_network, convolution, layers
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, conv_general_dilated
 
 # (kernel, stride) of every convolution in the networks, always padded by (kernel - 1) / 2.
@@ -127,7 +127,7 @@ def test_no_network_has_a_convolution_of_another_kind(family, stem, monkeypatch)
         seen.add((rhs.shape[0], *set(window_strides)))
         return conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
 
-    monkeypatch.setattr(blocks, "conv_general_dilated", record)
+    monkeypatch.setattr(layers, "conv_general_dilated", record)
     network = build_network(family, (2,) * len(FAMILIES[family].widths), stem=stem)
     jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     assert seen and seen <= set(KINDS)

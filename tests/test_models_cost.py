@@ -371,7 +371,9 @@ def test_a_name_given_to_another_family_is_counted_anew(grouped):
     net = build_network(grouped, (1, 2))
     before = estimate_cost(net, (9, 9, 3))
     FAMILIES[grouped] = FAMILIES[grouped]._replace(block=partial(GroupedBlock, hidden=3))
-    assert estimate_cost(net, (9, 9, 3)).macs == before.macs + 2 * 8 + 2 * 2 * 16
+    anew = build_network(grouped, (1, 2))
+    assert estimate_cost(anew, (9, 9, 3)).macs == before.macs + 2 * 8 + 2 * 2 * 16
+    assert estimate_cost(net, (9, 9, 3)) == before, "a network keeps the family it was built of"
 
 
 # --- How it counts.

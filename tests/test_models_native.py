@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from autogrow_jax import native
-from autogrow_jax.models import blocks, build_network
+from autogrow_jax.models import BlockOptions, build_network
 from autogrow_jax.models.convolution import (
     DIMENSION_NUMBERS,
     conv_general_dilated,
@@ -261,7 +261,7 @@ def test_without_the_library_xla_takes_over(monkeypatch):
         _normal((1, 4, 4, 3)), _normal((3, 3, 3, 4))
     )
     assert "ffi_call" not in str(jaxpr)
-    assert not blocks.is_native(blocks.BlockOptions(convolution="native"))
+    assert not BlockOptions(convolution="native").is_native
 
 
 def _fake_compiler(path, script):

@@ -14,8 +14,8 @@ from jax import lax
 from autogrow_jax import native
 from autogrow_jax.models import blocks, build_network
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
-from autogrow_jax.models.network import FAMILIES, get_family
-from autogrow_jax.models.normalization import EPSILON
+from autogrow_jax.models.layers import EPSILON
+from autogrow_jax.models.network import FAMILIES, get_family, register_family
 from autogrow_jax.models.stack import run_stack
 from autogrow_jax.native import layers
 
@@ -182,7 +182,7 @@ def test_a_stack_is_its_blocks_one_after_the_other(kind, depth):
                 z, moved = run_stack(apply, params, stats, x, live)
             else:
                 z, moved = run_chain(
-                    own.chain(),
+                    blocks.find_chain(own),
                     params,
                     stats,
                     x,
@@ -294,10 +294,11 @@ class _Renamed(blocks.PlainBlock):
 
 
 def test_a_block_derived_from_ours_runs_as_itself():
-    assert blocks.find_chain(_Renamed(4)) == blocks.PlainBlock(4).chain() is not None
+    assert blocks.find_chain(_Renamed(4)) == blocks.find_chain(blocks.PlainBlock(4)) is not None
     assert blocks.find_chain(_Leaky(4)) is None
-    FAMILIES["leaky1"] = get_family("plain3")._replace(
-        block=_Leaky, widths=(4,), stem_width=4, batch_norm=False
+    plain = get_family("plain3")
+    register_family(
+        "leaky1", plain._replace(block=_Leaky, widths=(4,), stem_width=4, batch_norm=False)
     )
     try:
         images = _normal((2, 6, 6, 3))

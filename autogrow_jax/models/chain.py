@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from autogrow_jax import native
 from autogrow_jax.models.blocks import Chain
-from autogrow_jax.models.normalization import move_statistics
+from autogrow_jax.models.layers import move_statistics
 from autogrow_jax.models.stack import num_slots
 
 Tree = Any

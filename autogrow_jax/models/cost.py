@@ -15,12 +15,10 @@ import flax.linen as nn
 import jax
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.models.layers import XLA
 from autogrow_jax.models.network import (
-    Family,
     Network,
     Stage,
-    build_network,
-    get_family,
     num_params,
     rest_block,
 )
@@ -89,8 +87,7 @@ def estimate_cost(
     Cost(num_params=272474, macs=40813184)
     """
     pieces = piece_costs(network, image_shape)
-    # `build_network` checks depths as it does everywhere.
-    depths = network.depths if depths is None else build_network(network.family, depths).depths
+    depths = network.depths if depths is None else network.family.check_depths(depths)
     stages = [pieces.stage(index, depth) for index, depth in enumerate(depths)]
     return Cost(*map(sum, zip(pieces.stem_and_head, *stages, strict=True)))
 
@@ -117,20 +114,15 @@ def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
             f"image_shape is {shape}; this network takes (H, W, {network.image_channels}), pixels"
             " and channels of one image"
         )
-    family = get_family(network.family)
     # The package's own convolutions hide what they multiply; it is the same.
-    options = network.options._replace(convolution="xla")
-    return _piece_costs(
-        network.clone(depths=(1,) * len(family.widths), options=options),
-        tuple(map(int, shape)),
-        family._replace(widths=tuple(family.widths)),
-    )
+    options = network.options._replace(convolution=XLA)
+    seed = network.clone(depths=(1,) * len(network.depths), options=options)
+    return _piece_costs(seed, tuple(map(int, shape)))
 
 
 @lru_cache(maxsize=128)
-def _piece_costs(network: Network, shape: tuple[int, ...], family: Family) -> PieceCosts:
+def _piece_costs(network: Network, shape: tuple[int, ...]) -> PieceCosts:
     """The pieces of a network of one block in each stage."""
-    del family  # Part of the key only: a network knows its family by a name, which may be given up.
     seen: list[tuple[Stage, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]] = []
 
     def record(call, args, kwargs, context):

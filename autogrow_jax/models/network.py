@@ -15,24 +15,28 @@ import jax
 import jax.numpy as jnp
 
 from autogrow_jax import native
-from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.models import blocks
-from autogrow_jax.models.blocks import BlockOptions
 from autogrow_jax.models.chain import run_chain
-from autogrow_jax.models.stack import KEPT, num_slots, run_stack
+from autogrow_jax.models.layers import KERNEL_INITS, XLA, BlockOptions, ConvBN
+from autogrow_jax.models.stack import num_slots, run_stack
+
+STEMS = SMALL, IMAGENET = ("small", "imagenet")
+DTYPES = ("float32", "bfloat16")
 
 
 class Family(NamedTuple):
     """What a network's name stands for.
 
     Attributes:
-      block: makes a block from (features=, stride=, options=), see `blocks`.
+      block: makes a block from (features=, stride=, options=), see `blocks`; hashable.
       widths: output channels of each stage.
       stem_width: channels of the stem.
       learning_rate: the rate growth starts with (PAPER: 0.1 residual, 0.01 plain).
       residual: whether a block adds to its input; decides how initialisers start a new block.
       last_bn: name of the residual branch's last batch normalisation, "" without one.
       batch_norm: whether batch normalisation follows each convolution, the stem's too.
+      name: what it is registered as.
     """
 
     block: Callable[..., nn.Module]
@@ -42,46 +46,64 @@ class Family(NamedTuple):
     residual: bool
     last_bn: str = ""
     batch_norm: bool = True
+    name: str = ""
+
+    def check_depths(self, depths: Any) -> tuple[int, ...]:
+        """Returns depths as Python's whole numbers; UserError where they do not fit the stages."""
+        depths = tuple(depths) if isinstance(depths, Iterable) else (depths,)
+        stages = len(self.widths)
+        if len(depths) != stages or not all(_is_count(depth) for depth in depths):
+            raise UserError(
+                f"depths {depths} do not fit {self.name!r}: give {stages} whole numbers of at"
+                f" least 1, one for each stage, such as {(1,) * stages}"
+            )
+        return tuple(int(depth) for depth in depths)  # NumPy's would not do for JSON.
 
 
-_NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
-
-FAMILIES: dict[str, Family] = {
-    "basic3": Family(blocks.BasicBlock, _NARROW, 16, 0.1, True, "bn2"),
-    "plain3": Family(blocks.PlainBlock, _NARROW, 16, 0.01, False),
-    "basic4": Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"),
-    "plain4": Family(blocks.PlainBlock, _WIDE, 64, 0.01, False),
-    "bottleneck4": Family(
-        blocks.BottleneckBlock, tuple(4 * width for width in _WIDE), 64, 0.1, True, "bn3"
-    ),
-    "plain3_nobn": Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, batch_norm=False),
-    "plain4_nobn": Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, batch_norm=False),
-    "switch3": Family(partial(blocks.BasicBlock, switch=True), _NARROW, 16, 0.1, True, "bn2"),
-}
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
 
 
-def get_family(name: str) -> Family:
-    """Looks a family up by name; UserError names the nearest one where there is none."""
-    if name not in FAMILIES:
-        raise UserError(f"no network family {name!r}{nearest(name, FAMILIES)}")
-    return FAMILIES[name]
+FAMILIES: Registry[Family] = Registry("network family")
 
 
 def register_family(name: str, family: Family) -> None:
     """Adds a family of one's own, after which every part of the package takes its name.
 
+    Networks hold the family itself: those that are built stay as they are.
+
     Raises:
       UserError: where the name is taken.
     """
-    if name in FAMILIES:
-        raise UserError(f"there is a network family {name!r} already; choose another name")
-    FAMILIES[name] = family
+    FAMILIES.register(name, family._replace(widths=tuple(family.widths), name=name))
+
+
+def get_family(family: str | Family) -> Family:
+    """Looks a family up by name; UserError names the nearest one where there is none."""
+    return family if isinstance(family, Family) else FAMILIES.find(family)
+
+
+_NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
+_WIDEST = tuple(4 * width for width in _WIDE)
+
+register_family("basic3", Family(blocks.BasicBlock, _NARROW, 16, 0.1, True, "bn2"))
+register_family("plain3", Family(blocks.PlainBlock, _NARROW, 16, 0.01, False))
+register_family("basic4", Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"))
+register_family("plain4", Family(blocks.PlainBlock, _WIDE, 64, 0.01, False))
+register_family("bottleneck4", Family(blocks.BottleneckBlock, _WIDEST, 64, 0.1, True, "bn3"))
+register_family(
+    "plain3_nobn", Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, batch_norm=False)
+)
+register_family(
+    "plain4_nobn", Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, batch_norm=False)
+)
+register_family("switch3", Family(blocks.SwitchBlock, _NARROW, 16, 0.1, True, "bn2"))
 
 
 class Stage(nn.Module):
     """`depth` blocks at one feature-map size, all but the first stacked."""
 
-    family: str
+    family: Family
     index: int
     depth: int
     options: BlockOptions
@@ -89,9 +111,8 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, live_depth: jax.Array | None = None):
-        family = get_family(self.family)
-        features = family.widths[self.index]
-        make_block = partial(family.block, features=features, options=self.options)
+        features = self.family.widths[self.index]
+        make_block = partial(self.family.block, features=features, options=self.options)
         x = make_block(stride=1 if self.index == 0 else 2, name="first")(x, train)
 
         block = make_block(stride=1, parent=None)
@@ -114,7 +135,7 @@ class Stage(nn.Module):
     def _run(self, block, apply, params, stats, x, train, live_depth):
         """Runs blocks 2 to `live_depth`."""
         depth = None if live_depth is None else live_depth - 1
-        is_native = blocks.is_native(self.options)
+        is_native = self.options.is_native
         chain = blocks.find_chain(block) if is_native else None
         if chain is not None and not self.remat and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
 
@@ -122,7 +143,7 @@ class Stage(nn.Module):
                 return run_stack(apply, params, stats, x, depth)[0]
 
             return run_chain(chain, params, stats, x, depth, train, by_parts)
-        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+        policy = jax.checkpoint_policies.save_only_these_names(native.KEPT)
         apply = jax.checkpoint(apply, policy=None if self.remat else policy)
         empty = native.empty if is_native else jnp.zeros
         return run_stack(apply, params, stats, x, depth, empty)
@@ -157,7 +178,7 @@ class Network(nn.Module):
     Calling it maps images [N, H, W, image_channels] to logits [N, num_classes] in float32.
     """
 
-    family: str
+    family: Family
     depths: tuple[int, ...]
     num_classes: int
     image_channels: int
@@ -196,52 +217,47 @@ class Network(nn.Module):
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(
             self.num_classes,
-            kernel_init=blocks.KERNEL_INITS[self.options.kernel_init],
+            kernel_init=KERNEL_INITS[self.options.kernel_init],
             bias_init=self.options.bias_init(x.shape[-1]),
             name="head",
         )(x)
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        family = get_family(self.family)
-        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        shape = family.stem_width, size, stride
-        if family.batch_norm:
-            x = blocks.conv_bn(self.options, x, *shape, train, ("stem_conv", "stem_bn"))
+        width = self.family.stem_width
+        size, stride = (7, 2) if self.stem == IMAGENET else (3, 1)
+        if self.family.batch_norm:
+            x = ConvBN(self.options, ("stem_conv", "stem_bn"), width, size, stride)(x, train)
         else:
-            conv = blocks.conv(self.options, *shape, self.image_channels, name="stem_conv")
+            conv = blocks.conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")
             x = nn.relu(conv(x))
-        if self.stem == "imagenet":
+        if self.stem == IMAGENET:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return x
 
 
 def rest_block(network: Network, stage: int) -> nn.Module:
-    """The block that growth appends to a stage: unbound, called as block(x, train)."""
-    family = get_family(network.family)
+    """Makes the block that growth appends to a stage: unbound, called as block(x, train)."""
+    family = network.family
     return family.block(features=family.widths[stage], options=network.options, parent=None)
 
 
-STEMS = ("small", "imagenet")
-DTYPES = ("float32", "bfloat16")
-
-
 def build_network(
-    family: str,
+    family: str | Family,
     depths: Sequence[int],
     num_classes: int = 10,
     image_channels: int = 3,
     *,
-    stem: str = "small",
+    stem: str = SMALL,
     dtype: Any = jnp.float32,
     bn_scale_init: str = "ones",
     kernel_init: str = "torch",
     remat: bool = False,
-    convolution: str = "xla",
+    convolution: str = XLA,
 ) -> Network:
     """Builds the network of a family with the given depths.
 
     Args:
-      family: one of `FAMILIES`, such as "plain3" or "basic4".
+      family: a name in `FAMILIES`, such as "plain3" or "basic4", or that of another network.
       depths: blocks in each stage, at least one each, as many numbers as the family has stages.
       num_classes: width of the logits.
       image_channels: channels of the images.
@@ -269,14 +285,8 @@ def build_network(
     >>> network.apply(variables, jnp.zeros((5, 8, 8, 1))).shape
     (5, 10)
     """
-    stages = len(get_family(family).widths)
-    depths = tuple(depths) if isinstance(depths, Iterable) else (depths,)
-    if len(depths) != stages or not all(isinstance(d, Integral) and d >= 1 for d in depths):
-        raise UserError(
-            f"depths {depths} do not fit {family!r}: give {stages} whole numbers of at least 1,"
-            f" one for each stage, such as {(1,) * stages}"
-        )
-    depths = tuple(int(depth) for depth in depths)  # NumPy's would not do for JSON.
+    family = get_family(family)
+    depths = family.check_depths(depths)
     if stem not in STEMS:
         raise UserError(f"stem is {stem!r}; choose one of {', '.join(STEMS)}")
     if num_classes < 1 or image_channels < 1:

@@ -14,9 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# The name of what a checkpointed block keeps for its gradient; the rest is cheap to compute again.
-KEPT = "convolution_output"
-
 Tree = Any
 BlockFn = Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
 

@@ -9,11 +9,13 @@ from autogrow_jax.native.convolution import (
     kernel_gradient,
     output_shape,
 )
-from autogrow_jax.native.layers import evaluated_layer, layer
+from autogrow_jax.native.layers import EPSILON, KEPT, evaluated_layer, layer
 from autogrow_jax.native.stacks import LayerStatistics, StackLayer, evaluated_stack, stack
 from autogrow_jax.native.targets import why_unavailable
 
 __all__ = [
+    "EPSILON",
+    "KEPT",
     "LayerStatistics",
     "StackLayer",
     "empty",

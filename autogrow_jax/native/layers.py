@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from autogrow_jax.models.stack import KEPT
 from autogrow_jax.native import convolution
 from autogrow_jax.native.convolution import Padding, geometry, output_shape
 from autogrow_jax.native.targets import call
 
 # Of batch normalisation; the custom calls hold the same.
 EPSILON = 1e-5
+# Names for `jax.checkpoint` what is kept for a gradient; the rest is cheap to compute again.
+KEPT = "convolution_output"
 
 
 def _or_nothing(addend: jax.Array | None) -> jax.Array:

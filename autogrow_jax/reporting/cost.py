@@ -51,7 +51,7 @@ def format_cost(network: Network, image_shape: Sequence[int]) -> str:
     depths = "-".join(map(str, network.depths))
     return "\n".join(
         [
-            f"{network.family} {depths}, images {'x'.join(map(str, image_shape))},"
+            f"{network.family.name} {depths}, images {'x'.join(map(str, image_shape))},"
             f" {network.num_classes} classes",
             f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}",
             *(

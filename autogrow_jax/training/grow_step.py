@@ -17,7 +17,7 @@ from autogrow_jax.data.augment import normalize
 from autogrow_jax.growth.graft import in_stage, write_block
 from autogrow_jax.growth.grow import place_block, start_block
 from autogrow_jax.growth.initializers import get_initializer, make_adam, trained_by_adam
-from autogrow_jax.models.network import Network, get_family
+from autogrow_jax.models.network import Network
 from autogrow_jax.training.feed import Epoch, Feed
 from autogrow_jax.training.state import TrainState
 from autogrow_jax.training.step import Mask, Recipe, percent
@@ -56,7 +56,7 @@ def make_grow_state(
     def grow_stage(stage, state, key, depths, images, labels):
         slot = depths[stage] - 1
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        needed = chosen.needs_data(get_family(network.family))
+        needed = chosen.needs_data(network.family)
         block = start_block(
             network,
             variables,
@@ -134,7 +134,7 @@ def make_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mas
       stage: stage that grew.
       slot: the new block's entry in the stacked axis.
     """
-    family = get_family(network.family)
+    family = network.family
 
     def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
         shape: Sequence[int] = (leaf.shape[0],) + (1,) * (leaf.ndim - 1) if leaf.ndim else ()

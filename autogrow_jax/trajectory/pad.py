@@ -29,7 +29,7 @@ from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.initializers import Context, morphism
-from autogrow_jax.models.network import Network, get_family, rest_block
+from autogrow_jax.models.network import Network, rest_block
 
 Tree = Any
 # Rounding through some hundred blocks stays far below it, another function is far above.
@@ -63,8 +63,8 @@ def make_pad(
         change = float(change)
         if not change <= TOLERANCE:  # NaN too.
             raise UserError(
-                f"padding a {network.family!r} network of {depths} to {network.depths} changes its"
-                f" logits by {change:.2g} of the largest: a block of this family is not the"
+                f"padding a {network.family.name!r} network of {depths} to {network.depths} changes"
+                f" its logits by {change:.2g} of the largest: a block of this family is not the"
                 " identity when it is started by 'morphism', so its runs cannot be compared"
             )
         return jax.tree.map(np.asarray, padded), change
@@ -116,7 +116,7 @@ def _pad(network: Network, variables: Tree, depths: jax.Array, images: jax.Array
 
 def _identity(network: Network, stage: int, inputs: jax.Array) -> Tree:
     """Variables of one padding block."""
-    family = get_family(network.family)
+    family = network.family
     like = jax.ShapeDtypeStruct((1, 8, 8, family.widths[stage]), network.options.dtype)
     key = jax.random.key(0)  # Decides nothing: what is drawn from it is put to zero.
     block = unfreeze(rest_block(network, stage).lazy_init(key, like, False))

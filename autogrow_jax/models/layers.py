@@ -1,0 +1,278 @@
+"""The layers that blocks are made of: convolutions, and convolutions with batch normalisation.
+
+Parameters and running statistics are float32 always; `BlockOptions.dtype` is that of the
+computation.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from autogrow_jax import native
+from autogrow_jax.errors import UserError
+from autogrow_jax.models.convolution import (
+    conv_general_dilated,
+    native_conv_general_dilated,
+    why_not_native,
+)
+from autogrow_jax.native import EPSILON
+
+KERNEL_INITS = {
+    # U(+-1/sqrt(fan_in)): PyTorch's default, which the paper's networks start from.
+    "torch": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    # N(0, 2/fan_in), cut at two standard deviations.
+    "he": nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal"),
+    "lecun": nn.initializers.lecun_normal(),
+}
+BN_SCALE_INITS = {
+    "ones": nn.initializers.ones,
+    # U[0, 1): PyTorch's default before 1.2, with which the paper's numbers were made.
+    "uniform": nn.initializers.uniform(1.0),
+}
+XLA, NATIVE = CONVOLUTIONS = ("xla", "native")
+# Share of the old running statistics that a step keeps; PyTorch calls 1 - 0.9 the momentum.
+DECAY = 0.9
+
+# Called as layer(scale, bias, running mean and variance, or None for the batch's own); returns what
+# is normalised, and by what mean and variance.
+Layer = Callable[
+    [jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None],
+    tuple[jax.Array, jax.Array, jax.Array],
+]
+
+
+class BlockOptions(NamedTuple):
+    """What all layers of a network share.
+
+    Attributes:
+      dtype: of the computation.
+      bn_scale_init: "ones" or "uniform" (U[0, 1), PyTorch's default when the paper was written).
+      kernel_init: "torch" (U(+-1/sqrt(fan_in)), biases too), "he" or "lecun" (biases zero).
+      convolution: "xla", or "native" for the package's own kernels where they can be used: a CPU
+        and float32.
+    """
+
+    dtype: Any = jnp.float32
+    bn_scale_init: str = "ones"
+    kernel_init: str = "torch"
+    convolution: str = XLA
+
+    def check(self) -> None:
+        """Raises UserError where an option is not one of those above."""
+        for name, accepted in (
+            ("bn_scale_init", BN_SCALE_INITS),
+            ("kernel_init", KERNEL_INITS),
+            ("convolution", CONVOLUTIONS),
+        ):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise UserError(f"{name} is {value!r}; choose one of {', '.join(accepted)}")
+
+    def bias_init(self, fan_in: int) -> nn.initializers.Initializer:
+        """Returns the start of a bias behind `fan_in` inputs."""
+        if self.kernel_init != "torch":
+            return nn.initializers.zeros
+        bound = fan_in**-0.5
+        return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+            key, shape, dtype, -bound, bound
+        )
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the package's own kernels are asked for, and can be used here."""
+        return self.convolution == NATIVE and not why_not_native()
+
+
+def conv(
+    options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs
+) -> nn.Conv:
+    """Makes a `size` x `size` convolution padded by (size - 1) / 2 on all sides."""
+    pad = (size - 1) // 2
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        dtype=options.dtype,
+        kernel_init=KERNEL_INITS[options.kernel_init],
+        bias_init=options.bias_init(in_features * size * size),
+        conv_general_dilated=(
+            native_conv_general_dilated if options.convolution == NATIVE else conv_general_dilated
+        ),
+        **kwargs,
+    )
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel by the batch's statistics, or by the running ones.
+
+    Flax's own differs in one thing that is seen after a few steps: its running variance averages
+    the variance of the batch as it is, PyTorch's the unbiased one, n / (n - 1) times as large. In
+    a last stage of 4x4 pixels and a batch of 8 that is 0.8 % of the variance.
+
+    Attributes:
+      use_running_average: normalise by the running statistics, and leave them.
+      dtype: of the output.
+      scale_init: start of the scale; the shift starts at zero.
+    """
+
+    use_running_average: bool
+    dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Any, layer: Layer | None = None) -> jax.Array:
+        """Normalises [..., C] over all but the last axis.
+
+        Args:
+          x: the array; where there is a `layer`, anything of the shape of what that normalises.
+          layer: computes and normalises in one.
+        """
+        channels = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        # They may have been stored as something else.
+        scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
+        running = None
+        if self.use_running_average:
+            running = (
+                running_mean.value.astype(jnp.float32),
+                running_var.value.astype(jnp.float32),
+            )
+        if layer is None:
+            y, mean, var = _normalize(x, scale, bias, running, self.dtype)
+        else:
+            y, mean, var = layer(scale, bias, running)
+        is_mutable = self.is_mutable_collection("batch_stats")
+        if running is None and is_mutable and not self.is_initializing():
+            running_mean.value, running_var.value = move_statistics(
+                running_mean.value, running_var.value, mean, var, math.prod(x.shape[:-1])
+            )
+        return y
+
+
+def _normalize(x, scale, bias, running, dtype):
+    wide = x.astype(jnp.float32)
+    mean, var = running or _batch_statistics(wide)
+    factor = scale * lax.rsqrt(var + EPSILON)
+
+    def broadcast(channel_values):  # Silent promotion of ranks may be an error.
+        return channel_values.reshape((1,) * (x.ndim - 1) + channel_values.shape)
+
+    y = (wide - broadcast(mean)) * broadcast(factor) + broadcast(bias)
+    return y.astype(dtype), mean, var
+
+
+def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and (biased) variance of each channel of float32."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
+    return mean, jnp.maximum(jnp.mean(lax.square(x), axes) - lax.square(mean), 0.0)
+
+
+def move_statistics(
+    running_mean: jax.Array, running_var: jax.Array, mean: jax.Array, var: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the running statistics after a batch.
+
+    Args:
+      running_mean: [..., C], before it.
+      running_var: likewise.
+      mean: of the batch.
+      var: likewise, biased.
+      count: values that these were taken over.
+    """
+    unbiased = var * (count / max(count - 1, 1))
+    return (
+        DECAY * running_mean + (1 - DECAY) * mean,
+        DECAY * running_var + (1 - DECAY) * unbiased,
+    )
+
+
+def batch_norm(options: BlockOptions, train: bool, **kwargs) -> BatchNorm:
+    """Makes the paper's batch normalisation; `train` picks the batch's statistics."""
+    return BatchNorm(
+        use_running_average=not train,
+        dtype=options.dtype,
+        scale_init=BN_SCALE_INITS[options.bn_scale_init],
+        **kwargs,
+    )
+
+
+class _Kernel(nn.Module):
+    """The parameter of an `nn.Conv` without bias, which something else convolves with."""
+
+    shape: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+        return kernel.astype(jnp.float32)  # It may have been stored as something else.
+
+
+class ConvBN(NamedTuple):
+    """A convolution, its batch normalisation, what is added behind it, ReLU.
+
+    Called in a block's `__call__`, it keeps its variables there under two names. XLA computes it
+    step by step, or one of the package's own kernels all of it.
+
+    Attributes:
+      options: of the network.
+      names: of the convolution's and the normalisation's variables.
+      features: F of the convolution.
+      size: of its kernel, which is padded by (size - 1) / 2 on all sides.
+      stride: steps between outputs in pixels.
+      relu: whether negative values become zero.
+    """
+
+    options: BlockOptions
+    names: tuple[str, str]
+    features: int
+    size: int
+    stride: int = 1
+    relu: bool = True
+
+    def __call__(self, x: jax.Array, train: bool, addend: jax.Array | None = None) -> jax.Array:
+        """Maps images [N, H, W, C] to [N, OH, OW, F].
+
+        Args:
+          x: the images.
+          train: whether the batch's statistics normalise.
+          addend: [N, OH, OW, F], added in front of the ReLU, which there has to be.
+        """
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = _Kernel(shape, KERNEL_INITS[self.options.kernel_init], name=self.names[0])()
+        normalization = batch_norm(self.options, train, name=self.names[1])
+        strides, padding = (self.stride, self.stride), (((self.size - 1) // 2,) * 2,) * 2
+        is_native = self.options.is_native and native.is_supported(x, shape, strides)
+        compute = self._by_kernels if is_native else self._by_xla
+        return compute(x, kernel, normalization, addend, strides, padding)
+
+    def _by_xla(self, x, kernel, normalization, addend, strides, padding):
+        x, kernel = (a.astype(self.options.dtype) for a in (x, kernel))
+        y = conv_general_dilated(x, kernel, strides, padding)
+        y = normalization(checkpoint_name(y, native.KEPT))
+        y = y if addend is None else y + addend
+        return nn.relu(y) if self.relu else y
+
+    def _by_kernels(self, x, kernel, normalization, addend, strides, padding):
+        where = (strides, padding, self.relu)
+
+        def layer(scale, bias, running):
+            if running is None:
+                return native.layer(x, kernel, scale, bias, addend, *where)
+            y = native.evaluated_layer(x, kernel, scale, bias, *running, addend, *where)
+            return y, *running
+
+        shape = native.output_shape(x.shape, kernel.shape, strides, padding)
+        return normalization(jax.ShapeDtypeStruct(shape, x.dtype), layer)
