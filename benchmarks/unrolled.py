@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.models import BlockOptions, get_family
+from autogrow_jax.models import BlockOptions, Family, get_family
 from autogrow_jax.models.blocks import PlainBlock
 from autogrow_jax.models.layers import DECAY, EPSILON
 
@@ -48,13 +48,13 @@ class Unrolled(nn.Module):
 
     Attributes:
       depths: blocks in each stage.
-      family: its name.
+      family: the family, or its name.
       block: what to build a plain family from instead, such as `FlaxBlock`.
       options: of all layers.
     """
 
     depths: tuple[int, ...]
-    family: str = "plain3"
+    family: str | Family = "plain3"
     block: MakeBlock | None = None
     options: BlockOptions = BlockOptions()
 

@@ -13,7 +13,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth.graft import graft, in_stage, write_block
 from autogrow_jax.growth.initializers import Context, Initializer, get_initializer
 from autogrow_jax.growth.placement import deepen
-from autogrow_jax.models.network import Network, get_family, rest_block
+from autogrow_jax.models.network import Network, rest_block
 
 Variables = dict[str, Any]
 
@@ -46,7 +46,7 @@ def start_block(
     Returns:
       {"params": ..., "batch_stats": ...} without an axis of blocks.
     """
-    family = get_family(network.family)
+    family = network.family
     random_key, start_key = jax.random.split(key)
     features = family.widths[stage]
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
@@ -132,8 +132,7 @@ def grow(
         raise UserError(f"stage {stage!r} is not one of the whole numbers 0..{num_stages - 1}")
     stage = int(stage)
     chosen = get_initializer(initializer)
-    family = get_family(network.family)
-    needs_images = chosen.needs_data(family)
+    needs_images = chosen.needs_data(network.family)
     if needs_images and images is None:
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")
     if chosen.needs_labels and labels is None:
@@ -143,7 +142,7 @@ def grow(
     deeper = network.clone(depths=depths)
     if not needs_images:
         images = labels = None
-    grown = _grow(deeper, stage, chosen, family, {**variables}, key, images, labels)
+    grown = _grow(deeper, stage, chosen, {**variables}, key, images, labels)
     return deeper, grown
 
 
@@ -159,10 +158,8 @@ def _check_depths(network: Network, variables: Variables) -> None:
                 )
 
 
-# The family itself is a key of the cache: a notebook may define its name anew.
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _grow(deeper, stage, initializer, family, variables, key, images, labels):
-    del family
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _grow(deeper, stage, initializer, variables, key, images, labels):
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
     template = deeper.init(jax.random.fold_in(key, 0), like)
     template = {name: tree for name, tree in template.items() if name != "intermediates"}
