@@ -9,8 +9,8 @@ from autogrow_jax import optim
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
-from autogrow_jax.growth.limits import CostFn, DepthsCost
-from autogrow_jax.models.cost import estimate_cost
+from autogrow_jax.growth.limits import CostFn
+from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
 from autogrow_jax.settings import KEYS, Settings, check_key, check_value, flatten
 
@@ -138,7 +138,7 @@ def _make_cost(
     """depths -> cost, for the network of these settings."""
     if image_shape is None or num_classes is None:
 
-        def unknown(depths: tuple[int, ...]) -> DepthsCost:
+        def unknown(depths: tuple[int, ...]) -> Cost:
             raise UserError(
                 f"the cost of depths {depths} depends on the images; give make_policy their"
                 " shape and the number of classes"

@@ -1,45 +1,26 @@
 """Limits on what growth may cost, for any policy: parameters, FLOPs, seconds, latency."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import check_number
 from autogrow_jax.growth.policy import Decision, Policy, State, ask, find_measurement
+from autogrow_jax.models.cost import Cost
 
-
-class DepthsCost(Protocol):
-    """What a network costs; `autogrow_jax.models.Cost` is one."""
-
-    @property
-    def num_params(self) -> int:
-        """Trainable parameters."""
-        ...
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of one forward pass of one image."""
-        ...
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of one forward pass of one image, two for each multiply-add."""
-        ...
-
-
-CostFn = Callable[[tuple[int, ...]], DepthsCost]
+CostFn = Callable[[tuple[int, ...]], Cost]
 
 
 class Limits(NamedTuple):
     """What growth may not pass; 0 is no limit.
 
     Attributes:
-        max_params: trainable parameters of the network.
-        max_flops: FLOPs (twice the multiply-adds) of one forward pass of one image.
-        max_seconds: seconds since the run began, data and compilation included, after which growth
-            ends; fine-tuning comes on top.
-        max_latency: milliseconds that evaluation takes for an image, as measured.
-        max_epochs: of the growth phase, trials included; ends it within an interval too.
+      max_params: trainable parameters of the network.
+      max_flops: FLOPs (twice the multiply-adds) of one forward pass of one image.
+      max_seconds: seconds since the run began, data and compilation included, after which growth
+        ends; fine-tuning comes on top.
+      max_latency: milliseconds that evaluation takes for an image, as measured.
+      max_epochs: of the growth phase, trials included; ends it within an interval too.
     """
 
     max_params: float = 0.0
@@ -50,7 +31,7 @@ class Limits(NamedTuple):
 
 
 def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Policy:
-    """The same policy, held within limits.
+    """Holds a policy within limits.
 
     Parameters and FLOPs are known before a block is added, so they are never passed. A stage whose
     next block would pass them is closed like one at its maximum depth, the others grow on, and
@@ -59,42 +40,41 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
 
     Seconds and latency are measured, so they are seen once they are passed. Growth ends after the
     epoch that passes `max_seconds`, within a round of trials too, none of which is kept then. It
-    ends instead of the growth that is due, when the network
-    that would grow is slower than `max_latency`; its latency is the least one measured since it
-    grew last, as one epoch may be slow for other reasons. That network is kept, so the last block
-    added may be the one that passed the limit. These two limits make a run depend on the machine
-    and its load: started again after a kill, it may decide otherwise than it would have.
+    ends instead of the growth that is due when the network that would grow is slower than
+    `max_latency`: by the least latency since it grew last, as one epoch may be slow for other
+    reasons. That network is kept, so its last block may be the one that passed the limit. These two
+    limits make a run depend on the machine: started again after a kill, it may decide otherwise.
 
     After `max_epochs` growth ends with what the policy decides then, a growth that is due included;
     a trial is not begun.
 
     Args:
-        policy: any policy.
-        limits: what not to pass.
-        cost: depths -> parameters and FLOPs, for the first two limits. Pure; called at `init` and
-            when a growth is due.
+      policy: any policy.
+      limits: what not to pass.
+      cost: depths -> parameters and FLOPs, for the first two limits. Pure; called at `init` and
+        when a growth is due.
 
     Returns:
-        `policy` itself where nothing is limited. Else a policy that holds the state of `policy`
-        within its own; its `init` raises UserError where the seed depths pass a limit, its
-        `update` where `measurements` lack "seconds" (since the run began) or "latency" (seconds
-        for an image) that a limit needs.
+      `policy` itself where nothing is limited. Else a policy that holds the state of `policy`
+      within its own; its `init` raises UserError where the seed depths pass a limit, its
+      `update` where `measurements` lack "seconds" (since the run began) or "latency" (seconds
+      for an image) that a limit needs.
 
     Raises:
-        UserError: for a limit that is not a finite number of at least 0, and for one on parameters
-            or FLOPs without `cost`.
+      UserError: for a limit that is not a finite number of at least 0, and for one on parameters
+        or FLOPs without `cost`.
 
     Example:
-        >>> from autogrow_jax.growth import periodic, replay
-        >>> from autogrow_jax.models import build_network, estimate_cost
-        >>> network = build_network("plain3", (1, 1, 1))
-        >>> small = limited(
-        ...     periodic(interval=1),
-        ...     Limits(max_params=60_000),
-        ...     lambda depths: estimate_cost(network, (32, 32, 3), depths),
-        ... )
-        >>> replay(small, range(1, 30)).depths
-        (7, 3, 1)
+      >>> from autogrow_jax.growth import periodic, replay
+      >>> from autogrow_jax.models import build_network, estimate_cost
+      >>> network = build_network("plain3", (1, 1, 1))
+      >>> small = limited(
+      ...     periodic(interval=1),
+      ...     Limits(max_params=60_000),
+      ...     lambda depths: estimate_cost(network, (32, 32, 3), depths),
+      ... )
+      >>> replay(small, range(1, 30)).depths
+      (7, 3, 1)
     """
     for name, value in limits._asdict().items():
         check_number(name, value)

@@ -56,35 +56,24 @@ def lookahead(
     metric: str = "max",
     max_growth_epochs: int = 4000,
 ) -> Policy:
-    """Growth of the stage whose next block does best in an epoch of trial.
-
-    The rules are at the top of this module. Not of the paper.
+    """Makes growth of the stage whose next block does best in an epoch of trial; not the paper's.
 
     Args:
-        seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
-        max_depths: the most blocks each stage may have, as many entries as `seed_depths`.
-        interval: K, epochs that the kept net is trained between two growths, the epoch of its trial
-            included, at least 2.
-        window: J, epochs of the kept net over which the gain is measured, at least 1.
-        threshold: tau, accuracy gain in percentage points, at least 0; below it the stage that grew
-            last is frozen.
-        metric: "max", the running maximum, or "avg", the exponential average (decay 0.95).
-        max_growth_epochs: epochs, trials included, after which the growth phase ends in any case,
-            at least 1.
-
-    Returns:
-        The policy. Its `update` raises ValueError on an accuracy that is not finite.
+      interval: K, epochs that the kept net is trained between two growths, the epoch of its trial
+        included, at least 2.
+      max_growth_epochs: epochs, trials included, that the growth phase never passes, at least 1.
+      seed_depths, max_depths, window, threshold, metric: as for `periodic`, of the kept net.
 
     Raises:
-        UserError: for a value outside of what is said above.
+      UserError: for a value outside of what is said above.
 
     Example:
-        >>> policy = lookahead((1, 1), (9, 9), interval=2)
-        >>> state = policy.init()
-        >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials
-        ...     state, decision = policy.update(state, accuracy)
-        >>> decision
-        Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
+      >>> policy = lookahead((1, 1), (9, 9), interval=2)
+      >>> state = policy.init()
+      >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials
+      ...     state, decision = policy.update(state, accuracy)
+      >>> decision
+      Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
     """
     settings = PolicySettings(
         "lookahead",
@@ -144,7 +133,9 @@ def _build(settings: PolicySettings) -> Policy:
         return finish_or(state, "train")
 
     def measure(state: State, accuracy: float) -> State:
-        return {**state, "metric": rule.push(state["metric"], accuracy, tuple(state["depths"]), {})}
+        depths = tuple(state["depths"])
+        metric = rule.push(state["metric"], accuracy, depths, {}, settings.window)
+        return {**state, "metric": metric}
 
     def end_interval(state: State) -> tuple[State, Decision]:
         if rule.stalled(state["metric"]):

@@ -1,4 +1,4 @@
-"""When to grow and when to stop: the mechanism of the paper's policies, and its stop rules.
+"""Decides when to grow and when to stop: the mechanism of the paper's policies, and stop rules.
 
 A stop rule says whether the curve has stalled. The paper's is `gain_rule`, as in 1 and 2; any may
 be given to `periodic` as `stop`.
@@ -50,20 +50,28 @@ _AVERAGE_DECAY = 0.95
 
 Depths = tuple[int, ...]
 History = list[Any]
+Measurements = Mapping[str, float]
 
 
 class Rule(NamedTuple):
     """When a run has stalled. Both functions are pure.
 
     Attributes:
-      push: `push(history, accuracy, depths, measurements) -> history`, after each epoch: the
-        validation accuracy in percent, the depths it was measured with, further measurements by
-        name. Takes no more along than the rule looks back on; a list that JSON can hold.
-      stalled: `stalled(history) -> bool`, of what `push` gave last.
+      measure: `measure(last, accuracy, depths, measurements) -> entry`, after each epoch, where
+        `last` is the entry before (None at first), `accuracy` in percent was measured with
+        `depths`, and `measurements` holds more by name. JSON can hold an entry.
+      stalled: `stalled(history) -> bool`, of the last `window + 1` entries.
     """
 
-    push: Callable[[History, float, Depths, Mapping[str, float]], History]
+    measure: Callable[[Any, float, Depths, Measurements], Any]
     stalled: Callable[[History], bool]
+
+    def push(
+        self, history: History, accuracy: float, depths: Depths, given: Measurements, window: int
+    ) -> History:
+        """Adds an epoch, and keeps the last `window + 1`."""
+        last = history[-1] if history else None
+        return [*history[-window:], self.measure(last, accuracy, depths, given)]
 
 
 StopRule = Callable[[PolicySettings], Rule]
@@ -96,7 +104,7 @@ def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
         check_state(depths, seed_depths)
         if state["finished"]:
             return state, Decision("finetune", depths)
-        metric = rule.push(state["metric"], accuracy, depths, measurements or {})
+        metric = rule.push(state["metric"], accuracy, depths, measurements or {}, settings.window)
         epochs = state["epochs"] + 1
         over = False
         frozen = list(state["frozen"])
@@ -140,33 +148,20 @@ def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
 
 def gain_rule(settings: PolicySettings) -> Rule:
     """Stalls as in the paper: the metric gained less than `threshold` points over the window."""
-
-    def push(
-        history: History, accuracy: float, depths: Depths, measurements: Mapping[str, float]
-    ) -> History:
-        del depths, measurements
-        last = history[-1] if history else None
-        return _keep(history, _push_metric(last, accuracy, settings.metric), settings.window)
-
-    def stalled(history: History) -> bool:
-        return _gain(history, settings.window) < settings.threshold
-
-    return Rule(push, stalled)
+    window, threshold = settings.window, settings.threshold
+    return Rule(
+        lambda last, accuracy, *_: _metric(last, accuracy, settings.metric),
+        lambda history: _gain(history, window) < threshold,
+    )
 
 
 def slope_rule(settings: PolicySettings) -> Rule:
     """Stalls where the line through a full window rises by less than `threshold` points."""
-
-    def push(
-        history: History, accuracy: float, depths: Depths, measurements: Mapping[str, float]
-    ) -> History:
-        del depths, measurements
-        return _keep(history, check_accuracy(accuracy), settings.window)
-
-    def stalled(history: History) -> bool:
-        return len(history) > settings.window and fitted_gain(history) < settings.threshold
-
-    return Rule(push, stalled)
+    window, threshold = settings.window, settings.threshold
+    return Rule(
+        lambda last, accuracy, *_: check_accuracy(accuracy),
+        lambda history: len(history) > window and fitted_gain(history) < threshold,
+    )
 
 
 def gap_rule(max_gap: float) -> StopRule:
@@ -175,19 +170,16 @@ def gap_rule(max_gap: float) -> StopRule:
     def make(settings: PolicySettings) -> Rule:
         window, threshold = settings.window, settings.threshold
 
-        def push(
-            history: History, accuracy: float, depths: Depths, measurements: Mapping[str, float]
-        ) -> History:
+        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
             del depths
-            train = find_measurement(measurements, "train_accuracy", "growth policy 'gap'")
+            train = find_measurement(given, "train_accuracy", "growth policy 'gap'")
             train = check_accuracy(train, "train")
-            last_validation, last_train, _ = history[-1] if history else (None, None, None)
-            entry = [
-                _push_metric(last_validation, accuracy, settings.metric),
-                _push_metric(last_train, train, settings.metric),
+            last_validation, last_train, _ = last or (None, None, None)
+            return [
+                _metric(last_validation, accuracy, settings.metric),
+                _metric(last_train, train, settings.metric),
                 train - float(accuracy),
             ]
-            return _keep(history, entry, window)
 
         def stalled(history: History) -> bool:
             validation, train, gaps = zip(*history, strict=True)
@@ -195,7 +187,7 @@ def gap_rule(max_gap: float) -> StopRule:
                 return False
             return fmean(gaps[-window:]) > max_gap or _gain(train, window) < threshold
 
-        return Rule(push, stalled)
+        return Rule(measure, stalled)
 
     return make
 
@@ -204,19 +196,15 @@ def efficiency_rule(cost: Callable[[Depths], float], price: float) -> StopRule:
     """Stalls where the gain is below `price` points for each doubling of cost over the window."""
 
     def make(settings: PolicySettings) -> Rule:
-        def push(
-            history: History, accuracy: float, depths: Depths, measurements: Mapping[str, float]
-        ) -> History:
-            del measurements
-            last = history[-1][0] if history else None
+        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
+            del given
             spent = float(cost(depths))
             if not (math.isfinite(spent) and spent > 0.0):
                 raise UserError(
                     f"the cost of depths {depths} is {spent}; growth policy 'efficiency' needs a"
                     " finite number above 0"
                 )
-            entry = [_push_metric(last, accuracy, settings.metric), spent]
-            return _keep(history, entry, settings.window)
+            return [_metric(last and last[0], accuracy, settings.metric), spent]
 
         def stalled(history: History) -> bool:
             metric, costs = zip(*history, strict=True)
@@ -224,7 +212,7 @@ def efficiency_rule(cost: Callable[[Depths], float], price: float) -> StopRule:
             doublings = math.log2(costs[-1] / costs[0])
             return _gain(metric, settings.window) < max(settings.threshold, price * doublings)
 
-        return Rule(push, stalled)
+        return Rule(measure, stalled)
 
     return make
 
@@ -256,17 +244,12 @@ def fitted_gain(accuracies: Sequence[float]) -> float:
     return epochs * rise / math.fsum((epoch - middle) ** 2 for epoch in range(epochs + 1))
 
 
-def _push_metric(last: float | None, accuracy: float, metric: str) -> float:
+def _metric(last: float | None, accuracy: float, metric: str) -> float:
     """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""
     accuracy = check_accuracy(accuracy)
     if metric == "avg":
         return _AVERAGE_DECAY * (last or 0.0) + (1.0 - _AVERAGE_DECAY) * accuracy
     return accuracy if last is None else max(last, accuracy)
-
-
-def _keep(history: History, value: Any, window: int) -> History:
-    """`history` and `value`, of which the last `window + 1` entries."""
-    return [*history[-window:], value]
 
 
 def _gain(metric: Sequence[float], window: int) -> float:

@@ -146,7 +146,7 @@ def _whole_numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
 
 
 def check_number(name: str, value: Any) -> float:
-    """The value as a float; UserError if it is not a finite number of at least 0."""
+    """Returns the value as a float; UserError if it is not a finite number of at least 0."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -167,7 +167,7 @@ def _choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:
 def find_open_stages(
     depths: Sequence[int], frozen: Sequence[bool], settings: PolicySettings
 ) -> tuple[int, ...]:
-    """Indices, ascending, of the stages not frozen that have room for another block.
+    """Finds, ascending, the stages not frozen that have room for another block.
 
     A stage has room below its maximum depth, if `settings.allowed` lets it have one block more.
     """
@@ -191,17 +191,17 @@ def choose_stages(
     epochs: int,
     settings: PolicySettings,
 ) -> tuple[int, ...]:
-    """The stage of each new block, ascending; a stage that gains several is named as often.
+    """Chooses the stage of each new block, ascending; a stage that gains several is named as often.
 
     Args:
-        depths: blocks in each stage before the growth.
-        open_stages: what `find_open_stages` gave, not empty.
-        grown: the stage that grew last, None before the first growth; mode "group" only.
-        epochs: epochs trained so far; the draws of mode "rate" depend on it.
-        settings: of the policy.
+      depths: blocks in each stage before the growth.
+      open_stages: what `find_open_stages` gave, not empty.
+      grown: the stage that grew last, None before the first growth; mode "group" only.
+      epochs: epochs trained so far; the draws of mode "rate" depend on it.
+      settings: of the policy.
 
     Returns:
-        Stage indices; empty only if mode "sub" gives every open stage 0 blocks.
+      Stage indices; empty only if mode "sub" gives every open stage 0 blocks.
     """
     if settings.mode == "group":
         last = -1 if grown is None else grown

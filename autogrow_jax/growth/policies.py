@@ -36,9 +36,8 @@ def periodic(
 ) -> Policy:
     """Makes periodic growth (p-AutoGrow): a block every `interval` epochs, converged or not.
 
-    A stage is frozen when the metric gained less than `threshold` over `window` epochs. The rule
-    cannot fire before the window is full, so no run stops below a floor of depths; it is 13-13-12
-    from 1-1-1 with the default values.
+    A stage is frozen when the metric gained less than `threshold` over a full window. So no run
+    stops below a floor of depths; it is 13-13-12 from 1-1-1 with the defaults.
 
     Args:
       seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
@@ -50,8 +49,7 @@ def periodic(
       mode: "group", one block in one stage by turns (the paper's); "all", one block in every
         stage; "sub", `sub[i]` blocks in stage i; "rate", `round(rate * total depth)` blocks, at
         least one, each in a stage drawn at random among those with room.
-      sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same,
-        so it does not end growth when the others have reached their maximum.
+      sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same.
       rate: share of the total depth added at each growth, above 0; mode "rate" only.
       max_growth_epochs: epochs after which the growth phase ends in any case, with the interval
         that is under way, at least 1.
@@ -88,10 +86,9 @@ def convergent(
 ) -> Policy:
     """Makes convergent growth (c-AutoGrow): a block only once the net has stopped improving.
 
-    At the start of each interval but the first the net grows if the metric gained less than
-    `threshold` over the last `interval` epochs. At the end of an interval that began with growth
-    the same test freezes the stage that grew. The first full window ends after `2 * interval`
-    epochs: nothing grows earlier, unless the metric itself is still below the threshold.
+    At the start of an interval the net grows if the metric gained less than `threshold` over the
+    last one. At the end of an interval that began with growth the same test freezes the stage that
+    grew. Nothing grows before `2 * interval` epochs, unless the metric itself is below `threshold`.
 
     Args:
       interval: K, epochs between two looks and also the window of the gain, at least 1 (100 in
@@ -99,15 +96,8 @@ def convergent(
       seed_depths, max_depths, threshold, metric, mode: as for `periodic`.
       **settings: sub, rate, max_growth_epochs, seed, as for `periodic`.
     """
-    settings = dict(
-        seed_depths=seed_depths,
-        max_depths=max_depths,
-        interval=interval,
-        threshold=threshold,
-        metric=metric,
-        mode=mode,
-        **settings,
-    )
+    settings |= dict(seed_depths=seed_depths, max_depths=max_depths, interval=interval)
+    settings |= dict(threshold=threshold, metric=metric, mode=mode)
     checked = make_settings("convergent", settings, without=("window",))
     patient = dataclasses.replace(checked, window=checked.interval, patient=True)
     return build_policy(patient, gain_rule)
@@ -120,20 +110,14 @@ def slope(
 ) -> Policy:
     """Makes growth like `periodic` that stops by the slope of a line through the whole window.
 
-    The paper's gain is the difference of two running maxima: one lucky epoch holds it at zero for
-    as long as the curve stays below, one at the end hides that nothing improves. Here the line
-    that fits best, by least squares, the accuracies of the last `window + 1` epochs decides:
+    The paper's gain is the difference of two running maxima, which one lucky epoch holds at zero.
+    Here the least-squares line through the last `window + 1` accuracies decides:
 
         slope * window < threshold: the run has stalled
 
-    with the slope in points an epoch, so `slope * window` is the gain over the window and
-    `threshold` means what it means to `periodic`; on a straight curve that rises the two agree.
-    The default 0.05 over 100 epochs is a slope of 0.0005 points an epoch. A lucky epoch of p points
-    moves the fitted gain by at most about `6 p / window`. Noise of standard deviation s moves it by
-    `s * sqrt(12 / window)`, so a shorter window wants a higher threshold.
-
-    Nothing stalls before `window + 1` epochs. A fall after each growth is no trend if the window
-    spans many intervals.
+    On a straight curve that rises the two agree. A lucky epoch of p points moves the fitted gain by
+    at most about `6 p / window`, noise of standard deviation s by `s * sqrt(12 / window)`, so a
+    shorter window wants a higher threshold. Nothing stalls before `window + 1` epochs.
 
     Args:
       seed_depths, max_depths, **settings: as for `periodic`, without `metric`: the line is fitted
@@ -170,11 +154,8 @@ def gap(
     | no               | within        | no          | is frozen: depth no longer helps it learn  |
 
     "Gains" means by `threshold` or more. So `gap` freezes only when `periodic` would, and spares a
-    stage in the third row alone; that makes a shorter window safe, as a pause of validation alone
-    stops nothing. The fourth row ends the growth of plain nets that are too deep to train.
-
-    Train accuracy is what the training steps saw: with augmentation, and averaged over an epoch in
-    which the weights improved. Early in a run it may lie below validation accuracy.
+    stage in the third row alone. Train accuracy is what the training steps saw: with augmentation,
+    and averaged over an epoch in which the weights improved.
 
     Args:
       max_gap: percentage points that train may be ahead of validation, at least 0.
@@ -204,16 +185,13 @@ def efficiency(
 ) -> Policy:
     """Makes growth like `periodic` that stops when accuracy gets too dear.
 
-    The paper chooses a depth without regard to what it costs. Here the gain over the window is
-    weighed against the relative increase in cost over the same window:
+    The gain over the window is weighed against the increase in cost over the same window:
 
         doublings = log2(cost now / cost `window` epochs ago)
         gain < max(threshold, price * doublings): the run has stalled
 
     With a price of 0 that is the paper's rule. Before the window is full the gain counts from zero,
-    as in `periodic`, and the cost from the seed net's. A block is a smaller part of a deeper net,
-    so it has to gain less there. With the default window no run stops below the floor of
-    `periodic`; cheap nets want a shorter one.
+    as in `periodic`, and the cost from the seed net's.
 
     Args:
       cost: depths -> what a network of these depths costs, above 0, such as the multiply-adds of
@@ -256,7 +234,7 @@ class PolicyArguments(NamedTuple):
     cost: CostFn
 
     def shared(self, *without: str) -> dict[str, Any]:
-        """The keyword arguments that policies of this package share, but for those `without`."""
+        """Returns the keyword arguments that our policies share, but for those `without`."""
         growth = self.growth
         shared = {
             "seed_depths": self.seed_depths,

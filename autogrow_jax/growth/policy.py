@@ -27,14 +27,14 @@ class Decision(NamedTuple):
     the weights of its trial; or none, and the net that all trials began with goes on.
 
     Attributes:
-        action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase),
-            "trial" (as above) or "finetune" (the growth phase is over).
-        depths: blocks in each stage after this decision; of a trial, those of the net it trains.
-        stages: index of each stage that gains a block, once per block, in the order in which they
-            grow. May be left out: `ask` fills it in, ascending. Not only with "grow": periodic
-            growth may grow once more and pass to "finetune" in one decision.
-        best: only with "trial": of the stages tried before in this round, the one that may still be
-            kept. The weights of the others are dropped; None drops them all.
+      action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase),
+        "trial" (as above) or "finetune" (the growth phase is over).
+      depths: blocks in each stage after this decision; of a trial, those of the net it trains.
+      stages: index of each stage that gains a block, once per block, in the order in which they
+        grow. May be left out: `ask` fills it in, ascending. Not only with "grow": periodic
+        growth may grow once more and pass to "finetune" in one decision.
+      best: only with "trial": of the stages tried before in this round, the one that may still be
+        kept. The weights of the others are dropped; None drops them all.
     """
 
     action: Action
@@ -59,19 +59,19 @@ class Policy(NamedTuple):
     """A growth policy: two pure functions. Write your own by filling the first four fields.
 
     Attributes:
-        init: `init() -> state`. A state is a dict of plain Python values and stays the same through
-            `json.loads(json.dumps(state))`, so that it fits in any checkpoint.
-        update: `update(state, accuracy, *, measurements=None) -> (new_state, decision)`, called
-            once after each epoch with the validation accuracy in percent. `measurements` holds
-            further numbers of that epoch by name, for policies that want them. The given state is
-            never changed. Once a decision said "finetune", all later ones do, and the state stays.
-        seed_depths: blocks in each stage before the first epoch.
-        name: the policy's name in configs and reports.
-        restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
-            block would make depths that `allowed(depths)` refuses, beside those it closed before.
-            None where it cannot do that.
-        schedule: how the learning rate falls in the fine-tune phase where `finetune.schedule` is
-            "auto": a name of `autogrow_jax.optim`.
+      init: `init() -> state`. A state is a dict of plain Python values and stays the same through
+        `json.loads(json.dumps(state))`, so that it fits in any checkpoint.
+      update: `update(state, accuracy, *, measurements=None) -> (new_state, decision)`, called
+        once after each epoch with the validation accuracy in percent. `measurements` holds
+        further numbers of that epoch by name, for policies that want them. The given state is
+        never changed. Once a decision said "finetune", all later ones do, and the state stays.
+      seed_depths: blocks in each stage before the first epoch.
+      name: the policy's name in configs and reports.
+      restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
+        block would make depths that `allowed(depths)` refuses, beside those it closed before.
+        None where it cannot do that.
+      schedule: how the learning rate falls in the fine-tune phase where `finetune.schedule` is
+        "auto": a name of `autogrow_jax.optim`.
     """
 
     init: Callable[[], State]
@@ -92,16 +92,16 @@ def ask(
     """Asks a policy what comes after an epoch, and holds it to what a decision may say.
 
     Args:
-        policy: anybody's.
-        state: the policy's.
-        depths: of the net that a growth, or a trial, would start from.
-        accuracy, measurements: of the epoch, as for `Policy.update`.
+      policy: anybody's.
+      state: the policy's.
+      depths: of the net that a growth, or a trial, would start from.
+      accuracy, measurements: of the epoch, as for `Policy.update`.
 
     Returns:
-        The policy's new state, and its decision with `stages` filled in.
+      The policy's new state, and its decision with `stages` filled in.
 
     Raises:
-        UserError: for a decision that these depths, or its own fields, contradict.
+      UserError: for a decision that these depths, or its own fields, contradict.
     """
     state, decision = policy.update(state, accuracy, measurements=measurements)
     try:
@@ -153,7 +153,7 @@ def _complete(decision: Decision, before: tuple[int, ...]) -> Decision:
 
 
 def deepen(depths: Sequence[int], *stages: int) -> tuple[int, ...]:
-    """Depths with a block more in each of `stages`, one of which may come several times."""
+    """Adds to depths a block more in each of `stages`, one of which may come several times."""
     return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
 
 
@@ -161,7 +161,7 @@ def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
     """Refuses the state of a policy for another number of stages.
 
     Raises:
-        UserError: if `depths`, of the state, and `seed_depths`, of the policy, differ in length.
+      UserError: if `depths`, of the state, and `seed_depths`, of the policy, differ in length.
     """
     if len(depths) != len(seed_depths):
         raise UserError(
@@ -172,7 +172,7 @@ def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
 
 
 def find_measurement(measurements: Mapping[str, float], name: str, asker: str) -> float:
-    """One of an update's measurements; UserError, which names who asks, where it is missing."""
+    """Returns a measurement; UserError, which names who asks, where it is missing."""
     if name not in measurements:
         given = ", ".join(map(repr, measurements)) or "none"
         raise UserError(

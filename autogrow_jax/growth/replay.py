@@ -14,15 +14,15 @@ class Replay(NamedTuple):
     """The course of a run as a policy steers it.
 
     Attributes:
-        growth: `(epoch, depths)` for each growth; the net has `depths` from that epoch on (from
-            0). A growth with which the growth phase ends counts too; one that was only tried does
-            not, and one that was tried and kept counts from the end of its round of trials.
-        depths: blocks in each stage at the end.
-        growth_epochs: length of the growth phase; of all recorded epochs where it did not end.
-        finetune_epochs: length of the fine-tune phase; 0 where the growth phase did not end.
-        finished: whether the policy ended the growth phase within the recorded curve.
-        learning_rates: rate of each epoch, both phases; empty if no schedule was given.
-        trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
+      growth: `(epoch, depths)` for each growth; the net has `depths` from that epoch on (from
+        0). A growth with which the growth phase ends counts too; one that was only tried does
+        not, and one that was tried and kept counts from the end of its round of trials.
+      depths: blocks in each stage at the end.
+      growth_epochs: length of the growth phase; of all recorded epochs where it did not end.
+      finetune_epochs: length of the fine-tune phase; 0 where the growth phase did not end.
+      finished: whether the policy ended the growth phase within the recorded curve.
+      learning_rates: rate of each epoch, both phases; empty if no schedule was given.
+      trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
     """
 
     growth: list[tuple[int, tuple[int, ...]]]
@@ -51,34 +51,34 @@ def replay(
     schedule: Schedule | None = None,
     measurements: Iterable[Mapping[str, float]] | None = None,
 ) -> Replay:
-    """Run a policy over a recorded curve.
+    """Runs a policy over a recorded curve.
 
     The curve does not answer to the depths, so this shows the policy, not what training under it
     would have found. Each accuracy is that of the next epoch trained, whether the policy keeps that
     net or only tries it.
 
     Args:
-        policy: any policy.
-        accuracies: validation accuracy in percent after each epoch. Those after the end of the
-            growth phase are taken as the fine-tune phase, which the policy does not see.
-        finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
-        schedule: `schedule(phase, epoch, epochs) -> rate`, phase "growth" or "finetune", epoch
-            counted within the phase, epochs the length of the fine-tune phase. As from
-            `autogrow_jax.optim.make_schedule`.
-        measurements: further numbers of each epoch by name, for policies that want them, at least
-            as many as epochs of the growth phase; the lines of a metrics.jsonl serve as they are.
+      policy: any policy.
+      accuracies: validation accuracy in percent after each epoch. Those after the end of the
+        growth phase are taken as the fine-tune phase, which the policy does not see.
+      finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
+      schedule: `schedule(phase, epoch, epochs) -> rate`, phase "growth" or "finetune", epoch
+        counted within the phase, epochs the length of the fine-tune phase. As from
+        `autogrow_jax.optim.make_schedule`.
+      measurements: further numbers of each epoch by name, for policies that want them, at least
+        as many as epochs of the growth phase; the lines of a metrics.jsonl serve as they are.
 
     Returns:
-        The course of the run.
+      The course of the run.
 
     Raises:
-        UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.
-        ValueError: if an accuracy of the growth phase is not finite.
+      UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.
+      ValueError: if an accuracy of the growth phase is not finite.
 
     Example:
-        >>> from autogrow_jax.growth import periodic
-        >>> replay(periodic(interval=2), [50.0, 60.0, 61.0, 62.0]).growth
-        [(2, (2, 1, 1)), (4, (2, 2, 1))]
+      >>> from autogrow_jax.growth import periodic
+      >>> replay(periodic(interval=2), [50.0, 60.0, 61.0, 62.0]).growth
+      [(2, (2, 1, 1)), (4, (2, 2, 1))]
     """
     if finetune_epochs is not None and finetune_epochs < 0:
         raise UserError(f"finetune_epochs={finetune_epochs} must be at least 0, or None.")
