@@ -1,6 +1,9 @@
 """Capacities, padding, and checkpoints of exact-depth trees."""
 
+import json
 import sys
+import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.state import choose_capacities, cut_state, init_state, pad_state
 
 _SHAPE = (8, 8, 1)
@@ -106,3 +110,32 @@ def test_reading_a_damaged_checkpoint_changes_no_hook(state, tmp_path, capfd):
     store.close()
     # Nor are the errors printed of all the arrays that could not be read either.
     assert capfd.readouterr().err == ""
+
+
+def test_what_an_older_run_remembered_is_read():
+    """As its checkpoints have it: with depths and capacities, without what came later."""
+    older = {
+        "epoch": 7, "phase": "growth", "phase_start": 0, "depths": [2, 1, 1],
+        "evaluated_depths": [1, 1, 1], "capacities": [4, 4, 4], "policy": {"epochs": 7},
+        "trial": None, "trial_epochs": 0, "train_accuracy": 60.0, "validation_accuracy": 50.0,
+        "best_validation_accuracy": 55.0, "growth": [{"epoch": 7, "stage": 0, "depths": [2, 1, 1]}],
+        "seconds": {"total": 9.0, "train": 5.0, "compile": 3.0},
+        "compilations": {"train": 1}, "compilations_ahead": {},
+    }  # fmt: skip
+    state = RunState.from_dict(older)
+    assert state.evaluated_depths == (1, 1, 1)
+    # Of a trainer only these are asked for.
+    programs = SimpleNamespace(
+        seconds=0.5, seconds_ahead=0.0, counts={"train": 1}, counts_ahead={"train": 1}
+    )
+    seconds = {"start": 2.0, "train": 1.0}
+    trainer = SimpleNamespace(
+        depths=(2, 1, 1), capacities=(4, 4, 4), programs=programs, seconds=seconds
+    )
+    kept = state.to_dict(trainer)
+    assert json.loads(json.dumps(kept)) == older | {"kept": None}
+    Clock(state, trainer, time.perf_counter() - 4).update()
+    assert 13 <= state.seconds["total"] < 14
+    parts = {name: state.seconds[name] for name in ("start", "train", "compile")}
+    assert parts == {"start": 2.0, "train": 6.0, "compile": 3.5}
+    assert (state.compilations, state.compilations_ahead) == ({"train": 2}, {"train": 1})
