@@ -1,20 +1,34 @@
-"""Four virtual CPU devices for all tests, and where the real data lie."""
+"""How tests are set up: devices, cheap compilation, caches, and where the real data lie.
+
+Tests see one CPU device, as on a laptop; `pytest --devices=4` gives them four virtual ones. A test
+that needs a number of its own says so with `@pytest.mark.devices(4)`.
+"""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
-# Before JAX is imported anywhere.
+# Before JAX is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Most of the suite's time is XLA's compiler. Level 1 computes the same bits as the default. The
+# older emitters of fusions take half the time; jaxlib 0.11 has them no longer.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1"
+    + " --xla_cpu_use_fusion_emitters=false"
+    * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)),
 )
 
 import jax
 import pytest
+from jax.extend.backend import clear_backends
+
+from autogrow_jax import native
 
 # A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,8 +46,49 @@ os.environ["AUTOGROW_TEST_CACHE"] = _CACHE
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 # Also for processes that tests start: none is to leave anything in the user's home.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# The library of convolutions outlives a session, in a folder that git ignores.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "user")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# What was imported stays: the collector need not look at it after every test.
+gc.freeze()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--devices", type=int, default=1, help="CPU devices that tests see")
+
+
+def _num_devices(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("devices")
+    return marker.args[0] if marker else item.config.getoption("devices")
+
+
+def _have(count: int) -> None:
+    """Gives this process `count` CPU devices; arrays of before are those of devices now gone."""
+    if count != jax.config.jax_num_cpu_devices:
+        clear_backends()
+        jax.config.update("jax_num_cpu_devices", count)
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(count)  # For processes that tests start.
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        native.why_unavailable()  # Builds the library: once, not in every worker of xdist.
+    _have(config.getoption("devices"))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file that want as many devices run together: a change drops all programs."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    items[:] = [item for tests in files.values() for item in sorted(tests, key=_num_devices)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    _have(_num_devices(item))
 
 
 def _shared(name: str) -> Path:

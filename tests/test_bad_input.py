@@ -58,8 +58,16 @@ def no_training(monkeypatch):
             {"data.batch_size": 1000},
             ["config.data.batch_size is 1000", "but digits has", "training images"],
         ),
-        ({"num_devices": 3}, ["batch_size is 128", "3 devices", "config.num_devices=2"]),
-        ({"num_devices": 64}, ["config.num_devices is 64", "JAX sees 4 cpu"]),
+        pytest.param(
+            {"num_devices": 3},
+            ["batch_size is 128", "3 devices", "config.num_devices=2"],
+            marks=pytest.mark.devices(4),
+        ),
+        pytest.param(
+            {"num_devices": 64},
+            ["config.num_devices is 64", "JAX sees 4 cpu"],
+            marks=pytest.mark.devices(4),
+        ),
         ({"data.name": "mnits"}, ["'mnits'", "did you mean 'mnist'"]),
         ({"data.crop_padding": 8}, ["crop_padding is 8", "8x8"]),
         ({"data.image_size": 4}, ["8x8", "image size 4"]),

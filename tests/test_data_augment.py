@@ -74,7 +74,7 @@ def test_another_key_is_another_draw():
     assert not bool((one == augment(jax.random.key(2), images, CIFAR)).all())
 
 
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
+@pytest.mark.devices(4)
 def test_a_batch_spread_over_devices_is_treated_alike():
     images, key = images_of((16, 8, 8, 3)), jax.random.key(4)
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("batch",))

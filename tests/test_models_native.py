@@ -164,6 +164,7 @@ def test_calls_at_the_same_time_do_not_disturb_each_other():
             jax.tree.map(np.testing.assert_array_equal, together, alone)
 
 
+@pytest.mark.devices(4)
 def test_devices_compute_their_parts_at_the_same_time():
     devices = jax.devices()
     mesh = jax.sharding.Mesh(np.array(devices), ("batch",))

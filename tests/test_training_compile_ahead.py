@@ -247,11 +247,18 @@ def one_stage():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_devices": 4, "parallel": "jit", "optimizer.ema": 0.9},
-        {"num_devices": 4, "parallel": "pmap", "growth.initializer": "morphism"},
-        {"num_devices": 1, "data.on_device": "no"},
+        pytest.param(
+            {"num_devices": 4, "parallel": "jit", "optimizer.ema": 0.9},
+            marks=pytest.mark.devices(4),
+            id="jit",
+        ),
+        pytest.param(
+            {"num_devices": 4, "parallel": "pmap", "growth.initializer": "morphism"},
+            marks=pytest.mark.devices(4),
+            id="pmap",
+        ),
+        pytest.param({"num_devices": 1, "data.on_device": "no"}, id="host"),
     ],
-    ids=["jit", "pmap", "host"],
 )
 def test_growth_asks_for_exactly_what_was_made(changes):
     trainer = _make_trainer(**changes)

@@ -125,6 +125,7 @@ _LATE = "import time; time.sleep(3); from autogrow_jax.main import start; start(
 
 @pytest.mark.multiprocess
 @pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "built")
+@pytest.mark.devices(1)
 def test_the_default_on_one_device_and_a_second_start(tmp_path):
     """As users have it: one CPU device, the package's own convolutions, programs kept on disk."""
     environment = {

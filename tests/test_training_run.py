@@ -16,6 +16,7 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import normalize
 from autogrow_jax.errors import DivergedError, UserError
+from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.result import RESULT_KEYS, format_result
@@ -79,6 +80,13 @@ def test_a_run_grows_stops_and_fine_tunes(undisturbed):
     assert result.growth[0] == {"epoch": 1, "stage": 0, "depths": [2, 1, 1]}
     assert lines[-1]["learning_rate"] < lines[0]["learning_rate"]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_one_device_computes_with_the_packages_own_convolutions(undisturbed):
+    """As a laptop does: this is what is stopped, killed and resumed below."""
+    _, result = undisturbed
+    wanted = "native" if jax.device_count() == 1 and not why_not_native() else "xla"
+    assert result.more["devices"]["convolution"] == wanted
 
 
 def test_one_executable_serves_all_depths_of_a_capacity(undisturbed):
@@ -201,7 +209,6 @@ def test_diverging_names_epoch_and_step_and_keeps_the_last_checkpoint(tmp_path):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.slow
 def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
     workdir, _ = undisturbed
     flags = [

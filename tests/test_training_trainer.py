@@ -173,6 +173,7 @@ def test_watching_changes_no_bit():
     _equal(plain.exact_variables(), watched.exact_variables())
 
 
+@pytest.mark.devices(4)
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_four_devices(parallel):
     """Global statistics: four devices give what one gives. Per device: they do not."""
