@@ -12,7 +12,7 @@ import pytest
 from autogrow_jax.build import load_data
 from autogrow_jax.config import default_config, resolve
 from autogrow_jax.errors import UserError
-from autogrow_jax.models import FAMILIES, BlockOptions, Family, build_network
+from autogrow_jax.models import FAMILIES, BlockOptions, Family, build_network, register_family
 from autogrow_jax.models.blocks import conv
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.training.snapshots import Snapshot, write_snapshot
@@ -62,7 +62,8 @@ def narrow_families():
         f"narrow_{name}": FAMILIES[name]._replace(widths=(8, 12), stem_width=8) for name in KINDS
     }
     families["gelu"] = Family(Gelu, (8, 12), 8, 0.01, residual=False, batch_norm=False)
-    FAMILIES.update(families)
+    for name, family in families.items():
+        register_family(name, family)
     yield
     for name in families:
         del FAMILIES[name]
