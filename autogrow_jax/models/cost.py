@@ -83,6 +83,7 @@ def estimate_cost(
       UserError: for depths or an image shape that do not fit the network, and for a block whose
         products cannot be counted (see `piece_costs`).
 
+    >>> from autogrow_jax.models import build_network
     >>> estimate_cost(build_network("basic3", (3, 3, 3)), (32, 32, 3))
     Cost(num_params=272474, macs=40813184)
     """
