@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import itertools
 import re
 from pathlib import Path
@@ -14,11 +15,13 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, policies, replay
 from autogrow_jax.models import get_family
 from autogrow_jax.settings_files import load_study
-from autogrow_jax.studies import published
 from autogrow_jax.studies.cells import Cell, Entry, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "configs" / "studies"
+_spec = importlib.util.spec_from_file_location("published", FOLDER / "_published.py")
+published = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(published)
 FULL = (
     "main_table",
     "dataset_size",

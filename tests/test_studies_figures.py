@@ -136,13 +136,15 @@ def test_fixed_depths_of_two_families_are_joined_apart():
 
 def test_numbers_of_x_make_an_axis_and_a_word_a_line_across():
     table = _intervals()
-    panel = figure(table).axes[3]
+    drawing = figure(table)
+    panel = drawing.axes[3]
     assert panel.get_xlabel() == "K"
     assert panel.get_xscale() == "log"
     assert [mark[0] for mark in _marks(panel)] == [1, 3, 10, 50]
     (across,) = [line for line in panel.get_lines() if line.is_dashed()]
     assert across.get_ydata()[0] == pytest.approx(table.lines[-1].stat("accuracy").mean)
-    assert [text.get_text() for text in panel.texts] == ["convergent"]
+    named = zip(_labels(drawing), drawing.legends[0].legend_handles, strict=True)
+    assert [n for n, handle in named if handle.get_color() == across.get_color()] == ["convergent"]
     assert [label.get_text() for label in panel.get_xticklabels()] == ["1", "3", "10", "50"]
 
 

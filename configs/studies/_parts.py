@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.studies.published import DATASETS, NETWORKS
+
+from ._published import DATASETS, NETWORKS
 
 # The paper's c-AutoGrow as the authors' code has it: a look every 100 epochs, and its own tail.
 CONVERGENT: Mapping[str, Any] = {

@@ -31,9 +31,9 @@ from autogrow_jax.growth import replay
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Published, Row, Section, Study
-from autogrow_jax.studies.published import DATASET_SIZE
 
 from ._parts import config_of, names_of, select
+from ._published import DATASET_SIZE
 
 COLUMNS = ("net", "set", "data", "K", "J", "floor")
 PERCENTS = (100, 75, 50, 25)

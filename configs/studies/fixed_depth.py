@@ -19,9 +19,9 @@ network.
 """
 
 from autogrow_jax.studies import Row, Section, Study
-from autogrow_jax.studies.published import MAIN_TABLE
 
 from ._parts import config_of, names_of, select
+from ._published import MAIN_TABLE
 
 PARTS = ("cifar10_basic3", "cifar10_plain3")
 BLOCKS = (1, 2, 3, 5, 9, 18, 27, 42)

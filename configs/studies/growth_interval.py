@@ -16,9 +16,9 @@ one GPU at 10 TFLOP/s, though small nets do not fill one. `growth_interval.py:ci
 """
 
 from autogrow_jax.studies import Row, Section, Study
-from autogrow_jax.studies.published import GROWTH_INTERVAL, INITIALIZERS
 
 from ._parts import CONVERGENT, config_of, names_of, select
+from ._published import GROWTH_INTERVAL, INITIALIZERS
 
 INTERVALS = (1, 3, 5, 10, 20, 50)
 

@@ -18,9 +18,9 @@ the paper: five days of one GPU at 10 TFLOP/s. `initializers.py:cifar10` runs on
 """
 
 from autogrow_jax.studies import Row, Section, Study
-from autogrow_jax.studies.published import INITIALIZERS
 
 from ._parts import CONVERGENT, config_of, names_of, select
+from ._published import INITIALIZERS
 
 NAMES = ("morphism", "adam", "uniform", "gaussian", "default")
 POLICIES = (

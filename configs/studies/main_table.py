@@ -17,9 +17,9 @@ takes an hour or a few, of the wide ones most of a day.
 """
 
 from autogrow_jax.studies import Row, Section, Study
-from autogrow_jax.studies.published import MAIN_TABLE
 
 from ._parts import config_of, names_of, select
+from ._published import MAIN_TABLE
 
 
 def get_study(wanted: str = "") -> Study:

@@ -12,9 +12,9 @@ a week of one GPU at 10 TFLOP/s. `seed_depth.py:basic3` runs one network, in a d
 """
 
 from autogrow_jax.studies import Row, Section, Study
-from autogrow_jax.studies.published import SEED_DEPTH
 
 from ._parts import config_of, names_of, select
+from ._published import SEED_DEPTH
 
 BLOCKS = (1, 3, 5)
 

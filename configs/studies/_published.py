@@ -13,7 +13,7 @@ KDD 2020, arXiv 1906.02909.
 
 from collections.abc import Mapping
 
-from autogrow_jax.studies.study import Published
+from autogrow_jax.studies import Published
 
 # What the paper calls the networks and the sets that configs know as "basic3" and "cifar10".
 NETWORKS: Mapping[str, str] = {
