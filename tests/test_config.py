@@ -413,13 +413,17 @@ IN_RUNS = {
     "log.plot_every",
 }
 CASES = [(probe, name, value) for probe, group in PROBES.items() for name, value in group.items()]
+MARKS = {"num_devices": pytest.mark.devices(4)}
 
 
 def test_the_probes_leave_out_no_key():
     assert {name for _, name, _ in CASES} | IN_RUNS == KEYS.keys()
 
 
-@pytest.mark.parametrize("probe, name, value", CASES, ids=[name for _, name, _ in CASES])
+@pytest.mark.parametrize(
+    "probe, name, value",
+    [pytest.param(*case, marks=MARKS.get(case[1], ()), id=case[1]) for case in CASES],
+)
 def test_every_key_changes_something(probe, name, value):
     base = BASE.get(name, {})
     assert probe(_resolve(**base)) != probe(_resolve(**base | {name: value}))
