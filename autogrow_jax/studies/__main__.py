@@ -23,7 +23,6 @@ from autogrow_jax.studies.runner import (
     run_cell,
     run_cells,
     stop_with_parent,
-    worker_command,
 )
 from autogrow_jax.studies.study import Study, check_seeds
 
@@ -34,7 +33,6 @@ class Options:
 
     Attributes:
       seeds: instead of the study's own; empty for those.
-      cell: place in the list or name of the one cell to run, "" for all.
       parent: the pipe by which a worker notices the end of the process that started it.
       changes: {"a.b": value} laid over every cell's config.
     """
@@ -52,15 +50,13 @@ class Options:
     @property
     def of_worker(self) -> tuple[str, ...]:
         """The arguments that a worker needs to find the same cells."""
-        seeds = (f"--seeds={_as_text(self.seeds)}",) if self.seeds else ()
-        changes = (f"--config.{key}={_as_text(value)}" for key, value in self.changes.items())
-        return (f"--study={self.study}", f"--workdir={self.workdir}", *seeds, *changes)
-
-    @property
-    def command(self) -> str:
-        """With which somebody else makes the same table."""
-        workers = (f"--workers={self.workers}",) if self.workers != 1 else ()
-        return shlex.join(["python", "-m", "autogrow_jax.studies", *self.of_worker, *workers])
+        given = {"seeds": self.seeds} if self.seeds else {}
+        given |= {f"config.{key}": value for key, value in self.changes.items()}
+        texts = (
+            f"--{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for key, value in given.items()
+        )
+        return (f"--study={self.study}", f"--workdir={self.workdir}", *texts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +108,13 @@ def _run(options: Options) -> int:
     if options.cell:
         return _run_one(cells, options)
     if not options.table:
+        python = [sys.executable, "-m", "autogrow_jax.studies"]
         run_cells(
             cells,
             options.workdir,
             make_slots(options.workers),
-            lambda cell: worker_command(options.of_worker, cell),
+            # By name: a study file that is edited meanwhile may number its cells otherwise.
+            lambda cell: [*python, *options.of_worker, f"--cell={cell.name}"],
             StudyProgress(study.title),
         )
     return _report(study, entries, options)
@@ -130,9 +128,8 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
         state = "done" if folder.is_done else "failed" if folder.why_failed() else "missing"
         after = f"  (after {index[cell.found_by]})" if cell.found_by else ""
         print(f"{number:>4}  {state:<7}  {cell.label}  {cell.name}{after}")
-    waiting = sum(1 for cell in cells if cell.found_by)
-    if waiting:
-        first = len(cells) - waiting
+    first = sum(1 for cell in cells if not cell.found_by)
+    if first < len(cells):
         print(
             f"cells {first} to {len(cells) - 1} train from scratch what earlier ones find: as a job"
             f" array, run 0 to {first - 1} first",
@@ -143,11 +140,17 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
 def _run_one(cells: Sequence[Cell], options: Options) -> int:
     if options.parent is not None:
         stop_with_parent(options.parent)
-    cell = _find(cells, options.cell)
+    by_name = {cell.name: cell for cell in cells}
+    wanted = {str(number): cell for number, cell in enumerate(cells)} | by_name
+    if options.cell not in wanted:
+        raise UserError(
+            f"--cell is {options.cell}; the cells are 0 to {len(cells) - 1}, and have the names"
+            " that --list shows"
+        )
+    cell = wanted[options.cell]
     keep_freed_memory()
-    finder = next((other for other in cells if other.name == cell.found_by), None)
     try:
-        run_cell(cell, options.workdir, finder)
+        run_cell(cell, options.workdir, by_name.get(cell.found_by))
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.
@@ -156,41 +159,27 @@ def _run_one(cells: Sequence[Cell], options: Options) -> int:
     return 0
 
 
-def _find(cells: Sequence[Cell], wanted: str) -> Cell:
-    """The cell of a name, or of a place in the list."""
-    for number, cell in enumerate(cells):
-        if wanted in (str(number), cell.name):
-            return cell
-    raise UserError(
-        f"--cell is {wanted}; the cells are 0 to {len(cells) - 1}, and have the names that --list"
-        " shows"
-    )
-
-
 def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
     # Here, not at the top: a cell's own process draws nothing.
     from autogrow_jax.studies.figures import draw_figures
     from autogrow_jax.studies.tables import format_text, write_tables
 
+    workers = (f"--workers={options.workers}",) if options.workers != 1 else ()
+    command = shlex.join(["python", "-m", "autogrow_jax.studies", *options.of_worker, *workers])
     tables = collect(entries, options.workdir)
-    print(format_text(study.title, tables, command=options.command))
-    paths = write_tables(study.title, tables, options.workdir, command=options.command)
-    paths += draw_figures(study.title, tables, options.workdir)
-    for path in paths:
+    print(format_text(study.title, tables, command=command))
+    paths = write_tables(study.title, tables, options.workdir, command=command)
+    for path in (*paths, *draw_figures(study.title, tables, options.workdir)):
         print(f"wrote {path}")
     failed = {r.cell.name: r for t in tables for r in t.records if r.state == "failed"}
     for record in failed.values():
-        folder = Folder(options.workdir, record.cell)
         print(f"error: {record.cell.label} failed: {record.error}", file=sys.stderr)
-        if folder.log.exists():
-            print(f"  its output: {folder.log}", file=sys.stderr)
+        log = Folder(options.workdir, record.cell).log
+        if log.exists():
+            print(f"  its output: {log}", file=sys.stderr)
     if failed:
         print("the same command tries again what failed", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -205,35 +194,17 @@ def _make_parser() -> Parser:
         more="--config.KEY=VALUE",
         usage="%(prog)s --study=FILE [--workdir=DIR] [--workers=N] [--config.KEY=VALUE ...]",
     )
-    parser.add_argument(
-        "--study",
-        metavar="FILE",
-        default="",
-        help=f"a Python file with get_study(); those in {STUDIES} are found from any folder",
-    )
-    parser.add_argument(
-        "--workdir", metavar="DIR", help="folder of the study (default: runs/STUDY-NAME)"
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=int,
-        default=1,
-        help="processes at the same time; several share the GPUs by turns, or else the cores",
-    )
-    parser.add_argument(
-        "--seeds", metavar="0,1,2", type=_seeds, default=(), help="instead of the study's own"
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="show the cells, a line each, and run nothing"
-    )
-    parser.add_argument(
-        "--cell", metavar="I", default="", help="run one cell of the list, as in a job array"
-    )
-    parser.add_argument(
-        "--table", action="store_true", help="make the table of what has finished, run nothing"
-    )
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    files = f"a Python file with get_study(); those in {STUDIES} are found from any folder"
+    add("--study", metavar="FILE", default="", help=files)
+    add("--workdir", metavar="DIR", help="folder of the study (default: runs/STUDY-NAME)")
+    processes = "processes at the same time; several share the GPUs by turns, or else the cores"
+    add("--workers", metavar="N", type=int, default=1, help=processes)
+    add("--seeds", metavar="0,1,2", type=_seeds, default=(), help="instead of the study's own")
+    add("--list", action="store_true", help="show the cells, a line each, and run nothing")
+    add("--cell", metavar="I", default="", help="run one cell of the list, as in a job array")
+    add("--table", action="store_true", help="make the table of what has finished, run nothing")
+    add("--parent", type=int, help=argparse.SUPPRESS)
     return parser
 
 

@@ -43,7 +43,7 @@ class StudyProgress:
     def start(self, cell: Cell) -> None:
         """A cell's process was started."""
         if self._bar is None:
-            self._tell("", f"start   {cell.label}")
+            self._say(f"start   {cell.label}", " ")
 
     def end(self, cell: Cell, folder: Folder) -> None:
         """A cell ended, or could not be run."""
@@ -51,9 +51,9 @@ class StudyProgress:
         self._ended_now += 1
         reason = folder.why_failed()
         self._num_failed += bool(reason)
-        what = f"FAILED  {cell.label}: {reason.splitlines()[0]}" if reason else ""
-        place = f"[{self._ended}/{self._total}]"
-        self._tell(place, what or f"done    {cell.label}: {_outcome(folder)}")
+        failed = f"FAILED  {cell.label}: {reason.splitlines()[0]}" if reason else ""
+        told = failed or f"done    {cell.label}: {_outcome(folder)}"
+        self._say(told, f"[{self._ended}/{self._total}]")
         if self._bar is not None:
             self._bar.update()
 
@@ -76,14 +76,12 @@ class StudyProgress:
             self._bar.close()
             self._bar = None
 
-    def _tell(self, place: str, what: str) -> None:
-        self._say(f"{place:>{2 * len(str(self._total)) + 3}} {what}")
-
-    def _say(self, line: str) -> None:
-        if self._bar is None:
-            print(line, file=self._stream, flush=True)
-        else:
-            self._bar.write(line, file=self._stream)
+    def _say(self, line: str, place: str = "") -> None:
+        if place:
+            line = f"{place:>{2 * len(str(self._total)) + 3}} {line}"
+        # Above the bar, where there is one.
+        tqdm.write(line, file=self._stream)
+        self._stream.flush()
 
 
 def _outcome(folder: Folder) -> str:

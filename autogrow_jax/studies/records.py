@@ -160,6 +160,12 @@ class Line:
         accuracies = ((found.accuracy, scratch.accuracy) for found, scratch in pairs)
         return Stat(tuple(a - b for a, b in accuracies if a is not None and b is not None))
 
+    @property
+    def stats(self) -> dict[str, Stat]:
+        """What CSV and JSON have as mean and standard deviation."""
+        numbers = {name: self.stat(name) for name in ("accuracy", *NUMBERS)}
+        return numbers | {"scratch_accuracy": self.baseline, "delta": self.delta}
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:

@@ -5,13 +5,11 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.studies.cells import Cell, Folder, with_depths
@@ -31,33 +29,16 @@ _GRACE_SECONDS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """What one of several processes may use.
-
-    Attributes:
-      environment: variables to set for it, which name its GPU.
-      cores: indices of the cores it may use; empty for all.
-    """
+    """What one of several processes may use: variables that name its GPU; its cores, () for all."""
 
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cores: frozenset[int] = frozenset()
-
-    @contextlib.contextmanager
-    def cores_for_children(self) -> Iterator[None]:
-        """Gives this slot's cores to processes started within it."""
-        if not self.cores:
-            yield
-            return
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self.cores)
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, before)
 
 
 @dataclasses.dataclass
 class _Running:
     cell: Cell
+    folder: Folder
     slot: Slot
     process: subprocess.Popen
     parent_end: int  # of the pipe that tells the process when this one has died
@@ -84,11 +65,12 @@ def run_cells(
     Raises:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, once all processes have ended.
     """
-    pending = [cell for cell in cells if not Folder(workdir, cell).is_done]
+    folders = {cell.name: Folder(workdir, cell) for cell in cells}
+    labels = {cell.name: cell.label for cell in cells}
+    pending = [cell for cell in cells if not folders[cell.name].is_done]
     # What failed in an earlier start says nothing about this one.
     for cell in pending:
-        Folder(workdir, cell).error.unlink(missing_ok=True)
-    by_name = {cell.name: cell for cell in cells}
+        folders[cell.name].error.unlink(missing_ok=True)
     free = list(slots)
     running: list[_Running] = []
     progress.begin(num_cells=len(cells), num_done=len(cells) - len(pending))
@@ -97,40 +79,36 @@ def run_cells(
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.insert(0, job.slot)
-                _end(job, workdir, progress)
+                _end(job)
+                progress.end(job.cell, job.folder)
             waited_for = {job.cell.name for job in running} | {cell.name for cell in pending}
             for cell in list(pending):
+                folder, finder = folders[cell.name], folders.get(cell.found_by)
                 if cell.found_by in waited_for:
                     continue
-                finder = by_name.get(cell.found_by)
-                if finder and not Folder(workdir, finder).is_done:
+                if finder and not finder.is_done:
                     pending.remove(cell)
-                    folder = Folder(workdir, cell)
-                    folder.fail(f"not run: {finder.label}, which finds its net, failed")
+                    folder.fail(f"not run: {labels[cell.found_by]}, which finds its net, failed")
                     progress.end(cell, folder)
                 elif free:
                     pending.remove(cell)
-                    running.append(_start(cell, workdir, free.pop(0), make_command(cell)))
+                    running.append(_start(cell, folder, free.pop(0), make_command(cell)))
                     progress.start(cell)
-            progress.show([(job.cell, Folder(workdir, job.cell)) for job in running], len(pending))
+            progress.show([(job.cell, job.folder) for job in running], len(pending))
             time.sleep(_POLL_SECONDS)
     finally:
         _stop(running)
         progress.close()
 
 
-def worker_command(arguments: Sequence[str], cell: Cell) -> list[str]:
-    """The command line that runs a cell of the study that `arguments` name."""
-    # By name: a study file that is edited meanwhile may number its cells otherwise.
-    return [sys.executable, "-m", "autogrow_jax.studies", *arguments, f"--cell={cell.name}"]
-
-
-def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Running:
-    folder = Folder(workdir, cell)
+def _start(cell: Cell, folder: Folder, slot: Slot, command: list[str]) -> _Running:
     folder.root.mkdir(parents=True, exist_ok=True)
     child_end, parent_end = os.pipe()
+    cores = os.sched_getaffinity(0) if slot.cores else set()
     try:
-        with folder.log.open("ab") as log, slot.cores_for_children():
+        if slot.cores:  # A process has the cores of the one that starts it.
+            os.sched_setaffinity(0, slot.cores)
+        with folder.log.open("ab") as log:
             process = subprocess.Popen(
                 [*command, f"--parent={child_end}"],
                 stdin=subprocess.DEVNULL,
@@ -143,25 +121,26 @@ def _start(cell: Cell, workdir: Path, slot: Slot, command: list[str]) -> _Runnin
             )
     finally:
         os.close(child_end)
-    return _Running(cell, slot, process, parent_end)
+        if slot.cores:
+            os.sched_setaffinity(0, cores)
+    return _Running(cell, folder, slot, process, parent_end)
 
 
-def _end(job: _Running, workdir: Path, progress: StudyProgress) -> None:
+def _end(job: _Running) -> None:
+    """Keeps why a process ended, where it has left neither a result nor a reason."""
     os.close(job.parent_end)
-    folder = Folder(workdir, job.cell)
-    if not folder.is_done and not folder.why_failed():
-        folder.fail(_describe_end(job.process.returncode, folder))
-    progress.end(job.cell, folder)
-
-
-def _describe_end(status: int, folder: Folder) -> str:
+    folder, status = job.folder, job.process.returncode
+    if folder.is_done or folder.why_failed():
+        return
     if status == -signal.SIGKILL:
-        return "killed (SIGKILL): most likely the machine had no memory left"
-    if status < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-status).name}; its output is in {folder.log}"
-    lines = folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"ended with status {status}: {lines[-1] if lines else 'it printed nothing'}"
+        reason = "killed (SIGKILL): most likely the machine had no memory left"
+    elif status < 0:
+        name = signal.strsignal(-status) or "unknown"
+        reason = f"killed by signal {-status} ({name}); its output is in {folder.log}"
+    else:
+        lines = folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = f"ended with status {status}: {lines[-1] if lines else 'it printed nothing'}"
+    folder.fail(reason)
 
 
 def _stop(running: Sequence[_Running]) -> None:
@@ -203,13 +182,22 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
         folder.error.unlink(missing_ok=True)
         keep_in(workdir / "compiled")
         try:
-            run(_settings(cell, workdir, finder), folder.run)
+            settings = cell.settings
+            if finder is not None:
+                found = Folder(workdir, finder).result()
+                if found is None:
+                    raise UserError(
+                        f"the net to train from scratch is what cell {finder.name} finds, which is"
+                        " not done; run that one first"
+                    )
+                settings = with_depths(cell, tuple(found["depths"]))
+            run(settings, folder.run)
+        except UserError as error:
+            folder.fail(str(error))
+            raise
         except Exception as error:
-            if isinstance(error, UserError):
-                folder.fail(str(error))
-            else:
-                traceback.print_exc()
-                folder.fail(f"{type(error).__name__}: {error}")
+            traceback.print_exc()
+            folder.fail(f"{type(error).__name__}: {error}")
             raise
 
 
@@ -222,19 +210,6 @@ def stop_with_parent(file_descriptor: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True, name="waits for the parent's end").start()
-
-
-def _settings(cell: Cell, workdir: Path, finder: Cell | None) -> dict[str, Any]:
-    if not cell.found_by:
-        return cell.settings
-    assert finder is not None and finder.name == cell.found_by, "the cell that finds this net"
-    found = Folder(workdir, finder).result()
-    if found is not None:
-        return with_depths(cell, tuple(found["depths"]))
-    raise UserError(
-        f"the net to train from scratch is what cell {finder.name} finds, which is not done; run"
-        " that one first"
-    )
 
 
 @contextlib.contextmanager

@@ -5,17 +5,18 @@ import dataclasses
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
 from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.studies.formats import Column, describe, make_columns, make_remarks
-from autogrow_jax.studies.records import NUMBERS, Line, Table
+from autogrow_jax.studies.records import Line, Stat, Table
+from autogrow_jax.studies.remarks import describe, make_remarks
+from autogrow_jax.studies.study import Published
 
 __all__ = ["format_csv", "format_json", "format_markdown", "format_text", "write_tables"]
 
@@ -24,6 +25,8 @@ _WIDTH = 120
 # Texts that are wider than this are broken at their spaces.
 _MAX_CELL = 30
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+_NOTHING = "-"
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
 def write_tables(title: str, tables: Sequence[Table], folder: Path, *, command: str) -> list[Path]:
@@ -49,6 +52,9 @@ def write_tables(title: str, tables: Sequence[Table], folder: Path, *, command: 
     return [folder / name for name in texts]
 
 
+# --- For people.
+
+
 def format_text(title: str, tables: Sequence[Table], *, command: str) -> str:
     """Formats the tables for a terminal, without a line end after the last."""
     common, own = describe(tables)
@@ -69,8 +75,8 @@ def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str
     parts = [f"# {_escape(title)}"]
     for table, sentences in zip(tables, own, strict=True):
         columns = [
-            column._replace(header=_escape(column.header), cells=map(_escape, column.cells))
-            for column in make_columns(table)
+            column._replace(header=_escape(column.header), cells=list(map(_escape, column.cells)))
+            for column in _make_columns(table)
         ]
         parts += [f"## {_escape(table.section.title)}", _draw(columns, "pipe")]
         parts.append("\n".join(f"- {_escape(remark)}" for remark in make_remarks(table)))
@@ -78,6 +84,129 @@ def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str
     parts.append("\n".join(f"- {_escape(sentence)}" for sentence in common))
     parts.append(f"```sh\n{command}\n```" if command else "")
     return "\n\n".join(filter(None, parts))
+
+
+class _Column(NamedTuple):
+    """Texts, one a line of the table; columns of one group stay side by side."""
+
+    group: str
+    header: str
+    cells: list[str]
+
+
+def _text_table(table: Table) -> str:
+    """The table; where it is too wide its groups of columns stand under each other."""
+    columns = [
+        column._replace(cells=[textwrap.fill(c, _MAX_CELL, **_WHOLE_WORDS) for c in column.cells])
+        for column in _make_columns(table)
+    ]
+    names, *groups = (list(group) for _, group in groupby(columns, key=lambda c: c.group))
+    blocks: list[list[_Column]] = []
+    for group in groups:
+        if blocks and max(map(len, _draw([*blocks[-1], *group]).split("\n"))) <= _WIDTH:
+            blocks[-1] += group
+        else:
+            blocks.append([*names, *group])
+    return "\n\n".join(map(_draw, blocks or [names]))
+
+
+def _draw(columns: Sequence[_Column], form: str = "simple") -> str:
+    return tabulate(
+        {i: column.cells for i, column in enumerate(columns)},
+        [column.header for column in columns],
+        form,
+        disable_numparse=True,
+        preserve_whitespace=True,
+        colalign=["right" if column.group == "cost" else "left" for column in columns],
+    )
+
+
+def _wrap(text: str, first: str = "") -> str:
+    indents: dict[str, Any] = {"initial_indent": first, "subsequent_indent": " " * len(first)}
+    return textwrap.fill(text, _WIDTH - 20, **indents, **_WHOLE_WORDS)
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line; an underscore within a word needs nothing."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda match: "\\" + match[0], text)
+
+
+def _make_columns(table: Table) -> list[_Column]:
+    """Makes the columns of a table, without those in which no line has anything."""
+    lines = table.lines
+    names = [
+        _Column("name", name, [line.names[i] for line in lines])
+        for i, name in enumerate(table.section.columns)
+    ]
+
+    def paper(show: Callable[[Published], str]) -> list[str]:
+        return [(show(line.published) if line.published else "") or _NOTHING for line in lines]
+
+    def numbers(name: str) -> list[float | None]:
+        return [line.stat(name).mean for line in lines]
+
+    baselines = [_stat(line.baseline, len(line.baselines)) for line in lines]
+    deltas = [_stat(line.delta, len(line.baselines), "+") for line in lines]
+    paper_delta = paper(lambda p: "" if p.delta is None else _points(p.delta, "+"))
+    optional = [
+        _Column("found", "depths", [_depths(line) for line in lines]),
+        _Column("found", "paper:\ndepths", paper(lambda p: format_depths(p.depths))),
+        _Column("found", "accuracy %", [_accuracy(line) for line in lines]),
+        _Column("found", "paper:\naccuracy", paper(lambda p: _points(p.accuracy))),
+        _Column("scratch", "from\nscratch %", baselines),
+        _Column("scratch", "delta", deltas),
+        _Column("scratch", "paper:\ndelta", paper_delta),
+        _numbers("epochs", numbers("epochs"), whole=True),
+        _scaled("forward", numbers("flops")),
+        _scaled("training", numbers("training_flops")),
+        _numbers("seconds", numbers("seconds")),
+        _numbers("parameters", numbers("num_params"), whole=True),
+    ]
+    return names + [column for column in optional if set(column.cells) != {_NOTHING}]
+
+
+def _depths(line: Line) -> str:
+    names = [format_depths(record.depths) for record in line.done if record.depths]
+    return (names[0] if len(set(names)) == 1 else ", ".join(names)) or _NOTHING
+
+
+def _accuracy(line: Line) -> str:
+    stat = line.stat("accuracy")
+    if not stat.values and any(record.state == "failed" for record in line.records):
+        return "failed"
+    return _stat(stat, len(line.records))
+
+
+def _stat(stat: Stat, expected: int, sign: str = "") -> str:
+    """ "91.20 ± 0.31", with the number of values where it is less than `expected`."""
+    if stat.mean is None:
+        return _NOTHING
+    text = _points(stat.mean, sign) + (f" ± {stat.std:.2f}" if stat.std is not None else "")
+    return text if len(stat.values) == expected else f"{text} (n={len(stat.values)})"
+
+
+def _points(value: float, sign: str = "") -> str:
+    return f"{round(value, 2) + 0.0:{sign}.2f}"  # What rounds to zero loses its minus.
+
+
+def _scaled(header: str, means: Sequence[float | None]) -> _Column:
+    """FLOPs in the unit of the smallest of them, such as MFLOP."""
+    smallest = min(filter(None, means), default=1.0)
+    scale, prefix = next((pair for pair in _PREFIXES if smallest >= pair[0]), _PREFIXES[-1])
+    scaled = [None if mean is None else mean / scale for mean in means]
+    return _numbers(f"{header}\n{prefix}FLOP", scaled)
+
+
+def _numbers(header: str, means: Sequence[float | None], *, whole: bool = False) -> _Column:
+    """Means, all with so many decimals that the smallest has three figures, two at most."""
+    smallest = min((abs(mean) for mean in means if mean is not None), default=0.0)
+    decimals = 0 if whole or smallest >= 100 else 1 if smallest >= 10 else 2
+    cells = [_NOTHING if mean is None else f"{mean:,.{decimals}f}" for mean in means]
+    return _Column("cost", header, cells)
+
+
+# --- For programs.
 
 
 def format_csv(tables: Sequence[Table]) -> str:
@@ -88,22 +217,20 @@ def format_csv(tables: Sequence[Table]) -> str:
     `..._std` is the sample standard deviation over seeds, `n` how many seeds `accuracy` is of.
     """
     rows = [
-        (
-            table.section,
-            line,
-            {"section": table.section.title, "row": line.label},
-            _csv(table, line),
-        )
-        for table in tables
-        for line in table.lines
+        ({"section": t.section.title, "row": line.label}, t.section.columns, line, _csv(t, line))
+        for t in tables
+        for line in t.lines
     ]
-    reserved = {name for *_, first, numbers in rows for name in (*first, *numbers)}
-    named = list(dict.fromkeys(name for section, *_ in rows for name in section.columns))
-    content = []
-    for section, line, first, numbers in rows:
-        names = dict(zip(section.columns, line.names, strict=True))
-        own = {f"{name}_" if name in reserved else name: names.get(name, "") for name in named}
-        content.append(first | own | numbers)
+    fixed = {name for first, _, _, numbers in rows for name in (*first, *numbers)}
+    # A section's column of the same name as one of ours is called otherwise.
+    named = {c: f"{c}_" if c in fixed else c for _, columns, *_ in rows for c in columns}
+    content = [
+        first
+        | dict.fromkeys(named.values(), "")
+        | {named[c]: name for c, name in zip(columns, line.names, strict=True)}
+        | numbers
+        for first, columns, line, numbers in rows
+    ]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(content[0]) if content else [], lineterminator="\n")
     writer.writeheader()
@@ -127,101 +254,44 @@ def format_json(title: str, tables: Sequence[Table], *, command: str) -> str:
     return to_json({"title": title, "command": command, "tables": content}, "tables", indent=2)
 
 
-# --- For people.
-
-
-def _text_table(table: Table) -> str:
-    """The table; where it is too wide its groups of columns stand under each other."""
-    columns = []
-    for column in make_columns(table):
-        cells = ["\n".join(_break(cell, _MAX_CELL)) for cell in column.cells]
-        if column.align == "point":
-            before = max(cell.find(".") for cell in cells)
-            cells = [" " * (before - c.find(".")) + c if "." in c else c for c in cells]
-        widest = max(len(text) for cell in cells for text in cell.splitlines() or [""])
-        header = _break(column.header, max(1, widest, *map(len, column.header.split())))
-        columns.append(column._replace(header="\n".join(header), cells=cells))
-    names, *groups = (list(group) for _, group in groupby(columns, key=lambda c: c.group))
-    blocks: list[list[Column]] = []
-    for group in groups:
-        if blocks and len(_draw([*blocks[-1], *group]).split("\n", 1)[0]) <= _WIDTH:
-            blocks[-1] += group
-        else:
-            blocks.append([*names, *group])
-    return "\n\n".join(map(_draw, blocks or [names]))
-
-
-def _draw(columns: Sequence[Column], form: str = "simple") -> str:
-    return tabulate(
-        list(zip(*(column.cells for column in columns), strict=True)),
-        [column.header for column in columns],
-        form,
-        disable_numparse=True,
-        preserve_whitespace=True,
-        colalign=["right" if column.align == "right" else "left" for column in columns],
-    )
-
-
-def _break(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, **_WHOLE_WORDS) or [""]
-
-
-def _wrap(text: str, first: str = "") -> str:
-    indents: dict[str, Any] = {"initial_indent": first, "subsequent_indent": " " * len(first)}
-    return textwrap.fill(text, _WIDTH - 20, **indents, **_WHOLE_WORDS)
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; an underscore within a word needs nothing."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda match: "\\" + match[0], text)
-
-
-# --- Files for programs.
-
-
 def _csv(table: Table, line: Line) -> dict[str, Any]:
-    accuracy, baseline, delta = line.stat("accuracy"), line.baseline, line.delta
-    published = line.published
+    stats, published = line.stats, line.published
     fields: dict[str, Any] = {
         "seeds": " ".join(map(str, table.seeds)),
         "num_seeds": len(line.records),
-        "n": len(accuracy.values),
+        "n": len(stats["accuracy"].values),
+        "scratch_n": len(line.baseline.values),
+        "delta_n": len(line.delta.values),
         "is_found": line.found,
         "found_depths": " ".join(format_depths(record.depths or ()) for record in line.done),
-        "accuracy_mean": accuracy.mean,
-        "accuracy_std": accuracy.std,
-        "scratch_accuracy_mean": baseline.mean,
-        "scratch_accuracy_std": baseline.std,
-        "scratch_n": len(baseline.values),
-        "delta_mean": delta.mean,
-        "delta_std": delta.std,
-        "delta_n": len(delta.values),
         "paper_depths": format_depths(published.depths) if published else "",
         "paper_accuracy": published.accuracy if published else None,
         "paper_delta": published.delta if published else None,
     }
-    for name in NUMBERS:
-        fields |= {f"{name}_mean": line.stat(name).mean, f"{name}_std": line.stat(name).std}
+    for name, stat in stats.items():
+        fields |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
     runs = [record for record in (*line.records, *line.baselines) if record.state == "done"]
-    fields["validation"] = "; ".join(dict.fromkeys(r.validation or "unknown" for r in runs))
-    fields["machine"] = "; ".join(dict.fromkeys(r.machine or "unknown" for r in runs))
-    fields["num_failed"] = len(line.failed)
-    fields["num_missing"] = sum(record.state == "missing" for record in line.records)
-    fields["error"] = "; ".join(f"{r.cell.label}: {r.reason}" for r in line.failed)
-    return fields
+    return fields | {
+        "validation": _each(record.validation or "unknown" for record in runs),
+        "machine": _each(record.machine or "unknown" for record in runs),
+        "num_failed": len(line.failed),
+        "num_missing": sum(record.state == "missing" for record in line.records),
+        "error": _each(f"{record.cell.label}: {record.reason}" for record in line.failed),
+    }
+
+
+def _each(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
 
 
 def _json(line: Line) -> dict[str, Any]:
-    stats = {name: line.stat(name) for name in ("accuracy", *NUMBERS)}
-    stats |= {"scratch_accuracy": line.baseline, "delta": line.delta}
     return {
         "names": line.names,
         "found": line.found,
         "paper": dataclasses.asdict(line.published) if line.published else None,
         **{
             name: {"mean": s.mean, "std": s.std, "n": len(s.values), "values": s.values}
-            for name, s in stats.items()
+            for name, s in line.stats.items()
         },
         "runs": [dataclasses.asdict(record) for record in line.records],
         "runs_from_scratch": [dataclasses.asdict(record) for record in line.baselines],
