@@ -13,6 +13,7 @@ from jax import lax
 
 from autogrow_jax import native
 from autogrow_jax.models import blocks, build_network
+from autogrow_jax.models.chain import find_chain, run_chain
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
 from autogrow_jax.models.layers import EPSILON
 from autogrow_jax.models.network import FAMILIES, get_family, register_family
@@ -176,13 +177,11 @@ def test_a_stack_is_its_blocks_one_after_the_other(kind, depth):
             return y, updated["batch_stats"]
 
         def loss(params, x):
-            from autogrow_jax.models.chain import run_chain
-
             if convolution == "xla":
                 z, moved = run_stack(apply, params, stats, x, live)
             else:
                 z, moved = run_chain(
-                    blocks.find_chain(own),
+                    find_chain(own),
                     params,
                     stats,
                     x,
@@ -294,8 +293,8 @@ class _Renamed(blocks.PlainBlock):
 
 
 def test_a_block_derived_from_ours_runs_as_itself():
-    assert blocks.find_chain(_Renamed(4)) == blocks.find_chain(blocks.PlainBlock(4)) is not None
-    assert blocks.find_chain(_Leaky(4)) is None
+    assert find_chain(_Renamed(4)) == find_chain(blocks.PlainBlock(4)) is not None
+    assert find_chain(_Leaky(4)) is None
     plain = get_family("plain3")
     register_family(
         "leaky1", plain._replace(block=_Leaky, widths=(4,), stem_width=4, batch_norm=False)

@@ -5,64 +5,25 @@ fields `features`, `stride` and `options`. The first block of a stage has the st
 changes the width; all others keep the shape, which is what lets a stage stack their parameters.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax import native
+from autogrow_jax.models.chain import Chain, runs_as
 from autogrow_jax.models.layers import BlockOptions, ConvBN, batch_norm, conv
 
 __all__ = [
     "BasicBlock",
     "BlockOptions",
     "BottleneckBlock",
-    "Chain",
     "ConvBN",
     "PlainBlock",
     "PlainBlockNoBN",
     "SwitchBlock",
     "batch_norm",
     "conv",
-    "find_chain",
-    "runs_as",
 ]
-
-
-class Chain(NamedTuple):
-    """What lets the package's own kernels run a whole stack of blocks.
-
-    A block is convolutions of stride 1 with the names `conv1`, `conv2`..., each with batch
-    normalisation, `bn1`, `bn2`..., and a ReLU behind it.
-
-    Attributes:
-      num_layers: convolutions.
-      residual: whether the block's input is added before the last ReLU.
-    """
-
-    num_layers: int
-    residual: bool
-
-
-def runs_as(chain: Chain) -> Callable:
-    """Says of a block's `__call__` what it computes where the block keeps the shape.
-
-    It is said of the function: a block derived from ours, with a `__call__` of its own, says
-    nothing and runs as itself.
-    """
-
-    def mark(call: Callable) -> Callable:
-        vars(call)["chain"] = chain
-        return call
-
-    return mark
-
-
-def find_chain(block: nn.Module) -> Chain | None:
-    """Returns what the block's own `__call__` says it `runs_as`; None where it says nothing."""
-    return getattr(type(block).__call__, "chain", None)
 
 
 def _conv_bn(block, index, features, size, stride=1, relu=True) -> ConvBN:

@@ -1,17 +1,51 @@
 """Runs a stack of blocks that are a `Chain` by the package's own kernels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from autogrow_jax import native
-from autogrow_jax.models.blocks import Chain
 from autogrow_jax.models.layers import move_statistics
 from autogrow_jax.models.stack import num_slots
 
 Tree = Any
+
+
+class Chain(NamedTuple):
+    """What lets the package's own kernels run a whole stack of blocks.
+
+    A block is convolutions of stride 1 with the names `conv1`, `conv2`..., each with batch
+    normalisation, `bn1`, `bn2`..., and a ReLU behind it.
+
+    Attributes:
+      num_layers: convolutions.
+      residual: whether the block's input is added before the last ReLU.
+    """
+
+    num_layers: int
+    residual: bool
+
+
+def runs_as(chain: Chain) -> Callable:
+    """Says of a block's `__call__` what it computes where the block keeps the shape.
+
+    It is said of the function: a block derived from ours, with a `__call__` of its own, says
+    nothing and runs as itself.
+    """
+
+    def mark(call: Callable) -> Callable:
+        vars(call)["chain"] = chain
+        return call
+
+    return mark
+
+
+def find_chain(block: nn.Module) -> Chain | None:
+    """Returns what the block's own `__call__` says it `runs_as`; None where it says nothing."""
+    return getattr(type(block).__call__, "chain", None)
 
 
 def run_chain(

@@ -33,16 +33,7 @@ _PARTS, _LEAST_PIXELS, _LEAST_VALUES = 4, 64, 2**18
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def _convolve(x, kernel, strides, padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=DIMENSION_NUMBERS,
-    )
+_convolve = partial(lax.conv_general_dilated, dimension_numbers=DIMENSION_NUMBERS)
 
 
 def _convolve_undilated(x, kernel, strides, padding):
@@ -179,15 +170,7 @@ def why_not_native() -> str:
 
 def _behind_flax(convolve):
     def conv_general_dilated(
-        lhs: jax.Array,
-        rhs: jax.Array,
-        window_strides: Sequence[int],
-        padding: Any,
-        lhs_dilation: Sequence[int] | None = None,
-        rhs_dilation: Sequence[int] | None = None,
-        dimension_numbers: Any = None,
-        feature_group_count: int = 1,
-        precision: Any = None,
+        x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **others: Any
     ) -> jax.Array:
         """A convolution behind the signature that `flax.linen.Conv(conv_general_dilated=)` calls.
 
@@ -196,15 +179,16 @@ def _behind_flax(convolve):
             precision, which none of our blocks uses; pass `jax.lax.conv_general_dilated` to
             `nn.Conv` for those.
         """
-        del dimension_numbers
-        dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-        if dilated or feature_group_count != 1 or isinstance(padding, str) or precision is not None:
+        dilations = [others.get(f"{side}_dilation") or () for side in ("lhs", "rhs")]
+        grouped = others.get("feature_group_count", 1) != 1
+        dilated = any(step != 1 for steps in dilations for step in steps)
+        if dilated or grouped or isinstance(padding, str) or others.get("precision") is not None:
             raise NotImplementedError(
                 "the canonical-form convolution takes explicit padding and neither dilation,"
                 " groups nor a precision; use jax.lax.conv_general_dilated in this block"
             )
         (top, bottom), (left, right) = padding
-        return convolve(lhs, rhs, tuple(window_strides), ((top, bottom), (left, right)))
+        return convolve(x, kernel, tuple(strides), ((top, bottom), (left, right)))
 
     return conv_general_dilated
 

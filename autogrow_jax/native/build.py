@@ -25,7 +25,7 @@ from autogrow_jax.process import machine_key
 _FOLDER = Path(__file__).parent
 _SOURCES = ("conv.cc", "layers.cc", "stacks.cc")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-w")
+_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-Wall", "-Wextra")
 _NATIVE = "-march=native"
 _SECONDS = 300
 # What a compiler, the disk and variables that cannot be read as a shell would (ValueError) raise.
@@ -153,7 +153,8 @@ def _build(compiler: Command, path: Path) -> Path:
 
 def _compile(command: list[str], library: Path) -> None:
     """Compiles all sources at the same time and links them."""
-    include = ["-I", jax.ffi.include_dir()]
+    # As the system's, of whose warnings nothing is heard.
+    include = ["-isystem", jax.ffi.include_dir()]
     objects = [str(library.with_name(f"{source}.o")) for source in _SOURCES]
     with ThreadPoolExecutor(len(_SOURCES)) as threads:
         list(

@@ -14,10 +14,10 @@ namespace autogrow {
 // A layer of all blocks of a stack. Its arrays have a leading axis of slots, a block's place each.
 struct Layer {
   Shape shape;
-  const float *kernel, *scale, *bias;
-  float *mean, *variance;                          // What it normalises by.
-  float* y = nullptr;                              // Output of the convolution.
-  float *grad_kernel, *grad_scale, *grad_bias;
+  const float *kernel = nullptr, *scale = nullptr, *bias = nullptr;
+  float *mean = nullptr, *variance = nullptr;  // What it normalises by.
+  float* y = nullptr;                          // Output of the convolution.
+  float *grad_kernel = nullptr, *grad_scale = nullptr, *grad_bias = nullptr;
 
   int64_t pixels() const { return shape.images * shape.out_height * shape.out_width; }
   int64_t output_size() const { return pixels() * shape.features; }
@@ -38,7 +38,9 @@ class LayerGradient {
   // g: the gradient of the normalised y or, with Relu, of what comes out of the ReLU.
   LayerGradient(const Normalization& n, const float* grad_scale, const float* grad_bias,
                 int64_t pixels, AsIs g, AsIs y)
-      : output_(n), of_y_(Coefficients::of_gradient(n, grad_scale, grad_bias, pixels)), g_(g),
+      : output_(n),
+        of_y_(Coefficients::of_gradient(n, grad_scale, grad_bias, pixels)),
+        g_(g),
         y_(y) {}
 
   NormalizationGradient<Relu> source() const {

@@ -13,33 +13,31 @@ using namespace autogrow;
 using Images = ffi::Buffer<ffi::F32, 4>;
 using Result = ffi::Result<Images>;
 
-ffi::Error run_forward(ffi::ThreadPool pool, Images x, Images kernel, int64_t row_stride,
-                   int64_t column_stride, int64_t top, int64_t left, Result y) {
+ffi::Error run_forward(ffi::ThreadPool pool, Images x, Images kernel, Geometry geometry, Result y) {
   return guarded([&] {
-    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), y->dimensions(),
-                                   {row_stride, column_stride, top, left});
+    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), y->dimensions(), geometry);
     Team team(pool);
     convolve(team, shape, AsIs{x.typed_data(), shape.channels}, kernel.typed_data(),
              y->typed_data());
   });
 }
 
-ffi::Error run_input_gradient(ffi::ThreadPool pool, Images g, Images kernel, int64_t row_stride,
-                          int64_t column_stride, int64_t top, int64_t left, Result grad_x) {
+ffi::Error run_input_gradient(ffi::ThreadPool pool, Images g, Images kernel, Geometry geometry,
+                              Result grad_x) {
   return guarded([&] {
-    const Shape shape = make_shape(grad_x->dimensions(), kernel.dimensions(), g.dimensions(),
-                                   {row_stride, column_stride, top, left});
+    const Shape shape =
+        make_shape(grad_x->dimensions(), kernel.dimensions(), g.dimensions(), geometry);
     Team team(pool);
     differentiate_input(team, shape, AsIs{g.typed_data(), shape.features}, kernel.typed_data(),
                         grad_x->typed_data());
   });
 }
 
-ffi::Error run_kernel_gradient(ffi::ThreadPool pool, Images x, Images g, int64_t row_stride,
-                           int64_t column_stride, int64_t top, int64_t left, Result grad_kernel) {
+ffi::Error run_kernel_gradient(ffi::ThreadPool pool, Images x, Images g, Geometry geometry,
+                               Result grad_kernel) {
   return guarded([&] {
-    const Shape shape = make_shape(x.dimensions(), grad_kernel->dimensions(), g.dimensions(),
-                                   {row_stride, column_stride, top, left});
+    const Shape shape =
+        make_shape(x.dimensions(), grad_kernel->dimensions(), g.dimensions(), geometry);
     Team team(pool);
     differentiate_kernel(team, shape, AsIs{x.typed_data(), shape.channels},
                          AsIs{g.typed_data(), shape.features}, grad_kernel->typed_data());
@@ -50,7 +48,6 @@ ffi::Error run_kernel_gradient(ffi::ThreadPool pool, Images x, Images g, int64_t
 // pages halve what that costs.
 ffi::Error empty(ffi::Result<ffi::AnyBuffer> result) {
 #if defined(__linux__)
-  constexpr uintptr_t kPage = 2 * 1024 * 1024;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(result->untyped_data());
   const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
   const uintptr_t end = (begin + result->size_bytes()) / kPage * kPage;
@@ -65,10 +62,7 @@ auto binding() {
       .Ctx<ffi::ThreadPool>()
       .Arg<Images>()
       .Arg<Images>()
-      .Attr<int64_t>("row_stride")
-      .Attr<int64_t>("column_stride")
-      .Attr<int64_t>("top")
-      .Attr<int64_t>("left")
+      .Attrs<Geometry>()
       .Ret<Images>();
 }
 

@@ -50,44 +50,36 @@ void run_correlation(Team& team, Job job, int64_t features, const Statistics& st
   }
 }
 
-template <class Source>
-WinogradCorrelation<Source> winograd_forward(const Shape& s, Source x, const float* kernel,
-                                             float* y, Epilogue epilogue) {
-  return {{x, s.height, s.width, s.channels}, kernel, s.features, 1, false, y, s.images,
-          s.out_height, s.out_width, s.features, s.top, s.left, epilogue};
+// y [images, out_height, out_width, features], or what `epilogue` makes of it. How the job runs is
+// told by the last arguments: as it is, or with the statistics of y.
+template <class Source, class... How>
+void convolve_how(Team& team, const Shape& s, const Operation<Source>& operation, How... how) {
+  if (suits_winograd(s))
+    run_correlation(team, WinogradCorrelation<Source>(operation, false, s.top, s.left), how...);
+  else
+    run_correlation(team, forward(s, operation), how...);
 }
 
-// y[images, out_height, out_width, features], or what `epilogue` makes of it.
 template <class Source>
 void convolve(Team& team, const Shape& s, Source x, const float* kernel, float* y,
-              Epilogue epilogue = {}) {
-  if (suits_winograd(s))
-    run_correlation(team, winograd_forward(s, x, kernel, y, epilogue));
-  else
-    run_correlation(team, forward(s, x, kernel, y, epilogue));
+              const Epilogue& epilogue = {}) {
+  convolve_how(team, s, forward_operation(s, x, kernel, y, epilogue));
 }
 
-// The same, and the statistics of y.
 template <class Source>
 void convolve(Team& team, const Shape& s, Source x, const float* kernel, float* y,
               const Statistics& statistics) {
-  if (suits_winograd(s))
-    run_correlation(team, winograd_forward(s, x, kernel, y, {}), s.features, statistics);
-  else
-    run_correlation(team, forward(s, x, kernel, y), s.features, statistics);
+  convolve_how(team, s, forward_operation(s, x, kernel, y, {}), s.features, statistics);
 }
 
 template <class G>
 void differentiate_input(Team& team, const Shape& s, G g, const float* kernel, float* grad_x,
-                         Epilogue epilogue = {}) {
-  if (suits_winograd(s)) {
-    run_correlation(team, WinogradCorrelation<G>(
-                              {g, s.out_height, s.out_width, s.features}, kernel, 1, s.features,
-                              true, grad_x, s.images, s.height, s.width, s.channels, 2 - s.top,
-                              2 - s.left, epilogue));
-  } else {
-    run_correlation(team, input_gradient(s, g, kernel, grad_x, epilogue));
-  }
+                         const Epilogue& epilogue = {}) {
+  const Operation<G> operation = input_operation(s, g, kernel, grad_x, epilogue);
+  if (suits_winograd(s))
+    run_correlation(team, WinogradCorrelation<G>(operation, true, 2 - s.top, 2 - s.left));
+  else
+    run_correlation(team, input_gradient(s, operation));
 }
 
 template <class X, class G>

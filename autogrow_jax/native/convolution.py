@@ -34,10 +34,13 @@ def empty(shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.ffi.ffi_call("autogrow_empty", jax.ShapeDtypeStruct(shape, dtype))()
 
 
-def geometry(strides: tuple[int, int], padding: Padding) -> dict[str, int]:
+def geometry(
+    strides: tuple[int, int], padding: Padding, relu: bool = False
+) -> dict[str, int | bool]:
     """Where a kernel is laid on the images, as attributes of a custom call."""
     (top, _), (left, _) = padding
-    return {"row_stride": strides[0], "column_stride": strides[1], "top": top, "left": left}
+    row, column = strides
+    return {"row_stride": row, "column_stride": column, "top": top, "left": left, "relu": relu}
 
 
 def _call(target: str, shape: tuple[int, ...], a, b, strides, padding):

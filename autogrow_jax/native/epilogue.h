@@ -22,8 +22,8 @@ struct Moments {
 
 // Count, mean, and sum of squared differences from the mean of many values, for each feature.
 struct Spread {
-  double* values;     // [3][features], zeros for no values.
-  int64_t features;   // Filled up to whole registers.
+  double* values;    // [3][features], zeros for no values.
+  int64_t features;  // Filled up to whole registers.
 
   // Adds `count` more values of a feature [Chan, Golub and LeVeque, 1979].
   void add(int64_t feature, double count, double mean, double squares) const {

@@ -13,13 +13,17 @@ template <class X, class G>
 class KernelGradient {
  public:
   KernelGradient(const Shape& shape, X x, G g, float* out)
-      : s_(shape), x_(x), g_(g), out_(out), in_blocks_(blocks_of(shape.channels)),
+      : s_(shape),
+        x_(x),
+        g_(g),
+        out_(out),
+        in_blocks_(blocks_of(shape.channels)),
         out_blocks_(blocks_of(shape.features)) {
     const int64_t taps = s_.kernel_height * s_.kernel_width;
     pair_ = taps * kBlock * kBlock;
     chunk_size_ = in_blocks_ * out_blocks_ * pair_;
-    chunks_ = std::clamp<int64_t>(kMostSums / chunk_size_, 1,
-                                  std::clamp<int64_t>(s_.images, 1, kTasks));
+    chunks_ =
+        std::clamp<int64_t>(kMostSums / chunk_size_, 1, std::clamp<int64_t>(s_.images, 1, kTasks));
     // Where chunks are few, threads share the features of one, and each copies x.
     groups_ = std::min(out_blocks_, (kTasks / 2 + chunks_ - 1) / chunks_);
     sums_ = call_buffer().reserve(chunks_ * chunk_size_);
@@ -75,9 +79,6 @@ class KernelGradient {
   }
 
  private:
-  // Partial sums held at once, in floats.
-  static constexpr int64_t kMostSums = 2 * 1024 * 1024;
-
   Window window(int64_t images, int64_t rows) const {
     return {images, (rows - 1) * s_.row_stride + s_.kernel_height,
             (s_.out_width - 1) * s_.column_stride + s_.kernel_width, in_blocks_};
@@ -131,9 +132,7 @@ class KernelGradient {
       } else {
         for (int64_t j = 0; j < s_.kernel_width; ++j)
           for (int64_t c = 0; c < channels; c += kBlock)
-            add(narrow ? add_products<1, kBlock, 1>
-                       : add_products<1, kBlock, 2>,
-                i, j, c);
+            add(narrow ? add_products<1, kBlock, 1> : add_products<1, kBlock, 2>, i, j, c);
       }
     }
   }

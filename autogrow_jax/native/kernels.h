@@ -40,8 +40,7 @@ struct Window {
             std::memset(line + b * block_size(), 0, row_size() * sizeof(float));
           continue;
         }
-        const int64_t at =
-            (((first_image + image) * height + y) * width + left + begin) * channels;
+        const int64_t at = (((first_image + image) * height + y) * width + left + begin) * channels;
         for (int64_t b = 0; b < blocks; ++b) {
           float* target = line + b * block_size();
           std::memset(target, 0, begin * kBlock * sizeof(float));
@@ -60,16 +59,15 @@ struct Window {
   static void copy(float* to, const Source& from, int64_t at, int64_t channel, int64_t pixels,
                    int64_t channels) {
     for (int64_t i = 0; i < pixels; ++i)
-      store(to + i * kBlock,
-            from.template read<Whole>(at + i * channels + channel, channel));
+      store(to + i * kBlock, from.template read<Whole>(at + i * channels + channel, channel));
   }
 };
 
 // Where the sums of a tile go, and what becomes of them on the way.
 struct Outputs {
-  float* const* to;  // The first pixel of each row, at the block's first feature.
-  int64_t step;      // From a pixel to the next, in floats.
-  int64_t count;     // Features left; at most kBlock are written.
+  float* const* to;                    // The first pixel of each row, at the block's first feature.
+  int64_t step;                        // From a pixel to the next, in floats.
+  int64_t count;                       // Features left; at most kBlock are written.
   const Epilogue* epilogue = nullptr;  // None: the sums themselves are written.
   const float* images = nullptr;       // What the epilogue counts places from.
   int64_t feature = 0;                 // The block's first.
@@ -106,8 +104,7 @@ void sum_tile(const float* const* from, int64_t block_size, const int64_t* taps,
   }
   if (out.epilogue == nullptr) {
     for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < Columns; ++i)
-        store_some(out.to[r] + i * out.step, sums[r][i], out.count);
+      for (int i = 0; i < Columns; ++i) store_some(out.to[r] + i * out.step, sums[r][i], out.count);
     return;
   }
   for (int r = 0; r < Rows; ++r) {

@@ -9,8 +9,8 @@ namespace {
 using namespace autogrow;
 
 // Operands: x, kernel, scale, bias, addend [N, OH, OW, F] or [0]. Results: z, y, mean, variance.
-ffi::Error layer(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride, int64_t top,
-                 int64_t left, bool relu, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+ffi::Error layer(ffi::ThreadPool pool, Geometry geometry, ffi::RemainingArgs args,
+                 ffi::RemainingRets rets) {
   return guarded([&] {
     Operands operands(args);
     Results results(rets);
@@ -18,8 +18,7 @@ ffi::Error layer(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride
                bias = operands.next(), addend = operands.next();
     const auto z = results.next(), y = results.next(), mean = results.next(),
                variance = results.next();
-    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), y.dimensions(),
-                                   {row_stride, column_stride, top, left});
+    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), y.dimensions(), geometry);
     Team team(pool);
     convolve(team, shape, AsIs{data(x), shape.channels}, data(kernel), data(y),
              Statistics{data(mean), data(variance)});
@@ -27,14 +26,13 @@ ffi::Error layer(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride
         {data(scale), data(bias), data(mean), data(variance), shape.features});
     normalize(team, data(y), shape.images * shape.out_height * shape.out_width, shape.features,
               {coefficients.scaling().factor, coefficients.scaling().shift, data_if_any(addend),
-               relu},
+               geometry.relu},
               data(z));
   });
 }
 
 // Operands: x, kernel, scale, bias, mean, variance, addend or [0]. Result: z.
-ffi::Error evaluated_layer(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride,
-                           int64_t top, int64_t left, bool relu, ffi::RemainingArgs args,
+ffi::Error evaluated_layer(ffi::ThreadPool pool, Geometry geometry, ffi::RemainingArgs args,
                            ffi::RemainingRets rets) {
   return guarded([&] {
     Operands operands(args);
@@ -42,14 +40,13 @@ ffi::Error evaluated_layer(ffi::ThreadPool pool, int64_t row_stride, int64_t col
                bias = operands.next(), mean = operands.next(), variance = operands.next(),
                addend = operands.next();
     const auto z = Results(rets).next();
-    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), z.dimensions(),
-                                   {row_stride, column_stride, top, left});
+    const Shape shape = make_shape(x.dimensions(), kernel.dimensions(), z.dimensions(), geometry);
     const Coefficients coefficients(
         {data(scale), data(bias), data(mean), data(variance), shape.features});
     Team team(pool);
     convolve(team, shape, AsIs{data(x), shape.channels}, data(kernel), data(z),
              Epilogue{coefficients.scaling().factor, coefficients.scaling().shift,
-                      data_if_any(addend), relu});
+                      data_if_any(addend), geometry.relu});
   });
 }
 
@@ -68,9 +65,10 @@ ffi::Error normalization_gradient(ffi::ThreadPool pool, bool relu, ffi::Remainin
     const Normalization n{data(scale), data(bias), data(mean), data(variance), channels};
     const float* added = data_if_any(addend);
     Team team(pool);
-    (relu ? differentiate_normalization<true> : differentiate_normalization<false>)(
-        team, n, data(y), data(g), added, pixels, data(grad_scale), data(grad_bias),
-        added != nullptr ? data(passed) : nullptr);
+    (relu ? differentiate_normalization<true>
+          : differentiate_normalization<false>)(team, n, data(y), data(g), added, pixels,
+                                                data(grad_scale), data(grad_bias),
+                                                added != nullptr ? data(passed) : nullptr);
   });
 }
 
@@ -84,25 +82,24 @@ void with_gradient(Operands& operands, bool relu, const Function& function) {
   const int64_t channels = scale.element_count(), pixels = y.element_count() / channels;
   const Normalization n{data(scale), data(bias), data(mean), data(variance), channels};
   const auto call = [&](auto with_relu) {
-    const LayerGradient<decltype(with_relu)::value> gradient(
-        n, data(grad_scale), data(grad_bias), pixels, AsIs{data(g), channels},
-        AsIs{data(y), channels});
+    const LayerGradient<decltype(with_relu)::value> gradient(n, data(grad_scale), data(grad_bias),
+                                                             pixels, AsIs{data(g), channels},
+                                                             AsIs{data(y), channels});
     function(y, gradient.source());
   };
   relu ? call(std::true_type()) : call(std::false_type());
 }
 
 // Operands: kernel, then those of with_gradient. Result: the gradient of x.
-ffi::Error layer_input_gradient(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride,
-                                int64_t top, int64_t left, bool relu, ffi::RemainingArgs args,
+ffi::Error layer_input_gradient(ffi::ThreadPool pool, Geometry geometry, ffi::RemainingArgs args,
                                 ffi::RemainingRets rets) {
   return guarded([&] {
     Operands operands(args);
     const auto kernel = operands.next();
     const auto grad_x = Results(rets).next();
-    with_gradient(operands, relu, [&](const ffi::AnyBuffer& y, auto gradient) {
-      const Shape shape = make_shape(grad_x.dimensions(), kernel.dimensions(), y.dimensions(),
-                                     {row_stride, column_stride, top, left});
+    with_gradient(operands, geometry.relu, [&](const ffi::AnyBuffer& y, auto gradient) {
+      const Shape shape =
+          make_shape(grad_x.dimensions(), kernel.dimensions(), y.dimensions(), geometry);
       Team team(pool);
       differentiate_input(team, shape, gradient, data(kernel), data(grad_x));
     });
@@ -110,34 +107,23 @@ ffi::Error layer_input_gradient(ffi::ThreadPool pool, int64_t row_stride, int64_
 }
 
 // Operands: x, then those of with_gradient. Result: the gradient of the kernel.
-ffi::Error layer_kernel_gradient(ffi::ThreadPool pool, int64_t row_stride, int64_t column_stride,
-                                 int64_t top, int64_t left, bool relu, ffi::RemainingArgs args,
+ffi::Error layer_kernel_gradient(ffi::ThreadPool pool, Geometry geometry, ffi::RemainingArgs args,
                                  ffi::RemainingRets rets) {
   return guarded([&] {
     Operands operands(args);
     const auto x = operands.next();
     const auto grad_kernel = Results(rets).next();
-    with_gradient(operands, relu, [&](const ffi::AnyBuffer& y, auto gradient) {
-      const Shape shape = make_shape(x.dimensions(), grad_kernel.dimensions(), y.dimensions(),
-                                     {row_stride, column_stride, top, left});
+    with_gradient(operands, geometry.relu, [&](const ffi::AnyBuffer& y, auto gradient) {
+      const Shape shape =
+          make_shape(x.dimensions(), grad_kernel.dimensions(), y.dimensions(), geometry);
       Team team(pool);
-      differentiate_kernel(team, shape, AsIs{data(x), shape.channels}, gradient,
-                           data(grad_kernel));
+      differentiate_kernel(team, shape, AsIs{data(x), shape.channels}, gradient, data(grad_kernel));
     });
   });
 }
 
 auto bind() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
-auto bind_layer() {
-  return bind()
-      .Attr<int64_t>("row_stride")
-      .Attr<int64_t>("column_stride")
-      .Attr<int64_t>("top")
-      .Attr<int64_t>("left")
-      .Attr<bool>("relu")
-      .RemainingArgs()
-      .RemainingRets();
-}
+auto bind_layer() { return bind().Attrs<Geometry>().RemainingArgs().RemainingRets(); }
 
 }  // namespace
 

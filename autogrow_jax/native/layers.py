@@ -69,8 +69,7 @@ def _train(x, kernel, scale, bias, addend, strides, padding, relu):
         "autogrow_layer",
         [shape, shape, channels, channels],
         *(x, kernel, scale, bias, _or_nothing(addend)),
-        **geometry(strides, padding),
-        relu=relu,
+        **geometry(strides, padding, relu),
     )
     # All of them: what is computed again computes them all.
     z, y, mean, variance = (checkpoint_name(a, KEPT) for a in (z, y, mean, variance))
@@ -90,7 +89,7 @@ def _pullback(strides, padding, relu, saved, cotangents):
     # Where something was added, the mask is on what has passed already.
     of_output = (y, g) if addend is None else (y, passed)
     gradient = (*of_output, scale, bias, mean, variance, grad_scale, grad_bias)
-    attributes = {**geometry(strides, padding), "relu": relu and addend is None}
+    attributes = geometry(strides, padding, relu and addend is None)
     # Two calls, as nobody asks for the gradient of a network's images.
     (grad_x,) = call("autogrow_layer_input_gradient", [x.shape], kernel, *gradient, **attributes)
     (grad_kernel,) = call(
@@ -119,7 +118,7 @@ def evaluated_layer(
     shape = output_shape(x.shape, kernel.shape, strides, padding)
     _check_addend(addend, shape)
     operands = (x, kernel, scale, bias, mean, variance, _or_nothing(addend))
-    attributes = {**geometry(strides, padding), "relu": relu}
+    attributes = geometry(strides, padding, relu)
     return call("autogrow_evaluated_layer", [shape], *operands, **attributes)[0]
 
 

@@ -13,8 +13,6 @@
 
 namespace autogrow {
 
-constexpr float kEpsilon = 1e-5f;
-
 // A layer's normalisation: its parameters and the statistics it normalises by, each [channels].
 struct Normalization {
   const float *scale, *bias, *mean, *variance;
@@ -64,14 +62,11 @@ class Coefficients {
   std::vector<float> factor_, shift_;
 };
 
-// Pixels whose sums are taken in float32.
-constexpr int64_t kPixels = 64;
-
 // Calls function(task, first, end) for pieces of `pixels`, as tasks; their number depends on sizes.
 class Pieces {
  public:
   Pieces(int64_t pixels, int64_t channels)
-      : pixels_(pixels), count_(std::clamp<int64_t>(pixels * channels / kPiece, 1, kMost)) {}
+      : pixels_(pixels), count_(std::clamp<int64_t>(pixels * channels / kPiece, 1, kMostPieces)) {}
 
   int64_t count() const { return count_; }
   int64_t first(int64_t task) const { return pixels_ * task / count_; }
@@ -82,7 +77,6 @@ class Pieces {
   }
 
  private:
-  static constexpr int64_t kPiece = 16 * 1024, kMost = 256;
   int64_t pixels_, count_;
 };
 
@@ -105,9 +99,9 @@ inline void normalize(Team& team, const float* y, int64_t pixels, int64_t channe
 // With a ReLU, what counts is what passes it: where y * factor + shift [+ addend] is above zero. It
 // is written to `passed` where that is given.
 template <bool Relu>
-void differentiate_normalization(Team& team, const Normalization& n, const float* y,
-                                 const float* g, const float* addend, int64_t pixels,
-                                 float* grad_scale, float* grad_bias, float* passed) {
+void differentiate_normalization(Team& team, const Normalization& n, const float* y, const float* g,
+                                 const float* addend, int64_t pixels, float* grad_scale,
+                                 float* grad_bias, float* passed) {
   const int64_t channels = n.channels, room = blocks_of(channels) * kBlock;
   const Coefficients coefficients(n);
   Epilogue output;

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <thread>
 
-#include "xla/ffi/api/ffi.h"
+#include "constants.h"
 
 namespace autogrow {
 
@@ -21,7 +21,9 @@ namespace autogrow {
 // ever free, and calls may run at the same time.
 class Team {
  public:
-  explicit Team(xla::ffi::ThreadPool& pool) : shared_(std::make_shared<Shared>()) {
+  // pool: has num_threads() and Schedule(function), as XLA's.
+  template <class Pool>
+  explicit Team(Pool& pool) : shared_(std::make_shared<Shared>()) {
     const auto caller = std::this_thread::get_id();
     try {
       for (int64_t i = 1; i < pool.num_threads(); ++i) {
@@ -43,7 +45,7 @@ class Team {
 
   // Runs function(0) to function(count - 1), in any order, one phase.
   //
-  // Throws what Failure says when one of them threw.
+  // Throws what the first of them threw that did.
   template <typename Function>
   void run(int64_t count, const Function& function) {
     if (count <= 0) return;
@@ -58,7 +60,7 @@ class Team {
     }
     // Whoever has begun a task is about to end it.
     for (int64_t spins = 0; shared.done != count; ++spins) pause(spins);
-    if (shared.failed) throw std::bad_alloc();
+    if (shared.failed) std::rethrow_exception(shared.error);
   }
 
  private:
@@ -72,9 +74,6 @@ class Team {
     }
   }
 
-  // Some 25 microseconds, more than what lies between two phases of a layer.
-  static constexpr int64_t kSpins = 2000;
-
   // Outlives the team where a thread comes too late.
   struct Shared {
     // The phase, and how many of its tasks nobody has begun. Both in one, so that a ticket belongs
@@ -83,6 +82,7 @@ class Team {
     std::atomic<uint64_t> tickets{0};
     std::atomic<int64_t> done{0}, sleeping{0};
     std::atomic<bool> closed{false}, failed{false};
+    std::exception_ptr error;  // Written by whoever failed first, read once all are done.
     void (*call)(const void*, int64_t) = nullptr;
     const void* function = nullptr;
     int64_t count = 0;
@@ -99,8 +99,8 @@ class Team {
       } while (!tickets.compare_exchange_weak(seen, seen - 1));
       try {
         call(function, count - static_cast<int64_t>(seen & 0xffffffff));
-      } catch (const std::exception&) {
-        failed = true;
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
       }
       ++done;
       return true;

@@ -17,13 +17,15 @@ using namespace autogrow;
 Layer read_layer(Operands& operands, const ffi::AnyBuffer& x, int64_t depth) {
   const auto kernel = operands.next();
   const auto images = x.dimensions(), sizes = kernel.dimensions();
-  if (depth > sizes[0]) throw std::invalid_argument("a stack's depth is more than its slots");
+  if (depth > sizes[0])
+    throw std::invalid_argument("a stack's depth is more than its slots: " + std::to_string(depth) +
+                                " of " + std::to_string(sizes[0]));
   const int64_t padding = (sizes[1] - 1) / 2;
   const std::array<int64_t, 4> in{images[0], images[1], images[2], sizes[3]};
   const std::array<int64_t, 4> out{images[0], images[1], images[2], sizes[4]};
   using Sizes = ffi::AnyBuffer::Dimensions;
   Layer layer{
-      make_shape(Sizes(in.data(), 4), sizes, Sizes(out.data(), 4), {1, 1, padding, padding}),
+      make_shape(Sizes(in.data(), 4), sizes, Sizes(out.data(), 4), {1, 1, padding, padding, true}),
       data(kernel)};
   layer.scale = data(operands.next());
   layer.bias = data(operands.next());

@@ -6,20 +6,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "constants.h"
+
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace autogrow {
 
-// Channels go in blocks of one register; so many sums are held in registers at once.
-#if defined(__AVX512F__)
-constexpr int kBlock = 16, kSums = 16;
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int kBlock = 8, kSums = 12;
-#else
-constexpr int kBlock = 4, kSums = 12;
-#endif
 using Vector = float __attribute__((vector_size(4 * kBlock), aligned(4)));
 
 inline int64_t blocks_of(int64_t channels) { return (channels + kBlock - 1) / kBlock; }

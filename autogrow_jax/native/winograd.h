@@ -116,9 +116,6 @@ struct Tiling {
   }
 };
 
-// A line of a cache, in floats.
-constexpr int64_t kLine = 16;
-
 // Images [N, height, width, channels] that squares are read from.
 template <class Source>
 struct Pixels {
@@ -134,8 +131,7 @@ struct Pixels {
     if (inside && channels - channel >= kBlock) {
       for (int i = 0; i < Size; ++i)
         for (int j = 0; j < Size; ++j)
-          to[i * Size + j] =
-              source.template read<true>(at + (i * width + j) * channels, channel);
+          to[i * Size + j] = source.template read<true>(at + (i * width + j) * channels, channel);
       return;
     }
     for (int i = 0; i < Size; ++i) {
@@ -161,7 +157,9 @@ class Ahead {
  public:
   // The pixels of the tiles from `first` to before `end`.
   Ahead(const Tiling& tiling, int64_t first, int64_t end, int64_t steps)
-      : first_(tiling.pixels_before(first)), asked_(first_), steps_(steps),
+      : first_(tiling.pixels_before(first)),
+        asked_(first_),
+        steps_(steps),
         count_(std::max<int64_t>(0, tiling.pixels_before(end) - first_)) {}
 
   // The next step: ask(first pixel, end) for its share.

@@ -2,9 +2,7 @@
 
 #pragma once
 
-#include "buffer.h"
-#include "epilogue.h"
-#include "kernels.h"
+#include "correlation.h"
 #include "winograd.h"
 
 namespace autogrow {
@@ -12,19 +10,19 @@ namespace autogrow {
 template <class Source>
 class WinogradCorrelation {
  public:
-  // kernel_in and kernel_out: steps in the kernel from an input channel, and an output channel, to
-  // the next. Flipped: the last tap comes first. top, left: zeros before the first row and column.
-  WinogradCorrelation(Pixels<Source> in, const float* kernel, int64_t kernel_in,
-                      int64_t kernel_out, bool flipped, float* out, int64_t images,
-                      int64_t out_height, int64_t out_width, int64_t features, int64_t top,
-                      int64_t left, Epilogue epilogue)
-      : in_(in), kernel_(kernel), kernel_in_(kernel_in), kernel_out_(kernel_out),
-        flipped_(flipped), out_(out), features_(features), top_(top), left_(left),
-        tiling_{images, out_height, out_width}, epilogue_(epilogue),
-        in_blocks_(blocks_of(in.channels)), out_blocks_(blocks_of(features)) {
+  // Flipped: the last tap comes first. top, left: zeros before the first row and column.
+  WinogradCorrelation(const Operation<Source>& operation, bool flipped, int64_t top, int64_t left)
+      : op_(operation),
+        in_{op_.in, op_.height, op_.width, op_.channels},
+        flipped_(flipped),
+        top_(top),
+        left_(left),
+        tiling_{op_.images, op_.out_height, op_.out_width},
+        in_blocks_(blocks_of(op_.channels)),
+        out_blocks_(blocks_of(op_.features)) {
     weights_ = call_buffer().reserve(out_blocks_ * kPoints * in_blocks_ * kBlock * kBlock);
     const int64_t tile = kPoints * (in_blocks_ + 1) * kBlock, tiles = tiling_.count();
-    group_ = std::clamp<int64_t>(kScratch / tile / kSums, 1, 2) * kSums;
+    group_ = std::clamp<int64_t>(kTransformed / tile / kSums, 1, 2) * kSums;
     const int64_t groups = (tiles + group_ - 1) / group_;
     groups_ = std::max<int64_t>(1, groups / kTasks);
     // Where groups are few, threads share the features of one, and each transforms the inputs.
@@ -32,22 +30,22 @@ class WinogradCorrelation {
   }
 
   // Where the moments of the outputs go, a `Spread` for each task, zeros now.
-  void keep_moments(double* moments) { epilogue_.moments = moments; }
+  void keep_moments(double* moments) { op_.epilogue.moments = moments; }
 
   // Tasks of the first phase: each packs the weights of a block of features.
   int64_t num_packs() const { return out_blocks_; }
 
   void pack(int64_t f) const {
     float* to = weights_ + f * kPoints * in_blocks_ * kBlock * kBlock;
-    const int64_t features = std::min<int64_t>(kBlock, features_ - f * kBlock);
-    const int64_t taps = in_.channels * features_;
+    const int64_t features = std::min<int64_t>(kBlock, op_.features - f * kBlock);
+    const int64_t taps = in_.channels * op_.features;
     for (int64_t c = 0; c < in_.channels; ++c) {
-      const float* from = kernel_ + f * kBlock * kernel_out_ + c * kernel_in_;
+      const float* from = op_.kernel + f * kBlock * op_.kernel_out + c * op_.kernel_in;
       Vector w[9], lines[3 * kTile], u[kPoints];
       for (int i = 0; i < 9; ++i) {
         const float* source = from + (flipped_ ? 8 - i : i) * taps;
         w[i] = Vector{};
-        for (int64_t k = 0; k < features; ++k) w[i][k] = source[k * kernel_out_];
+        for (int64_t k = 0; k < features; ++k) w[i][k] = source[k * op_.kernel_out];
       }
       for (int i = 0; i < 3; ++i) transform_kernel_line<1, 1>(w + i * 3, lines + i * kTile);
       for (int i = 0; i < kTile; ++i) transform_kernel_line<kTile, kTile>(lines + i, u + i);
@@ -68,9 +66,6 @@ class WinogradCorrelation {
   }
 
  private:
-  static constexpr int64_t kScratch = 96 * 1024;
-  static constexpr int64_t kTasks = 16;
-
   void run_group(int64_t task, int64_t first, int64_t end) const {
     const int64_t count = std::min(group_, end - first);
     const Transformed inputs{in_blocks_, group_}, outputs{1, group_};
@@ -91,7 +86,8 @@ class WinogradCorrelation {
         for (int64_t t = 0; t < count; t += kSums) {
           reads.step([&](int64_t from, int64_t until) { in_.prefetch(from, until); });
           writes.step([&](int64_t from, int64_t until) {
-            for (; from < until; ++from) prefetch_to_write(out_ + from * features_ + f * kBlock);
+            for (; from < until; ++from)
+              prefetch_to_write(op_.out + from * op_.features + f * kBlock);
           });
           const int64_t none = 0;
           const float* from = scratch + p * inputs.point() + t * kBlock;
@@ -113,14 +109,14 @@ class WinogradCorrelation {
       const Place place = tiling_.place(first + t);
       const int64_t rows = std::min<int64_t>(kOutputs, tiling_.rows - place.row);
       const int64_t columns = std::min<int64_t>(kOutputs, tiling_.columns - place.column);
-      if (epilogue_.moments != nullptr) {
+      if (op_.epilogue.moments != nullptr) {
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t j = 0; j < columns; ++j) moments.add(y[i * kOutputs + j]);
       }
       write(place, rows, columns, f * kBlock, y);
     }
-    if (epilogue_.moments != nullptr)
-      epilogue_.spread(task, features_).add(f * kBlock, moments);
+    if (op_.epilogue.moments != nullptr)
+      op_.epilogue.spread(task, op_.features).add(f * kBlock, moments);
   }
 
   static void transform_outputs(const float* products, int64_t step, Vector* y) {
@@ -133,32 +129,30 @@ class WinogradCorrelation {
 
   void write(const Place& place, int64_t rows, int64_t columns, int64_t feature,
              const Vector* y) const {
-    const int64_t line = tiling_.columns * features_, count = features_ - feature;
-    const int64_t at = ((place.image * tiling_.rows + place.row) * tiling_.columns +
-                        place.column) * features_ + feature;
-    if (epilogue_.is_trivial() && rows == kOutputs && columns == kOutputs && count >= kBlock) {
+    const int64_t line = tiling_.columns * op_.features, count = op_.features - feature;
+    const int64_t at =
+        ((place.image * tiling_.rows + place.row) * tiling_.columns + place.column) * op_.features +
+        feature;
+    if (op_.epilogue.is_trivial() && rows == kOutputs && columns == kOutputs && count >= kBlock) {
       for (int i = 0; i < kOutputs; ++i)
         for (int j = 0; j < kOutputs; ++j)
-          store(out_ + at + i * line + j * features_, y[i * kOutputs + j]);
+          store(op_.out + at + i * line + j * op_.features, y[i * kOutputs + j]);
       return;
     }
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < columns; ++j) {
-        const int64_t pixel = at + i * line + j * features_;
-        const Vector value = epilogue_.apply(y[i * kOutputs + j], pixel, feature, count);
-        store_some(out_ + pixel, value, count);
+        const int64_t pixel = at + i * line + j * op_.features;
+        const Vector value = op_.epilogue.apply(y[i * kOutputs + j], pixel, feature, count);
+        store_some(op_.out + pixel, value, count);
       }
     }
   }
 
+  Operation<Source> op_;
   Pixels<Source> in_;
-  const float* kernel_;
-  int64_t kernel_in_, kernel_out_;
   bool flipped_;
-  float* out_;
-  int64_t features_, top_, left_;
+  int64_t top_, left_;
   Tiling tiling_;
-  Epilogue epilogue_;
   int64_t in_blocks_, out_blocks_;
   int64_t group_, groups_, splits_;  // Tiles of a group, groups of a task, tasks that share it.
   float* weights_;                   // [feature block][point][channel block][kBlock][kBlock]

@@ -15,14 +15,20 @@ class WinogradGradient {
   // x: images that the convolution reads, with `top` and `left` zeros before the first row and
   // column. g: the gradient of its output. out: [3, 3, channels, features].
   WinogradGradient(Pixels<X> x, Pixels<G> g, int64_t images, int64_t top, int64_t left, float* out)
-      : x_(x), g_(g), top_(top), left_(left), out_(out), tiling_{images, g.height, g.width},
-        in_blocks_(blocks_of(x.channels)), out_blocks_(blocks_of(g.channels)),
+      : x_(x),
+        g_(g),
+        top_(top),
+        left_(left),
+        out_(out),
+        tiling_{images, g.height, g.width},
+        in_blocks_(blocks_of(x.channels)),
+        out_blocks_(blocks_of(g.channels)),
         in_groups_((in_blocks_ + kMostBlocks - 1) / kMostBlocks),
         out_groups_((out_blocks_ + kMostBlocks - 1) / kMostBlocks) {
     const int64_t size = in_blocks_ * out_blocks_ * kWeights;
     const int64_t wanted = (kTasks + in_groups_ * out_groups_ - 1) / (in_groups_ * out_groups_);
     chunks_ = std::clamp<int64_t>(std::min(wanted, kMostSums / size), 1,
-                                  std::max<int64_t>(1, tiling_.count() / kGroup));
+                                  std::max<int64_t>(1, tiling_.count() / kGradientGroup));
     sums_ = call_buffer().reserve(chunks_ * size);
   }
 
@@ -33,25 +39,25 @@ class WinogradGradient {
     const int64_t in_group = task / out_groups_ % in_groups_, out_group = task % out_groups_;
     const int64_t in_block = in_blocks_ * in_group / in_groups_;
     const int64_t out_block = out_blocks_ * out_group / out_groups_;
-    const Transformed x{in_blocks_ * (in_group + 1) / in_groups_ - in_block, kGroup};
-    const Transformed g{out_blocks_ * (out_group + 1) / out_groups_ - out_block, kGroup};
+    const Transformed x{in_blocks_ * (in_group + 1) / in_groups_ - in_block, kGradientGroup};
+    const Transformed g{out_blocks_ * (out_group + 1) / out_groups_ - out_block, kGradientGroup};
     const int64_t size = x.blocks * g.blocks * kPoints * kSquare;
     float* sums = task_buffer().reserve(size + x.size() + g.size());
     float *x_scratch = sums + size, *g_scratch = x_scratch + x.size();
     std::fill(sums, sums + size, 0.0f);
     const int64_t first = tiling_.count() * chunk / chunks_;
     const int64_t end = tiling_.count() * (chunk + 1) / chunks_;
-    for (int64_t tile = first; tile < end; tile += kGroup) {
-      const int64_t count = std::min<int64_t>(kGroup, end - tile);
+    for (int64_t tile = first; tile < end; tile += kGradientGroup) {
+      const int64_t count = std::min<int64_t>(kGradientGroup, end - tile);
       transform_inputs(tiling_, tile, count, x_, top_, left_, in_block, x, x_scratch);
       transform_gradients(tile, count, out_block, g, g_scratch);
-      add_group(x, x_scratch, g, g_scratch, count, tile + kGroup, end, sums);
+      add_group(x, x_scratch, g, g_scratch, count, tile + kGradientGroup, end, sums);
     }
     for (int64_t f = 0; f < g.blocks; ++f)
       for (int64_t b = 0; b < x.blocks; ++b)
-        write(sums + (f * x.blocks + b) * kPoints * kSquare,
-              sums_ + ((chunk * out_blocks_ + out_block + f) * in_blocks_ + in_block + b) *
-                          kWeights);
+        write(
+            sums + (f * x.blocks + b) * kPoints * kSquare,
+            sums_ + ((chunk * out_blocks_ + out_block + f) * in_blocks_ + in_block + b) * kWeights);
   }
 
   // Tasks of the second phase: each adds the chunks up for a block of channels.
@@ -76,10 +82,6 @@ class WinogradGradient {
 
  private:
   static constexpr int64_t kSquare = kBlock * kBlock, kWeights = 9 * kSquare;
-  static constexpr int64_t kTasks = 16, kGroup = 32;
-  // Of channels and of features, whose sums a core's cache should hold.
-  static constexpr int64_t kMostBlocks = 64 / kBlock;
-  static constexpr int64_t kMostSums = 2 * 1024 * 1024;
 
   void transform_gradients(int64_t first, int64_t count, int64_t first_block,
                            const Transformed& layout, float* to) const {
@@ -87,8 +89,8 @@ class WinogradGradient {
       const Place place = tiling_.place(first + t);
       for (int64_t b = 0; b < layout.blocks; ++b) {
         Vector g[kOutputs * kOutputs], lines[kOutputs * kTile], values[kPoints];
-        g_.template read<kOutputs>(place.image, place.row, place.column,
-                                   (first_block + b) * kBlock, g);
+        g_.template read<kOutputs>(place.image, place.row, place.column, (first_block + b) * kBlock,
+                                   g);
         for (int i = 0; i < kOutputs; ++i)
           transform_gradient_line<1, 1>(g + i * kOutputs, lines + i * kTile);
         for (int i = 0; i < kTile; ++i)
@@ -102,7 +104,7 @@ class WinogradGradient {
   void add_group(const Transformed& x, const float* x_scratch, const Transformed& g,
                  const float* g_scratch, int64_t count, int64_t next, int64_t end,
                  float* sums) const {
-    Ahead reads(tiling_, next, std::min(next + kGroup, end), x.blocks * g.blocks * kPoints);
+    Ahead reads(tiling_, next, std::min(next + kGradientGroup, end), x.blocks * g.blocks * kPoints);
     for (int64_t f = 0; f < g.blocks; ++f) {
       for (int64_t b = 0; b < x.blocks; ++b) {
         for (int p = 0; p < kPoints; ++p, sums += kSquare) {
@@ -111,9 +113,9 @@ class WinogradGradient {
             x_.prefetch(from, until);
             g_.prefetch(from, until);
           });
-          add_products<1, kBlock, 1>(x_scratch + p * x.point() + b * kGroup * kBlock, 0,
-                                     g_scratch + p * g.point() + f * kGroup * kBlock, kBlock, 0, 1,
-                                     count, sums);
+          add_products<1, kBlock, 1>(x_scratch + p * x.point() + b * kGradientGroup * kBlock, 0,
+                                     g_scratch + p * g.point() + f * kGradientGroup * kBlock,
+                                     kBlock, 0, 1, count, sums);
         }
       }
     }

@@ -1,0 +1,85 @@
+"""What the names of networks stand for (PAPER: "Networks"); anyone may add one."""
+
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from autogrow_jax.errors import Registry, UserError
+from autogrow_jax.models import blocks
+
+
+class Family(NamedTuple):
+    """What a network's name stands for.
+
+    Attributes:
+      block: makes a block from (features=, stride=, options=), see `blocks`; hashable.
+      widths: output channels of each stage.
+      stem_width: channels of the stem.
+      learning_rate: the rate growth starts with (PAPER: 0.1 residual, 0.01 plain).
+      residual: whether a block adds to its input; decides how initialisers start a new block.
+      last_bn: name of the residual branch's last batch normalisation, "" without one.
+      batch_norm: whether batch normalisation follows each convolution, the stem's too.
+      name: what it is registered as.
+    """
+
+    block: Callable[..., nn.Module]
+    widths: tuple[int, ...]
+    stem_width: int
+    learning_rate: float
+    residual: bool
+    last_bn: str = ""
+    batch_norm: bool = True
+    name: str = ""
+
+    def check_depths(self, depths: Any) -> tuple[int, ...]:
+        """Returns depths as Python's whole numbers; UserError where they do not fit the stages."""
+        depths = tuple(depths) if isinstance(depths, Iterable) else (depths,)
+        stages = len(self.widths)
+        if len(depths) != stages or not all(_is_count(depth) for depth in depths):
+            raise UserError(
+                f"depths {depths} do not fit {self.name!r}: give {stages} whole numbers of at"
+                f" least 1, one for each stage, such as {(1,) * stages}"
+            )
+        return tuple(int(depth) for depth in depths)  # NumPy's would not do for JSON.
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+FAMILIES: Registry[Family] = Registry("network family")
+
+
+def register_family(name: str, family: Family) -> None:
+    """Adds a family of one's own, after which every part of the package takes its name.
+
+    Networks hold the family itself: those that are built stay as they are.
+
+    Raises:
+      UserError: where the name is taken.
+    """
+    FAMILIES.register(name, family._replace(widths=tuple(family.widths), name=name))
+
+
+def get_family(family: str | Family) -> Family:
+    """Looks a family up by name; UserError names the nearest one where there is none."""
+    return family if isinstance(family, Family) else FAMILIES.find(family)
+
+
+_NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
+_WIDEST = tuple(4 * width for width in _WIDE)
+
+register_family("basic3", Family(blocks.BasicBlock, _NARROW, 16, 0.1, True, "bn2"))
+register_family("plain3", Family(blocks.PlainBlock, _NARROW, 16, 0.01, False))
+register_family("basic4", Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"))
+register_family("plain4", Family(blocks.PlainBlock, _WIDE, 64, 0.01, False))
+register_family("bottleneck4", Family(blocks.BottleneckBlock, _WIDEST, 64, 0.1, True, "bn3"))
+register_family(
+    "plain3_nobn", Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, batch_norm=False)
+)
+register_family(
+    "plain4_nobn", Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, batch_norm=False)
+)
+register_family("switch3", Family(blocks.SwitchBlock, _NARROW, 16, 0.1, True, "bn2"))
