@@ -1,19 +1,17 @@
 """Weights of the authors' PyTorch networks, in and out; PyTorch itself is never imported.
 
 A state dict holds one entry for each block (`layer2.3.conv1.weight`), our variables one leaf for
-all later blocks of a stage (`stage1/rest/conv1/kernel`, leading axis depth - 1). Which entries a
-network has is read off the shapes of its variables and their names, so a family added with
-`register_family` converts too, as long as its blocks name their layers like ours: `conv1`, `bn1`
-and so on, `shortcut_conv`, `shortcut_bn`, `switch`.
+all later blocks of a stage (`stage1/rest/conv1/kernel`, leading axis depth - 1). A family added
+with `register_family` converts too, as long as its blocks name their layers like ours: `conv1`,
+`bn1` and so on, `shortcut_conv`, `shortcut_bn`, `switch`.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -21,27 +19,17 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network, get_family
 
 # What a part of a variable's path is called in a state dict; other parts are called the same.
-_TORCH_NAMES = {
-    "stem_conv": "conv1",
-    "stem_bn": "bn1",
-    "head": "linear",
-    "shortcut_conv": "shortcut.0",
-    "shortcut_bn": "shortcut.1",
-    "kernel": "weight",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_TORCH_NAMES = {"stem_conv": "conv1", "stem_bn": "bn1", "head": "linear"}
+_TORCH_NAMES |= {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
+_TORCH_NAMES |= {"kernel": "weight", "scale": "weight"}
+_TORCH_NAMES |= {"mean": "running_mean", "var": "running_var"}
 _NAMED_IN_BLOCK = re.compile(
     r"(conv\d+|shortcut_conv)/(kernel|bias)|(bn\d+|shortcut_bn)/(scale|bias|mean|var)|switch"
 )
-# PyTorch counts batches in each batch normalisation and never reads the count back as long as
-# its momentum is a number, as it is here.
+# PyTorch counts batches and never reads the count back where momentum is a number, as it is here.
 _COUNTER = "num_batches_tracked"
-_SWITCH = "switch"
-_LISTED = 20
-
-_TO_OIHW, _TO_HWIO = (3, 2, 0, 1), (2, 3, 1, 0)
+_Shape = tuple[int, ...]
+_Shapes = Mapping[str, _Shape]
 
 
 def variables_from_state_dict(
@@ -50,9 +38,8 @@ def variables_from_state_dict(
     """Turns the state dict of one of the authors' networks into variables of ours.
 
     The number of classes, the image's channels and the stem (7x7: "imagenet") are read off the
-    entries' shapes. A `module.` in front of the names (`DataParallel`) is dropped and
-    `num_batches_tracked` ignored. In families whose blocks have a `switch`, a block's one further
-    entry of one element is taken as the switch, whatever its name.
+    entries' shapes; `module.` (of `DataParallel`) and `num_batches_tracked` are dropped. Where
+    blocks have a `switch`, a block's one further entry of one element is it, whatever its name.
 
     Args:
       family: a name of `autogrow_jax.models.FAMILIES`, such as "basic3".
@@ -62,10 +49,9 @@ def variables_from_state_dict(
         weights are [out, in, height, width], the linear layer's [classes, features].
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` (no "batch_stats" in families without batch
-      normalisation) with the structure of
-      `build_network(family, depths, num_classes, image_channels, stem=stem).init(...)`; leaves
-      are float32 numpy arrays of their own.
+      What `build_network(family, depths, num_classes, image_channels, stem=stem).init(...)` does,
+      `{"params": ..., "batch_stats": ...}`, the latter with batch normalisation only; leaves are
+      float32 numpy arrays of their own.
 
     Raises:
       UserError: where entries are missing, unexpected, of the wrong shape or no arrays of
@@ -76,46 +62,46 @@ def variables_from_state_dict(
     >>> build_network("plain3", (2, 1, 1)).apply(variables, images)  # doctest: +SKIP
     """
     entries = _entries(state_dict)
-    leaves = _leaves(family, depths, entries.get("conv1.weight"), entries.get("linear.weight"))
-    expected = {name: leaf.entry_shape for leaf in leaves for name in leaf.names}
+    weights = (entries.get(f"{name}.weight") for name in ("conv1", "linear"))
+    stem, head = (getattr(weight, "shape", ()) for weight in weights)
+    leaves = _leaves(family, depths, stem, head)
+    # Filling empty arrays copies, and works for a stage without later blocks, too.
+    variables = {leaf.path: np.empty(leaf.shape, np.float32) for leaf in leaves}
+    slots = {n: s for leaf in leaves for n, s in leaf.slots(variables[leaf.path]).items()}
+    expected = {name: slot.shape for name, slot in slots.items()}
     _adopt_switches(entries, expected)
-
-    problems = _differences({name: entry.shape for name, entry in entries.items()}, expected)
-    if problems:
-        found = _found_depths(entries)
-        if found and found != tuple(depths):
-            problems.append(f"the depths in its names are {found}")
-        raise UserError(
-            f"the state dict does not fit {family!r} with depths {tuple(depths)}:\n  "
-            + "\n  ".join(problems)
-            + "\nGive the family and the depths of the network it was saved from"
-            " (depths_from_state_dict reads the depths), and all of its entries."
-        )
-    return traverse_util.unflatten_dict({leaf.path: leaf.gather(entries) for leaf in leaves})
+    found = _found_depths(entries) or tuple(depths)
+    note = f"\n  the depths in its names are {found}" if found != tuple(depths) else ""
+    _check_fit(
+        f"the state dict does not fit {family!r} with depths {tuple(depths)}",
+        {name: entry.shape for name, entry in entries.items()},
+        expected,
+        f"{note}\nGive the family and the depths of the network it was saved from"
+        " (depths_from_state_dict reads the depths), and all of its entries.",
+    )
+    for name, slot in slots.items():
+        slot[...] = entries[name]
+    return traverse_util.unflatten_dict(variables)
 
 
 def state_dict_from_variables(
     family: str, depths: Sequence[int], variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Turns variables of one of our networks into a state dict for the authors' networks.
-
-    Hand each array to `torch.from_numpy` and the whole to `load_state_dict`.
+    """Does the reverse of `variables_from_state_dict`.
 
     Args:
-      family: a name of `autogrow_jax.models.FAMILIES`, such as "basic3".
+      family: a name of `autogrow_jax.models.FAMILIES`.
       depths: blocks in each stage.
       variables: what `network.init` of this family and these depths returns: "params" and, with
         batch normalisation, "batch_stats". Other collections are left out.
 
     Returns:
-      name -> float32 array of its own, named and laid out as `variables_from_state_dict`
-      describes. Every batch normalisation has a `num_batches_tracked` of int64 0; a block's
-      switch is called `layerI.J.switch` and has shape [1].
+      name -> float32 array of its own, for `torch.from_numpy` and `load_state_dict`. Every batch
+      normalisation has a `num_batches_tracked` of int64 0; a block's switch is called
+      `layerI.J.switch` and has shape [1].
 
     Raises:
-      UserError: where variables are missing, unexpected or of the wrong shape, listing all of
-        them; where a block of the family has variables without a PyTorch name; for an unknown
-        family and for depths that do not fit it.
+      UserError: as there.
     """
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise UserError(
@@ -123,58 +109,42 @@ def state_dict_from_variables(
             ' network.init returns, {"params": ..., "batch_stats": ...}'
         )
     collections = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    flat = {path: np.asarray(leaf) for path, leaf in _flatten(collections).items()}
-    stem, head = (flat.get(("params", name, "kernel")) for name in ("stem_conv", "head"))
-    leaves = _leaves(
-        family,
-        depths,
-        stem.transpose(_TO_OIHW) if stem is not None and stem.ndim == 4 else None,
-        head.T if head is not None else None,
-    )
-    problems = _differences(
+    flat = {k: np.asarray(leaf) for k, leaf in traverse_util.flatten_dict(collections).items()}
+    kernels = (flat.get(("params", name, "kernel")) for name in ("stem_conv", "head"))
+    # Reversed, a kernel's shape is PyTorch's, up to height and width.
+    stem, head = (getattr(kernel, "shape", ())[::-1] for kernel in kernels)
+    leaves = _leaves(family, depths, stem, head)
+    _check_fit(
+        f"the variables do not fit {family!r} with depths {tuple(depths)}",
         {"/".join(path): leaf.shape for path, leaf in flat.items()},
         {"/".join(leaf.path): leaf.shape for leaf in leaves},
+        "\nGive the family and the depths they were made for; the leading axis of a stage's 'rest'"
+        " is its depth - 1.",
     )
-    if problems:
-        raise UserError(
-            f"the variables do not fit {family!r} with depths {tuple(depths)}:\n  "
-            + "\n  ".join(problems)
-            + "\nGive the family and the depths they were made for; the leading axis of a stage's"
-            " 'rest' is its depth - 1."
-        )
-
     state_dict: dict[str, np.ndarray] = {}
     for leaf in leaves:
-        state_dict.update(leaf.split(flat[leaf.path]))
-        if leaf.path[-1] == "mean":
-            for name in leaf.names:
-                counter = name.removesuffix("running_mean") + _COUNTER
-                state_dict[counter] = np.zeros((), np.int64)
+        for name, slot in leaf.slots(flat[leaf.path]).items():
+            # A copy: torch.from_numpy warns of read-only memory, which JAX's arrays have.
+            state_dict[name] = np.array(slot, np.float32, order="C")
+            if leaf.path[-1] == "mean":
+                state_dict[name.replace("running_mean", _COUNTER)] = np.zeros((), np.int64)
     return state_dict
 
 
 def depths_from_state_dict(family: str, state_dict: Mapping[str, Any]) -> tuple[int, ...]:
-    """Counts the blocks of each stage in the names of a state dict.
-
-    Args:
-      family: a name of `autogrow_jax.models.FAMILIES`; says how many stages there must be.
-      state_dict: name -> anything; only the names are read.
-
-    Returns:
-      One number of blocks for each stage.
+    """Counts the blocks of each stage in the names, all that is read, of a state dict.
 
     Raises:
-      UserError: for an unknown family, and where the names are not those of blocks 0, 1, 2, ...
-        of each of the family's stages.
+      UserError: for an unknown family, or where not each of its stages has blocks 0, 1, 2, ...
 
     >>> depths_from_state_dict("plain3", {f"layer{i}.0.conv1.weight": 0 for i in (1, 2, 3)})
     (1, 1, 1)
     """
     stages = len(get_family(family).widths)
     depths = _found_depths([name.removeprefix("module.") for name in state_dict])
-    if depths is None or len(depths) != stages:
+    if len(depths) != stages:
         raise UserError(
-            f"the names of the state dict hold {'no' if not depths else len(depths)} whole stages"
+            f"the names of the state dict hold {len(depths) or 'no'} whole stages"
             f" (layer1.0, layer1.1, ..., layer2.0, ...); {family!r} has {stages}. Give the state"
             " dict of the whole network, and its family"
         )
@@ -182,69 +152,41 @@ def depths_from_state_dict(family: str, state_dict: Mapping[str, Any]) -> tuple[
 
 
 class _Leaf(NamedTuple):
-    """One leaf of our variables and the entries of the state dict it is made of.
+    """A leaf of our variables and the entries of the state dict it is made of."""
 
-    Attributes:
-      path: where it stands, ("params", "stage0", "rest", "conv1", "kernel").
-      shape: of the whole leaf.
-      names: of its entries; one for each slot of the leading axis where it is stacked.
-      stacked: whether the leading axis counts blocks.
-    """
-
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # ("params", "stage0", "rest", "conv1", "kernel")
     shape: tuple[int, ...]
-    names: tuple[str, ...]
-    stacked: bool
+    names: tuple[str, ...]  # Of its entries.
+    stacked: bool  # Whether the leading axis counts blocks, with an entry for each.
+    axes: tuple[int, ...]  # Ours, in the order of an entry's.
 
-    @property
-    def entry_shape(self) -> tuple[int, ...]:
-        shape = self.shape[1:] if self.stacked else self.shape
-        return tuple(shape[axis] for axis in self._axes(_TO_OIHW))
-
-    def gather(self, entries: Mapping[str, np.ndarray]) -> np.ndarray:
-        slices = [entries[name].transpose(self._axes(_TO_HWIO)) for name in self.names]
-        # Filling an empty array works for a stage without later blocks, too, and copies.
-        leaf = np.empty((len(slices), *self.shape[int(self.stacked) :]), np.float32)
-        for slot, value in enumerate(slices):
-            leaf[slot] = value
-        return leaf if self.stacked else leaf[0]
-
-    def split(self, leaf: np.ndarray) -> dict[str, np.ndarray]:
-        slices = leaf if self.stacked else leaf[None]
-        return {
-            # A copy: torch.from_numpy warns of read-only memory, which JAX's arrays have.
-            name: np.array(value.transpose(self._axes(_TO_OIHW)), np.float32, order="C")
-            for name, value in zip(self.names, slices, strict=True)
-        }
-
-    def _axes(self, of_convolution: tuple[int, ...]) -> tuple[int, ...]:
-        rank = len(self.shape) - int(self.stacked)
-        if self.path[-1] != "kernel":
-            return tuple(range(rank))
-        return of_convolution if rank == 4 else (1, 0)
+    def slots(self, leaf: np.ndarray) -> dict[str, np.ndarray]:
+        """Views of the leaf, laid out as its entries."""
+        blocks = leaf if self.stacked else leaf[None]
+        return {name: blocks[i, ...].transpose(self.axes) for i, name in enumerate(self.names)}
 
 
-def _leaves(family, depths, stem_weight, head_weight) -> list[_Leaf]:
+def _leaves(family: str, depths: Sequence[int], stem: _Shape, head: _Shape) -> list[_Leaf]:
     """The leaves of a network whose stem and head have weights of the given, PyTorch's shapes."""
     # Where one is missing or bent the network is built for the default and the difference listed.
-    stem = stem_weight.shape if stem_weight is not None and stem_weight.ndim == 4 else (0, 3, 3, 3)
-    classes = head_weight.shape[0] if head_weight is not None and head_weight.ndim == 2 else 10
-    network = build_network(
-        family, depths, classes, stem[1], stem="imagenet" if stem[2:] == (7, 7) else "small"
-    )
+    stem = stem if len(stem) == 4 else (0, 3, 3, 3)
+    classes = head[0] if len(head) == 2 else 10
+    kind = "imagenet" if stem[2:] == (7, 7) else "small"
+    network = build_network(family, depths, classes, stem[1], stem=kind)
     # 224 pixels leave room for the stages of any family; nothing is computed.
-    shapes = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, 224, 224, stem[1])))
-    )
+    images = jax.ShapeDtypeStruct((1, 224, 224, stem[1]), np.float32)
+    shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
     leaves, nameless = [], []
-    for path, leaf in _flatten(shapes).items():
+    for path, leaf in shapes.items():
         stacked = path[2:3] == ("rest",)
         names = _entry_names(path, leaf.shape[0] if stacked else 1)
-        kernel_rank = len(leaf.shape) - int(stacked)
-        if names is None or (path[-1] == "kernel" and kernel_rank not in (2, 4)):
+        axes = tuple(range(leaf.ndim - stacked))
+        if path[-1] == "kernel":
+            axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(len(axes), ())
+        if names is None or (path[-1] == "kernel" and not axes):
             nameless.append("/".join(path))
         else:
-            leaves.append(_Leaf(path, leaf.shape, names, stacked))
+            leaves.append(_Leaf(path, leaf.shape, names, stacked, axes))
     if nameless:
         raise UserError(
             f"variables of {family!r} have no name in a PyTorch state dict: {_listing(nameless)}."
@@ -255,10 +197,6 @@ def _leaves(family, depths, stem_weight, head_weight) -> list[_Leaf]:
     return leaves
 
 
-def _flatten(tree: Any) -> dict[tuple[str, ...], Any]:
-    return traverse_util.flatten_dict(tree)
-
-
 def _entry_names(path: tuple[str, ...], num_entries: int) -> tuple[str, ...] | None:
     """The entries a leaf is made of; None where the rule has no name for it."""
     _, place, *inner = path
@@ -267,8 +205,7 @@ def _entry_names(path: tuple[str, ...], num_entries: int) -> tuple[str, ...] | N
     position, *inner = inner
     if not _NAMED_IN_BLOCK.fullmatch("/".join(inner)):
         return None
-    stage = int(place.removeprefix("stage")) + 1
-    start = 0 if position == "first" else 1
+    stage, start = int(place.removeprefix("stage")) + 1, 0 if position == "first" else 1
     name = ".".join(_TORCH_NAMES.get(part, part) for part in inner)
     return tuple(f"layer{stage}.{start + block}.{name}" for block in range(num_entries))
 
@@ -281,14 +218,13 @@ def _entries(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"this is a whole checkpoint, not a state dict: {_listing(map(repr, whole))} hold"
             " dicts themselves. Give the one with the network's weights"
         )
-    entries: dict[str, np.ndarray] = {}
-    bad = []
+    entries, bad = {}, []
     for given, value in state_dict.items():
         name = given.removeprefix("module.")
         if name.rpartition(".")[2] == _COUNTER:
             continue
         try:
-            # The cast copies nothing where the entry is float32, and refuses what is no number.
+            # The cast refuses what is no number.
             entries[name] = np.asarray(value).astype(np.float32, casting="same_kind", copy=False)
         except (TypeError, ValueError, RuntimeError) as error:
             bad.append(f"{name} ({error})")
@@ -305,46 +241,39 @@ def _adopt_switches(entries: dict[str, np.ndarray], expected: Mapping[str, tuple
     """Brings each block's switch under our name for it and into our shape, in place."""
     for name, shape in expected.items():
         block, _, last = name.rpartition(".")
-        if last != _SWITCH or math.prod(shape) != 1:
+        if last != "switch" or math.prod(shape) != 1:
             continue
-        if name not in entries:
-            # The authors' name for it is not known to us.
-            others = [n for n in entries if n.startswith(f"{block}.") and n not in expected]
-            single = [n for n in others if entries[n].size == 1]
-            if len(single) != 1:
-                continue
-            entries[name] = entries.pop(single[0])
-        if entries[name].size == 1:
-            entries[name] = entries[name].reshape(shape)
+        others = [n for n in entries if n.startswith(f"{block}.") and n not in expected]
+        # The authors' name for it is not known to us.
+        single = [name] if name in entries else [n for n in others if entries[n].size == 1]
+        if len(single) == 1 and entries[single[0]].size == 1:
+            entries[name] = entries.pop(single[0]).reshape(shape)
 
 
-def _found_depths(names: Sequence[str] | Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Blocks of each stage in the names; None where stages or blocks are left out."""
+def _found_depths(names: Iterable[str]) -> tuple[int, ...]:
+    """Blocks of each stage in the names; none where stages or blocks are left out."""
     blocks: dict[int, set[int]] = {}
     for name in names:
         if match := re.match(r"layer(\d+)\.(\d+)\.", name):
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
     depths = tuple(len(blocks[stage]) for stage in sorted(blocks))
-    whole = sorted(blocks) == list(range(1, len(depths) + 1)) and all(
-        max(found) == len(found) - 1 for found in blocks.values()
+    whole = {stage: set(range(depth)) for stage, depth in enumerate(depths, start=1)}
+    return depths if blocks == whole else ()
+
+
+def _check_fit(what: str, found: _Shapes, expected: _Shapes, advice: str) -> None:
+    """UserError that lists all that is missing, unexpected and of another shape."""
+    wrong = [name for name in expected if name in found and found[name] != expected[name]]
+    kinds = (
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
+        ("wrong shape", [f"{name} {found[name]} instead of {expected[name]}" for name in wrong]),
     )
-    return depths if whole else None
+    problems = "".join(f"\n  {kind}: {_listing(names)}" for kind, names in kinds if names)
+    if problems:
+        raise UserError(f"{what}:{problems}{advice}")
 
 
-def _differences(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
-    """One line each for what is missing, unexpected and of another shape."""
-    wrong = [
-        f"{name} {found[name]} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
-    return [f"{kind}: {_listing(names)}" for kind, names in kinds if names]
-
-
-def _listing(names) -> str:
+def _listing(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
