@@ -19,9 +19,6 @@ def augment(key: jax.Array, images: jax.Array, preprocessing: Preprocessing) -> 
       images: uint8 [N, H, W, C].
       preprocessing: `crop_padding` (pixels) and `flip` are used.
 
-    Returns:
-      uint8 [N, H, W, C].
-
     Raises:
       ValueError: images of another rank or type.
 
@@ -59,11 +56,10 @@ def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """image[rows, columns] for an image [H, W, C], zero where the index lies outside.
 
     One gather that never builds the padded image, under vmap so that a batch split over devices
-    stays split. Median times at batch 128, 32x32x3, 2 shared CPU cores, jax 0.10.2, over 2 to 4
-    runs, alone / in a `fori_loop`, in ms: this 0.19-0.21 / 0.14; gather from the padded image
-    0.22-0.26 / 0.17-0.20; two one-axis takes 0.25-0.44 / 0.18-0.34; vmapped dynamic_slice
-    0.26-0.60 / 0.23-0.49. Once each: one-hot matrix products 1.1 / 0.9; a select for every offset
-    13 / 11. Not measured on a GPU.
+    stays split. Median ms at batch 128, 32x32x3, 2 shared CPU cores, jax 0.10.2, alone / in a
+    `fori_loop`: this 0.19-0.21 / 0.14; gather from the padded image 0.22-0.26 / 0.17-0.20; two
+    one-axis takes 0.25-0.44 / 0.18-0.34; vmapped dynamic_slice 0.26-0.60 / 0.23-0.49; one-hot
+    matrix products 1.1 / 0.9; a select for every offset 13 / 11. Not measured on a GPU.
     """
     height, width, _ = image.shape
     inside_rows = (rows >= 0) & (rows < height)
@@ -76,19 +72,9 @@ def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def normalize(
-    images: jax.Array,
-    preprocessing: Preprocessing,
-    dtype: jax.typing.DTypeLike = jnp.float32,
+    images: jax.Array, preprocessing: Preprocessing, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
-    """(pixel / 255 - mean) / std, per channel, computed in float32.
-
-    Args:
-      images: uint8 [N, H, W, C].
-      preprocessing: `mean` and `std` are used.
-      dtype: type of the result.
-
-    Returns:
-      [N, H, W, C] of `dtype`.
+    """(pixel / 255 - mean) / std of uint8 [N, H, W, C], per channel, computed in float32.
 
     Raises:
       ValueError: `mean` or `std` has not one entry per channel.

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from autogrow_jax.data.types import Source, Split, make_split
 from autogrow_jax.errors import UserError
 
 _INFO = "info.json"
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 
 
 def cache_root(cache_directory: str, directory: str) -> Path:
     """Where decoded sets go: `cache_directory`, `directory` or ~/.cache/autogrow_jax, in turn."""
-    chosen = cache_directory or directory or "~/.cache/autogrow_jax"
-    return Path(chosen).expanduser()
+    return Path(cache_directory or directory or "~/.cache/autogrow_jax").expanduser()
 
 
 def array_path(entry: Path, part: str, kind: str) -> Path:
@@ -34,9 +33,6 @@ def new_entry(entry: Path) -> Iterator[Path]:
 
     A killed process can leave a `.partial-*` folder behind, never half an entry. When another
     process made the same entry meanwhile, that one stays.
-
-    Raises:
-      UserError: the folder cannot be written.
     """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -68,26 +64,25 @@ def write_info(folder: Path, class_names: tuple[str, ...], **facts: str) -> None
     (folder / _INFO).write_text(json.dumps({"class_names": class_names, **facts}, indent=1))
 
 
-def read_entry(entry: Path) -> Source | None:
-    """Opens an entry as memory maps, or returns None when there is none.
+def open_entry(entry: Path, fill: Callable[[Path], None], where: str) -> Source:
+    """Opens an entry as memory maps; where there is none, `fill` first makes its folder's files.
 
     Raises:
-      UserError: the entry is damaged.
+      UserError: the entry is damaged, or cannot be written.
     """
     if not (entry / _INFO).exists():
-        return None
+        with new_entry(entry) as partial:
+            fill(partial)
     try:
         class_names = tuple(json.loads((entry / _INFO).read_text())["class_names"])
         parts = {}
-        for part in _PARTS:
-            images_path = array_path(entry, part, "images")
-            if not images_path.exists():
-                continue
-            images = np.load(images_path, mmap_mode="r")
-            labels = np.load(array_path(entry, part, "labels"))
-            parts[part] = make_split(images, labels, len(class_names), str(images_path))
+        for part in PARTS:
+            path = array_path(entry, part, "images")
+            if path.exists():
+                arrays = np.load(path, mmap_mode="r"), np.load(array_path(entry, part, "labels"))
+                parts[part] = make_split(*arrays, len(class_names), str(path))
         optional = (parts.get("validation"), parts.get("test"))
-        return Source(parts["train"], *optional, class_names, str(entry))
+        return Source(parts["train"], *optional, class_names, where)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "

@@ -15,60 +15,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split, make_split
+from autogrow_jax.data.types import DAMAGED, Source, Split, make_split
 from autogrow_jax.errors import UserError
 
 _PIXELS = 3 * 32 * 32
 
 
 class _Layout(NamedTuple):
-    """Where one of the two sets keeps what.
+    """Where one of the two sets keeps what."""
 
-    Attributes:
-      train: names of the train files, less ".bin"; any of them may be absent, but not all.
-      test: name of the test file, less ".bin".
-      label_bytes: label bytes at the start of a binary record; the last one counts.
-      label_key: the labels' key in the Python version.
-      archives: file names of the official archives.
-    """
-
-    train: tuple[str, ...]
+    archive: str  # The official archives' name, less "-binary.tar.gz" or "-python.tar.gz".
+    train: tuple[str, ...]  # Names less ".bin"; any of the files may be absent, but not all.
     test: str
-    label_bytes: int
-    label_key: bytes
-    archives: tuple[str, ...]
+    label_bytes: int  # At the start of a binary record; the last one counts.
+    label_key: bytes  # In the Python version.
 
 
-CIFAR10 = _Layout(
-    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
-    test="test_batch",
-    label_bytes=1,
-    label_key=b"labels",
-    archives=("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"),
-)
-CIFAR100 = _Layout(
-    train=("train",),
-    test="test",
-    label_bytes=2,  # coarse label, then fine label
-    label_key=b"fine_labels",
-    archives=("cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"),
-)
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+CIFAR10 = _Layout("cifar-10", _BATCHES, "test_batch", 1, b"labels")
+CIFAR100 = _Layout("cifar-100", ("train",), "test", 2, b"fine_labels")  # Coarse, then fine label.
 
 
 def read_cifar_folder(folder: Path, class_names: tuple[str, ...], layout: _Layout) -> Source | None:
     """Reads unpacked files or an archive from one folder; nothing is ever unpacked to disk.
 
     Fewer train files than the official five, or smaller ones, are accepted: a part of CIFAR10 in
-    the official format is a set like any other.
-
-    Args:
-      folder: where to look. A CIFAR100 folder is one that has its file train.bin, or files named
-        train and test.
-      class_names: one per class (the fine labels, for CIFAR100).
-      layout: `CIFAR10` or `CIFAR100`.
-
-    Returns:
-      Images uint8 [N, 32, 32, 3], or None when there is neither file nor archive.
+    the official format is a set like any other. None where there is neither file nor archive.
 
     Raises:
       UserError: the train or the test file is missing, or a file is damaged.
@@ -76,14 +48,12 @@ def read_cifar_folder(folder: Path, class_names: tuple[str, ...], layout: _Layou
     wanted = (*layout.train, layout.test)
     for suffix in (".bin", ""):
         paths = {name: folder / f"{name}{suffix}" for name in wanted}
-        present = {name: path for name, path in paths.items() if path.is_file()}
-        if present:
-            files = {name: path.read_bytes() for name, path in present.items()}
+        files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        if files:
             return _source(folder, suffix, files, class_names, layout)
-    for archive in layout.archives:
-        path = folder / archive
+    for version, suffix in (("binary", ".bin"), ("python", "")):
+        path = folder / f"{layout.archive}-{version}.tar.gz"
         if path.is_file():
-            suffix = ".bin" if "binary" in archive else ""
             return _source(path, suffix, _members(path, wanted, suffix), class_names, layout)
     return None
 
@@ -107,11 +77,9 @@ def _source(
         name: decode(data, f"{where}/{name}{suffix}", len(class_names), layout)
         for name, data in files.items()
     }
-    train = Split(
-        np.concatenate([parts[name].images for name in train_names]),
-        np.concatenate([parts[name].labels for name in train_names]),
-    )
-    return Source(train, None, parts[layout.test], class_names, str(where))
+    images = np.concatenate([parts[name].images for name in train_names])
+    labels = np.concatenate([parts[name].labels for name in train_names])
+    return Source(Split(images, labels), None, parts[layout.test], class_names, str(where))
 
 
 def _members(path: Path, wanted: tuple[str, ...], suffix: str) -> dict[str, bytes]:
@@ -122,13 +90,10 @@ def _members(path: Path, wanted: tuple[str, ...], suffix: str) -> dict[str, byte
         with tarfile.open(path) as archive:
             for member in archive:
                 name = names.get(PurePosixPath(member.name).name)
-                stream = archive.extractfile(member) if name is not None else None
-                if name is not None and stream is not None:
+                if name and (stream := archive.extractfile(member)):
                     files[name] = stream.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be unpacked ({error}); it is damaged or cut short, fetch it again"
-        ) from error
+        raise UserError(f"{path}: cannot be unpacked ({error}); {DAMAGED}") from error
     return files
 
 
@@ -156,10 +121,10 @@ def _decode_python(data: bytes, where: str, num_classes: int, layout: _Layout) -
             f"{sorted(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__}"
         )
     pixels = batch[b"data"]
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise UserError(f"{where}: b'data' is no uint8 array of two axes")
-    if pixels.shape[1] != _PIXELS:
-        raise UserError(f"{where}: {pixels.shape[1]} pixels an image, expected {_PIXELS}")
+    shape: tuple[int, ...] = getattr(pixels, "shape", ())
+    if len(shape) != 2 or shape[1] != _PIXELS or pixels.dtype != np.uint8:
+        found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {list(shape)}"
+        raise UserError(f"{where}: b'data' is {found}, expected uint8 [N, {_PIXELS}]")
     labels = batch[layout.label_key]
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise UserError(f"{where}: {layout.label_key!r} is no list of integers")
@@ -171,26 +136,29 @@ def _to_images(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-class _Unpickler(pickle.Unpickler):
-    """Admits numpy's array reconstruction, under its module name before and after numpy 2."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        name = module_name.replace("numpy._core", "numpy.core"), global_name
-        if name == ("numpy.core.multiarray", "_reconstruct"):
-            return np.empty(0).__reduce__()[0]  # the function itself, wherever numpy keeps it
-        if name == ("numpy", "ndarray"):
-            return np.ndarray
-        if name == ("numpy", "dtype"):
-            return np.dtype
-        if name == ("_codecs", "encode"):  # How Python 3 writes bytes in Python 2's protocol.
-            return _encode
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is refused")
-
-
 def _encode(text: str, encoding: str) -> bytes:
+    """Python 3 asks for it where it writes bytes in Python 2's protocol."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which is refused")
     return text.encode("latin1")
+
+
+_ADMITTED = {
+    # The function itself, wherever numpy keeps it.
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        name = module_name.replace("numpy._core", "numpy.core"), global_name  # Since numpy 2.
+        if name not in _ADMITTED:
+            asked = f"{module_name}.{global_name}"
+            raise pickle.UnpicklingError(f"it asks for {asked}, which is refused")
+        return _ADMITTED[name]
 
 
 def load_arrays(data: bytes) -> Any:

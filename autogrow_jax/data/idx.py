@@ -7,36 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, make_split
+from autogrow_jax.data.types import DAMAGED, Source, make_split
 from autogrow_jax.errors import UserError
 
-_STEMS = {
-    "train images": "train-images-idx3-ubyte",
-    "train labels": "train-labels-idx1-ubyte",
-    "test images": "t10k-images-idx3-ubyte",
-    "test labels": "t10k-labels-idx1-ubyte",
-}
+_IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+_STEMS = [f"{part}-{kind}" for part in ("train", "t10k") for kind in (_IMAGES, _LABELS)]
 
 
 def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
-    """Reads the four official files, gzipped or not, from one folder.
-
-    Returns:
-      Images uint8 [N, 28, 28, 1], or None when not one of the files is there.
+    """Reads the four official files, gzipped or not, from one folder; None where it has none.
 
     Raises:
       UserError: some of the files are missing, or one is damaged.
     """
-    found = {role: _find(folder, stem) for role, stem in _STEMS.items()}
-    if not any(found.values()):
+    found = [path for stem in _STEMS if (path := _find(folder, stem))]
+    if not found:
         return None
-    missing = [f"{_STEMS[role]}.gz" for role, path in found.items() if path is None]
-    if missing:
+    if missing := [f"{stem}.gz" for stem in _STEMS if _find(folder, stem) is None]:
         raise UserError(f"{folder} lacks {', '.join(missing)}; all four official files are needed")
-    parts = {}
-    for part in ("train", "test"):
-        images_path, labels_path = found[f"{part} images"], found[f"{part} labels"]
-        assert images_path is not None and labels_path is not None
+    parts = []
+    for images_path, labels_path in (found[:2], found[2:]):
         images, labels = read_idx(images_path, num_axes=3), read_idx(labels_path, num_axes=1)
         if images.shape[1:] != (28, 28):
             raise UserError(
@@ -44,19 +34,12 @@ def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None
                 "expected 28x28"
             )
         where = f"{images_path} and {labels_path.name}"
-        parts[part] = make_split(images[..., None], labels, len(class_names), where)
-    return Source(parts["train"], None, parts["test"], class_names, str(folder))
+        parts.append(make_split(images[..., None], labels, len(class_names), where))
+    return Source(parts[0], None, parts[1], class_names, str(folder))
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
-    """Reads one idx file of unsigned bytes.
-
-    Args:
-      path: the file, gzipped if its name ends in .gz.
-      num_axes: the number of axes its header must announce.
-
-    Returns:
-      uint8 array of that many axes, read-only.
+    """Reads one idx file of unsigned bytes, gzipped if its name ends in .gz; read-only.
 
     Raises:
       UserError: damaged gzip data, wrong magic number, or a size other than the header's.
@@ -64,9 +47,7 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, OSError) as error:
-        raise UserError(
-            f"{path}: cannot be unpacked ({error}); it is damaged or cut short, fetch it again"
-        ) from error
+        raise UserError(f"{path}: cannot be unpacked ({error}); {DAMAGED}") from error
     header = 4 + 4 * num_axes
     magic = bytes((0, 0, 8, num_axes))  # 8 says unsigned byte
     if data[:4] != magic or len(data) < header:
@@ -79,7 +60,7 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     if len(data) != header + size:
         raise UserError(
             f"{path}: its header announces {shape}, {size} bytes, but {len(data) - header} follow; "
-            "it is damaged or cut short, fetch it again"
+            f"{DAMAGED}"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 

@@ -8,7 +8,7 @@ import numpy as np
 from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.folder import read_image_folder
 from autogrow_jax.data.npz import read_npz
-from autogrow_jax.data.official import OFFICIAL_SETS, read_official, search_folders
+from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, search_folders
 from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
 from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.tfds_source import read_tfds
@@ -56,17 +56,16 @@ def load_dataset(
       has its own validation part but no test part, as ImageNet, that one serves as both.
 
     Preprocessing. The five sets follow the paper; MNIST and FashionMNIST are zero-padded from 28 to
-    32 pixels here, once. Digits, a small MNIST, likewise stay in [0, 1] (mean 0, std 1), so that no
-    number depends on the split, and are cropped at random with a padding of 1. For every other set
-    mean and std are those of the part that trains, the crop padding is the shorter side // 8 (4 at
-    32 pixels, as for CIFAR), and there is no flip, which is right for photographs and wrong for
-    writing and signs: ask for it.
+    32 pixels here, once. Digits, a small MNIST, stay in [0, 1] (mean 0, std 1) and are cropped with
+    a padding of 1. For every other set mean and std are those of the part that trains, the
+    crop padding is the shorter side // 8 (4 at 32 pixels, as for CIFAR), and there is no flip,
+    which is right for photographs and wrong for writing and signs: ask for it.
 
     Args:
       name: see above.
       directory: folder of the official files, and TFDS's data folder.
-      validation: "held-out", "test" or a number between 0 and 1 as a string.
-      validation_fraction: in (0, 1); the part of train that "held-out" takes.
+      validation: see above; a number lies between 0 and 1.
+      validation_fraction: in (0, 1).
       fraction: in (0, 1]; the part of train that is used, for training and for "held-out".
       seed: 0 or more; draws the held-out part and the subset.
       image_size: side of the images in pixels, 0 for the set's own. Folders and "tfds:NAME" are
@@ -77,8 +76,7 @@ def load_dataset(
         `directory`, or ~/.cache/autogrow_jax where that is not given either.
 
     Returns:
-      The data set. Parts that were left whole may be read-only memory maps of the cache; parts
-      something was taken from are in memory.
+      Parts that were left whole may be read-only memory maps of the cache; others are in memory.
 
     Raises:
       UserError: an unknown name, a setting out of range, files missing or damaged, data of a form
@@ -89,31 +87,30 @@ def load_dataset(
     ((8, 8, 1), 10, 'held-out')
     """
     held_out = _held_out_fraction(validation, validation_fraction)
-    _check_settings(fraction, seed, image_size, crop_padding)
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction is {fraction}, expected a number above 0 and up to 1")
+    whole = {"seed": seed, "image_size": image_size, "crop_padding": crop_padding or 0}
+    for key, value in whole.items():
+        if value != int(value) or value < 0:
+            raise UserError(f"{key} is {value}, expected a whole number from 0")
     source = _read(name, directory, image_size, cache_root(cache_directory, directory))
     check_source(source)
-    train, own_validation, test = source.train, source.validation, source.test
+    train, test = source.train, source.test
+    if test is None and validation == TEST:
+        test = source.validation
     if test is None:
-        if validation == TEST and own_validation is not None:
-            test = own_validation
-        else:
-            train, test = hold_out_test(train, source.where)
-    own = own_validation if validation == HELD_OUT else None
-    takes_of_train = held_out is not None and own is None
+        train, test = hold_out_test(train, source.where)
+    steering = {HELD_OUT: source.validation, TEST: test}.get(validation)
     # Before validation is held out: who has few images has few of those too.
-    train = subset(train, fraction, seed, least=2 if takes_of_train else 1)
-    if held_out is None:
-        validation_part = test
-    elif own is not None:
-        validation_part = own
-    else:
-        train, validation_part = hold_out_validation(train, held_out, seed, source.where)
+    train = subset(train, fraction, seed, least=2 if steering is None else 1)
+    if steering is None:
+        train, steering = hold_out_validation(train, held_out, seed, source.where)
     unpadded = train.images
     side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
     if side:
-        same = validation_part is test
+        same = steering is test
         train, test = (pad_split(part, side, source.where) for part in (train, test))
-        validation_part = test if same else pad_split(validation_part, side, source.where)
+        steering = test if same else pad_split(steering, side, source.where)
     shorter = min(train.images.shape[1:3])
     preprocessing = _preprocessing(name, unpadded, shorter, crop_padding, flip)
     if preprocessing.crop_padding >= shorter:
@@ -124,22 +121,19 @@ def load_dataset(
     return Dataset(
         name=name,
         train=train,
-        validation=validation_part,
+        validation=steering,
         test=test,
         num_classes=len(source.class_names),
         class_names=source.class_names,
         preprocessing=preprocessing,
-        validation_source=TEST if held_out is None else HELD_OUT,
+        validation_source=TEST if validation == TEST else HELD_OUT,
     )
 
 
-def _held_out_fraction(validation: str, validation_fraction: float) -> float | None:
-    """The fraction to hold out, or None for the paper's protocol."""
-    if validation == TEST:
-        return None
-    if validation == HELD_OUT:
-        number, key = validation_fraction, "validation_fraction"
-    else:
+def _held_out_fraction(validation: str, validation_fraction: float) -> float:
+    """The part of train to hold out, where any is."""
+    key, number = "validation_fraction", validation_fraction
+    if validation not in (HELD_OUT, TEST):
         key = "validation"
         try:
             number = float(validation)
@@ -148,21 +142,9 @@ def _held_out_fraction(validation: str, validation_fraction: float) -> float | N
                 f"validation is {validation!r}, expected 'held-out', 'test', or the fraction of "
                 "train to hold out, as '0.2'"
             ) from None
-    if not 0 < number < 1:
+    if not 0 < number < 1 and validation != TEST:
         raise UserError(f"{key} is {number}, expected a number between 0 and 1, both excluded")
     return number
-
-
-def _check_settings(fraction: float, seed: int, image_size: int, crop_padding: int | None) -> None:
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction is {fraction}, expected a number above 0 and up to 1")
-    for key, value in (
-        ("seed", seed),
-        ("image_size", image_size),
-        ("crop_padding", crop_padding),
-    ):
-        if value is not None and (value != int(value) or value < 0):
-            raise UserError(f"{key} is {value}, expected a whole number from 0")
 
 
 def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
@@ -177,13 +159,10 @@ def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
         return read_tfds(rest, image_size, directory, cache)
     if kind == "folder":
         return read_image_folder(_path(rest, directory), image_size, cache)
-    if kind == "npz":
-        return read_npz(_path(rest, directory))
-    if name.lower().endswith(".npz"):
-        return read_npz(_path(name, directory))
-    raise UserError(
-        f"unknown data set {name!r}{nearest(name, ['digits', *OFFICIAL_SETS, *_FORMS])}"
-    )
+    if kind == "npz" or name.lower().endswith(".npz"):
+        return read_npz(_path(rest if kind == "npz" else name, directory))
+    known = ["digits", *OFFICIAL_SETS, *_FORMS]
+    raise UserError(f"unknown data set {name!r}{nearest(name, known)}")
 
 
 def _path(text: str, directory: str) -> Path:
@@ -194,24 +173,18 @@ def _path(text: str, directory: str) -> Path:
 
 def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
     official = OFFICIAL_SETS[name]
-    looked = ", ".join(
-        f"{folder}{'' if folder.is_dir() else ' (no such folder)'}"
-        for folder in search_folders(name, directory)
-    )
+    folders = search_folders(name, directory)
+    looked = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders]
     otherwise = (
         f"put the official files of {name} into the data directory: {official.files}. "
-        f"Looked in: {looked or 'nowhere, no data directory was given'}"
+        f"Looked in: {', '.join(looked) or 'nowhere, no data directory was given'}"
     )
-    source = read_tfds(official.tfds_name, 0, directory, cache, otherwise)
+    source = read_tfds(official.tfds_name or name, 0, directory, cache, otherwise)
     return source._replace(class_names=official.class_names)
 
 
 def _preprocessing(
-    name: str,
-    images: np.ndarray,
-    shorter: int,
-    crop_padding: int | None,
-    flip: bool | None,
+    name: str, images: np.ndarray, shorter: int, crop_padding: int | None, flip: bool | None
 ) -> Preprocessing:
     """The set's own, or what `images`, those that train, before any padding, give it."""
     if name in OFFICIAL_SETS:
@@ -221,11 +194,8 @@ def _preprocessing(
     else:
         mean, std = channel_statistics(images)
         chosen = Preprocessing(mean, std, crop_padding=shorter // 8, flip=False)
-    if crop_padding is not None:
-        chosen = replace(chosen, crop_padding=int(crop_padding))
-    if flip is not None:
-        chosen = replace(chosen, flip=bool(flip))
-    return chosen
+    padding = chosen.crop_padding if crop_padding is None else int(crop_padding)
+    return replace(chosen, crop_padding=padding, flip=chosen.flip if flip is None else bool(flip))
 
 
 def _read_digits() -> Source:
@@ -234,6 +204,5 @@ def _read_digits() -> Source:
 
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    names = tuple(str(digit) for digit in range(10))
     part = Split(images, labels.astype(np.int32))
-    return Source(part, None, None, names, "scikit-learn's digits")
+    return Source(part, None, None, DIGITS, "scikit-learn's digits")

@@ -14,20 +14,20 @@ _PARTS = ("train", "val", "test")
 def read_npz(path: Path) -> Source:
     """Reads x_train, y_train and, where present, x_val, y_val, x_test, y_test, class_names.
 
-    Images are uint8, or floats in [0, 1], which are scaled to 0..255 and rounded to uint8: what a
-    float file resolves more finely than an 8-bit image is lost. [N, H, W] stands for one channel.
-    Labels are integers 0..K-1, [N] or [N, 1]; K is the highest label of all parts plus one, or the
-    number of `class_names`.
+    Images are uint8, or floats in [0, 1], which are rounded to 8 bits; [N, H, W] stands for one
+    channel. Labels are integers 0..K-1, [N] or [N, 1]; K is the highest of all parts plus one, or
+    the number of `class_names`.
 
     Raises:
       UserError: no such file, damaged, arrays missing or of a form not listed here.
     """
     arrays = _load(path)
+    holds = f"the file holds {', '.join(arrays) or 'no array'}"
     for part in _PARTS:
         if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
-            raise UserError(f"{path}: x_{part} and y_{part} must come together; {_holds(arrays)}")
+            raise UserError(f"{path}: x_{part} and y_{part} must come together; {holds}")
     if "x_train" not in arrays:
-        raise UserError(f"{path}: no x_train and y_train in it; {_holds(arrays)}")
+        raise UserError(f"{path}: no x_train and y_train in it; {holds}")
     parts = [part for part in _PARTS if f"x_{part}" in arrays]
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
@@ -35,7 +35,7 @@ def read_npz(path: Path) -> Source:
     else:
         integers = [y for y in labels.values() if np.issubdtype(y.dtype, np.integer) and y.size]
         num_classes = max((int(y.max()) for y in integers), default=-1) + 1
-        class_names = tuple(str(label) for label in range(max(num_classes, 0)))
+        class_names = tuple(map(str, range(num_classes)))
     splits = {
         part: make_split(
             _to_uint8(arrays[f"x_{part}"], f"{path}, x_{part}"),
@@ -63,10 +63,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             f"{path}: not readable as .npz ({error}); write it with "
             "numpy.savez(path, x_train=..., y_train=...), no object arrays"
         ) from error
-
-
-def _holds(arrays: dict[str, np.ndarray]) -> str:
-    return f"the file holds {', '.join(arrays) or 'no array'}"
 
 
 def _to_uint8(images: np.ndarray, where: str) -> np.ndarray:

@@ -1,18 +1,18 @@
 """The five sets of the paper: where their official files are found and how they are treated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from autogrow_jax.data.cifar import CIFAR10, CIFAR100, read_cifar_folder
 from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.types import Preprocessing, Source, Split, make_split
+from autogrow_jax.data.types import DAMAGED, Preprocessing, Source, Split, make_split
 from autogrow_jax.errors import UserError
 
-_DIGITS = tuple(str(digit) for digit in range(10))
+DIGITS = tuple(str(digit) for digit in range(10))
 _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -36,14 +36,7 @@ _SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
 def read_svhn_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None:
-    """Reads train_32x32.mat and test_32x32.mat; the "extra" part is not used, as in the paper.
-
-    Returns:
-      Images uint8 [N, 32, 32, 3], or None when neither file is there.
-
-    Raises:
-      UserError: one of the two is missing or damaged.
-    """
+    """Reads SVHN's two files, if there is one; the "extra" part is not used, as in the paper."""
     paths = [folder / name for name in _SVHN_FILES]
     missing = [path.name for path in paths if not path.is_file()]
     if len(missing) == len(paths):
@@ -60,10 +53,7 @@ def _read_mat(path: Path, num_classes: int) -> Split:
     try:
         raw = loadmat(path)
     except Exception as error:  # scipy raises whatever the damaged byte leads it to.
-        raise UserError(
-            f"{path}: not readable as a MATLAB file ({error}); it is damaged or cut short, "
-            "fetch it again"
-        ) from error
+        raise UserError(f"{path}: not readable as a MATLAB file ({error}); {DAMAGED}") from error
     if "X" not in raw or "y" not in raw:
         found = ", ".join(name for name in raw if not name.startswith("__"))
         raise UserError(f"{path}: holds {found or 'nothing'}, expected the variables X and y")
@@ -78,27 +68,16 @@ def _read_mat(path: Path, num_classes: int) -> Split:
     return make_split(images, np.where(labels == 10, 0, labels), num_classes, str(path))
 
 
-@dataclass(frozen=True)
-class OfficialSet:
-    """One of the paper's sets.
+class OfficialSet(NamedTuple):
+    """One of the paper's sets."""
 
-    Attributes:
-      read: reads the official files from one folder; None when none of them is there.
-      class_names: in the order of the labels.
-      folders: sub-folders of the data directory that are looked into, before the directory itself.
-      files: the official files and their sizes in bytes, for a message.
-      tfds_name: what TFDS calls the set.
-      preprocessing: the paper's.
-      side: height and width of the images as the paper's networks see them, in pixels.
-    """
-
-    read: Callable[[Path, tuple[str, ...]], Source | None]
+    read: Callable[[Path, tuple[str, ...]], Source | None]  # From one folder; None where it is not.
     class_names: tuple[str, ...]
-    folders: tuple[str, ...]
-    files: str
-    tfds_name: str
+    folders: tuple[str, ...]  # Of the data directory, looked into before the directory itself.
+    files: str  # The official ones and their sizes in bytes, for a message.
     preprocessing: Preprocessing
-    side: int = 32
+    tfds_name: str = ""  # Where TFDS has another name for it.
+    side: int = 32  # Of the images as the paper's networks see them, in pixels.
 
 
 def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> str:
@@ -109,15 +88,26 @@ def _idx_files(train_images: str, train_labels: str, test_images: str, test_labe
     )
 
 
+def _cifar(layout, class_names, unpacked, num_bytes, mean, std) -> OfficialSet:
+    name, folder = layout.archive, layout.archive.replace("-", "")
+    return OfficialSet(
+        read=partial(read_cifar_folder, layout=layout),
+        class_names=class_names,
+        folders=(*unpacked, folder, *(f"{folder}/{inner}" for inner in unpacked)),
+        files=f"{name}-binary.tar.gz ({num_bytes[0]} bytes) or {name}-python.tar.gz "
+        f"({num_bytes[1]}), as they are or unpacked",
+        preprocessing=Preprocessing(mean, std, crop_padding=4, flip=True),
+    )
+
+
 # Preprocessing as in the paper and its authors' code. CIFAR10's std is theirs too; the true one is
 # (.2471, .2435, .2616).
 OFFICIAL_SETS: dict[str, OfficialSet] = {
     "mnist": OfficialSet(
         read=read_idx_folder,
-        class_names=_DIGITS,
+        class_names=DIGITS,
         folders=("mnist", "MNIST/raw", "MNIST"),
         files=_idx_files("9,912,422", "28,881", "1,648,877", "4,542"),
-        tfds_name="mnist",
         preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False),
     ),
     "fashion_mnist": OfficialSet(
@@ -125,40 +115,27 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
         class_names=_CLOTHES,
         folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
         files=_idx_files("26,421,880", "29,515", "4,422,102", "5,148"),
-        tfds_name="fashion_mnist",
         preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=True),
     ),
-    "cifar10": OfficialSet(
-        read=partial(read_cifar_folder, layout=CIFAR10),
-        class_names=_CIFAR10,
-        folders=(
-            *("cifar-10-batches-bin", "cifar-10-batches-py", "cifar10"),
-            *("cifar10/cifar-10-batches-bin", "cifar10/cifar-10-batches-py"),
-        ),
-        files="cifar-10-binary.tar.gz (170,052,171 bytes) or cifar-10-python.tar.gz "
-        "(170,498,071), as they are or unpacked",
-        tfds_name="cifar10",
-        preprocessing=Preprocessing(
-            (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), crop_padding=4, flip=True
-        ),
+    "cifar10": _cifar(
+        CIFAR10,
+        _CIFAR10,
+        unpacked=("cifar-10-batches-bin", "cifar-10-batches-py"),
+        num_bytes=("170,052,171", "170,498,071"),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
     ),
-    "cifar100": OfficialSet(
-        read=partial(read_cifar_folder, layout=CIFAR100),
-        class_names=_CIFAR100,
-        folders=(
-            *("cifar-100-binary", "cifar-100-python", "cifar100"),
-            *("cifar100/cifar-100-binary", "cifar100/cifar-100-python"),
-        ),
-        files="cifar-100-binary.tar.gz (168,513,733 bytes) or cifar-100-python.tar.gz "
-        "(169,001,437), as they are or unpacked",
-        tfds_name="cifar100",
-        preprocessing=Preprocessing(
-            (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True
-        ),
+    "cifar100": _cifar(
+        CIFAR100,
+        _CIFAR100,
+        unpacked=("cifar-100-binary", "cifar-100-python"),
+        num_bytes=("168,513,733", "169,001,437"),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
     ),
     "svhn": OfficialSet(
         read=read_svhn_folder,
-        class_names=_DIGITS,
+        class_names=DIGITS,
         folders=("svhn", "SVHN", "svhn_cropped"),
         files="train_32x32.mat (182,040,794 bytes), test_32x32.mat (64,275,384)",
         tfds_name="svhn_cropped",
@@ -170,20 +147,15 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
 
 
 def read_official(name: str, directory: str) -> Source | None:
-    """Looks for the official files of a set in `directory` and its usual sub-folders.
-
-    Returns:
-      The set, or None when not one of its files is there, or `directory` is "".
+    """Looks for a set's official files in `directory` and its usual sub-folders.
 
     Raises:
       UserError: files are there, but some are missing or damaged.
     """
     official = OFFICIAL_SETS[name]
     for folder in search_folders(name, directory):
-        if folder.is_dir():
-            source = official.read(folder, official.class_names)
-            if source is not None:
-                return source
+        if folder.is_dir() and (source := official.read(folder, official.class_names)):
+            return source
     return None
 
 
@@ -195,10 +167,6 @@ def search_folders(name: str, directory: str) -> list[Path]:
     folders = [root / folder for folder in OFFICIAL_SETS[name].folders]
     # MNIST and FashionMNIST use the same file names: a folder that bears the name of the one must
     # not be taken for the other.
-    of_others = {
-        folder.split("/")[0]
-        for other, official in OFFICIAL_SETS.items()
-        if other != name
-        for folder in official.folders
-    }
+    others = [official for other, official in OFFICIAL_SETS.items() if other != name]
+    of_others = {folder.split("/")[0] for official in others for folder in official.folders}
     return folders if of_others & set(root.parts[-2:]) else [*folders, root]

@@ -11,64 +11,38 @@ TEST_FRACTION = 0.2
 
 
 def hold_out_test(part: Split, where: str) -> tuple[Split, Split]:
-    """Takes a stratified 20 % test part from a set that brings none.
+    """Takes a stratified 20 % test part from a set that brings none: (rest, test).
 
     It depends on the labels alone, never on a run's seed: every run tests on the same images.
-
-    Returns:
-      (rest, test).
-
-    Raises:
-      UserError: no class has two images.
     """
-    return _hold_out(part, TEST_FRACTION, np.random.default_rng([_TEST]), where)
+    return _hold_out(part, TEST_FRACTION, [_TEST], where)
 
 
 def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> tuple[Split, Split]:
-    """Takes a stratified validation part out of train.
+    """Takes a stratified validation part out of train: (rest, validation), in train's order.
 
     Each class gives `fraction` of its images, rounded, but at least one and never its last.
 
-    Args:
-      part: train.
-      fraction: in (0, 1).
-      seed: 0 or more.
-      where: the file, for messages.
-
-    Returns:
-      (rest, validation), both in the order of `part`.
-
     Raises:
-      UserError: no class has two images.
+      UserError: names `where`; no class has two images.
     """
-    return _hold_out(part, fraction, np.random.default_rng([seed, _VALIDATION]), where)
+    return _hold_out(part, fraction, [seed, _VALIDATION], where)
 
 
 def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     """Keeps a random fraction of train: the paper's dataset-size study.
 
     Stratified, so that the study varies the size and not the class balance: each class keeps
-    `fraction` of its images, rounded. For one seed smaller subsets lie inside larger.
-
-    Args:
-      part: train, before validation is taken out of it.
-      fraction: in (0, 1]; 1 returns `part` itself.
-      seed: 0 or more.
-      least: images that each class keeps, as far as it has them.
-
-    Returns:
-      The subset, in the order of `part`.
+    `fraction` of its images, rounded, and at least `least` as far as it has them, in train's order.
+    For one seed smaller subsets lie inside larger. A fraction of 1 returns `part` itself.
     """
     if fraction == 1:
         return part
-    rng = np.random.default_rng([seed, _SUBSET])
-    return _take(part, _chosen(part.labels, fraction, rng, keep=0, least=least))
+    return _take(part, _chosen(part.labels, fraction, [seed, _SUBSET], keep=0, least=least))
 
 
-def _hold_out(
-    part: Split, fraction: float, rng: np.random.Generator, where: str
-) -> tuple[Split, Split]:
-    chosen = _chosen(part.labels, fraction, rng, keep=1)
+def _hold_out(part: Split, fraction: float, stream: list[int], where: str) -> tuple[Split, Split]:
+    chosen = _chosen(part.labels, fraction, stream, keep=1)
     if not chosen.any():
         raise UserError(
             f"{where}: no class has two images, so none can be held out of the {len(chosen)}; "
@@ -78,9 +52,10 @@ def _hold_out(
 
 
 def _chosen(
-    labels: np.ndarray, fraction: float, rng: np.random.Generator, keep: int, least: int = 1
+    labels: np.ndarray, fraction: float, stream: list[int], keep: int, least: int = 1
 ) -> np.ndarray:
     """bool [N]: `fraction` of each class, at least `least`, leaving at least `keep` of it."""
+    rng = np.random.default_rng(stream)
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -1,5 +1,7 @@
 """Single images: reading them, resizing them, and what can be said of many."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,54 +15,44 @@ _DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _BLOCK = 4096  # images at a time, so that a memory map is never read in whole
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as an image ({error})") from error
+
+
 def image_header(path: Path) -> tuple[tuple[int, int], bool]:
     """((height, width), whether it is grey) of an image file, without decoding it.
 
     Raises:
       UserError: not readable, or more than 8 bits a channel.
     """
-    try:
-        with Image.open(path) as image:
-            mode, (width, height) = image.mode, image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not readable as an image ({error})") from error
+    with _opened(path) as image:
+        mode, (width, height) = image.mode, image.size
     if mode in _DEEP_MODES:
         raise UserError(f"{path}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
     return (height, width), mode in _GREY_MODES
 
 
 def decode_image(path: Path, mode: str, image_size: int) -> np.ndarray:
-    """Decodes one image file.
-
-    Args:
-      path: the file.
-      mode: "L" or "RGB"; transparency is dropped.
-      image_size: side of the result after resizing and centre crop, in pixels; 0 leaves it.
-
-    Returns:
-      uint8 [H, W, 1 or 3].
+    """Decodes an image file to uint8 [H, W, C]; `mode` "L" or "RGB" drops transparency.
 
     Raises:
       UserError: the file is damaged.
     """
-    try:
-        with Image.open(path) as file:
-            # A palette by way of RGBA, or Pillow warns where it is transparent.
-            image = (file.convert("RGBA") if file.mode == "P" else file).convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not readable as an image ({error})") from error
+    with _opened(path) as file:
+        # A palette by way of RGBA, or Pillow warns where it is transparent.
+        image = (file.convert("RGBA") if file.mode == "P" else file).convert(mode)
     return resize_center_crop(np.asarray(image), image_size)
 
 
 def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
     """Resizes the shorter side (bilinear, antialiased), then crops the centre.
 
-    Args:
-      pixels: uint8 [H, W] or [H, W, C], C 1 or 3.
-      image_size: side of the result, in pixels; 0 changes nothing.
-
-    Returns:
-      uint8 [image_size, image_size, C].
+    Uint8 [H, W] or [H, W, C] becomes [image_size, image_size, C]; 0 leaves the size.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -78,14 +70,7 @@ def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def pad_split(part: Split, image_size: int, where: str) -> Split:
-    """Zero-pads images to a square, centred; odd differences put one more row below and right.
-
-    Returns:
-      The part, images [N, image_size, image_size, C].
-
-    Raises:
-      UserError: the images are larger.
-    """
+    """Zero-pads to a square, centred; odd differences put one more row below and right."""
     height, width = part.images.shape[1:3]
     if max(height, width) > image_size:
         raise UserError(

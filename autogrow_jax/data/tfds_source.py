@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.cache import new_entry, read_entry, write_info, write_split
+from autogrow_jax.data.cache import PARTS, open_entry, write_info, write_split
 from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import Source, Split, make_split
 from autogrow_jax.errors import UserError
-
-_PARTS = ("train", "validation", "test")
 
 
 def read_tfds(
@@ -24,16 +22,9 @@ def read_tfds(
     prepared the set in its ArrayRecord format. The parts "train", "validation" and "test" are used
     where they exist and are labelled; other parts are not.
 
-    Args:
-      name: as TFDS calls it, with `/config` or `:version` if wanted.
-      image_size: images are resized and centre-cropped to this side, in pixels; 0 leaves them.
-      directory: TFDS's data folder, also searched for files TFDS wants fetched by hand; "" is
-        TFDS's own default.
-      cache: folder for the arrays.
-      otherwise: a second way to get this set, for the error messages.
-
-    Returns:
-      Images uint8 [N, H, W, C].
+    The name may end in `/config` or `:version`. In `directory`, "" for TFDS's own, lie its data and
+    the files that it wants fetched by hand. `otherwise` is a second way to get this set, for the
+    error messages. Images are resized and centre-cropped to `image_size` pixels, unless it is 0.
 
     Raises:
       UserError: TFDS or TensorFlow is not installed, no such set, it cannot be fetched or
@@ -41,24 +32,24 @@ def read_tfds(
     """
     slug = "".join(c if c.isalnum() or c in "_.-" else "-" for c in name)
     entry = cache / (f"tfds-{slug}-{image_size}" if image_size else f"tfds-{slug}")
-    source = read_entry(entry)
-    if source is None:
-        builder = _load_builder(name, directory, otherwise)
+    way_out = f"\nOr: {otherwise}" if otherwise else ""
+
+    def fill(folder: Path) -> None:
+        builder = _load_builder(name, directory, way_out)
         if not builder.is_prepared():
-            _prepare(builder, name, directory, otherwise)
-        _fill(builder, name, image_size, entry)
-        source = read_entry(entry)
-        assert source is not None
-    return source._replace(where=f"TFDS set {name!r}")
+            _prepare(builder, name, directory, way_out)
+        _fill(builder, name, image_size, folder)
+
+    return open_entry(entry, fill, f"TFDS set {name!r}")
 
 
-def _load_builder(name: str, directory: str, otherwise: str) -> Any:
+def _load_builder(name: str, directory: str, way_out: str) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
             f"the set {name!r} is read through tensorflow_datasets, which cannot be imported "
-            f"({error}): pip install 'autogrow_jax[tfds]'{_or(otherwise)}"
+            f"({error}): pip install 'autogrow_jax[tfds]'{way_out}"
         ) from error
     try:
         return tfds.builder(name, data_dir=directory or None)
@@ -75,13 +66,12 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _prepare(builder: Any, name: str, directory: str, otherwise: str) -> None:
+def _prepare(builder: Any, name: str, directory: str, way_out: str) -> None:
     # Asked before TFDS tries: it would first wait minutes for downloads it cannot use.
     if not _has_tensorflow():
         raise UserError(
             f"TFDS has not prepared the set {name!r} in {directory or 'its data folder'} yet, and "
-            "needs TensorFlow to do so, once: pip install 'autogrow_jax[tfds]'"
-            f"{_or(otherwise)}"
+            f"needs TensorFlow to do so, once: pip install 'autogrow_jax[tfds]'{way_out}"
         )
     import tensorflow_datasets as tfds
 
@@ -92,40 +82,11 @@ def _prepare(builder: Any, name: str, directory: str, otherwise: str) -> None:
     except Exception as error:  # network, disk, checksum, a manual step: each its own class
         raise UserError(
             f"TFDS could not prepare the set {name!r} ({type(error).__name__}: {error}); check the "
-            f"network and the disk{_or(otherwise)}"
+            f"network and the disk{way_out}"
         ) from error
 
 
-def _or(otherwise: str) -> str:
-    return f"\nOr: {otherwise}" if otherwise else ""
-
-
-def _fill(builder: Any, name: str, image_size: int, entry: Path) -> None:
-    image_key, label_key, class_names = _keys(builder, name)
-    with new_entry(entry) as partial:
-        for part in _PARTS:
-            if part not in builder.info.splits:
-                continue
-            where = f"TFDS set {name!r}, part {part!r}"
-            rows = [
-                (resize_center_crop(_as_pixels(example[image_key], where), image_size), label)
-                for example in _examples(builder, part)
-                if (label := int(example[label_key])) >= 0 or part == "train"
-            ]
-            if not rows:  # TFDS labels the images of a test part without labels -1.
-                continue
-            split = _stack(rows, len(class_names), where)
-            write_split(partial, part, split)
-        if not (partial / "train_images.npy").exists():
-            raise UserError(
-                f"TFDS set {name!r} has the parts {', '.join(builder.info.splits)}, expected "
-                "'train' among them"
-            )
-        write_info(partial, class_names, source=name, version=str(builder.version))
-
-
-def _keys(builder: Any, name: str) -> tuple[str, str, tuple[str, ...]]:
-    """The keys of image and label in an example, and the class names."""
+def _fill(builder: Any, name: str, image_size: int, folder: Path) -> None:
     features, keys = builder.info.features, builder.info.supervised_keys
     if keys is None or len(keys) != 2 or not hasattr(features[keys[1]], "names"):
         raise UserError(
@@ -133,7 +94,24 @@ def _keys(builder: Any, name: str) -> tuple[str, str, tuple[str, ...]]:
             "expected an image with one class label"
         )
     image_key, label_key = keys
-    return image_key, label_key, tuple(features[label_key].names)
+    class_names = tuple(features[label_key].names)
+    parts = set()
+    for part in (part for part in PARTS if part in builder.info.splits):
+        where = f"TFDS set {name!r}, part {part!r}"
+        rows = [
+            (resize_center_crop(_as_pixels(example[image_key], where), image_size), label)
+            for example in _examples(builder, part)
+            if (label := int(example[label_key])) >= 0 or part == "train"
+        ]
+        if rows:  # TFDS labels the images of a test part without labels -1.
+            write_split(folder, part, _stack(rows, len(class_names), where))
+            parts.add(part)
+    if "train" not in parts:
+        raise UserError(
+            f"TFDS set {name!r} has the parts {', '.join(builder.info.splits)}, expected "
+            "'train' among them"
+        )
+    write_info(folder, class_names, source=name, version=str(builder.version))
 
 
 def _examples(builder: Any, part: str) -> Iterable[Any]:
@@ -162,12 +140,11 @@ def _as_pixels(image: Any, where: str) -> np.ndarray:
 
 
 def _stack(rows: list[tuple[np.ndarray, int]], num_classes: int, where: str) -> Split:
-    shape = rows[0][0].shape
-    for pixels, _ in rows:
-        if pixels.shape != shape:
-            raise UserError(
-                f"{where}: images differ in shape ({list(shape)}, {list(pixels.shape)}); set the "
-                "image size, and all are resized to it"
-            )
-    images = np.stack([pixels for pixels, _ in rows])
-    return make_split(images, np.asarray([label for _, label in rows]), num_classes, where)
+    images, labels = zip(*rows, strict=True)
+    shapes = list({pixels.shape: list(pixels.shape) for pixels in images}.values())
+    if len(shapes) > 1:
+        raise UserError(
+            f"{where}: images differ in shape ({shapes[0]}, {shapes[1]}); set the image size, and "
+            "all are resized to it"
+        )
+    return make_split(np.stack(images), np.asarray(labels), num_classes, where)

@@ -7,34 +7,25 @@ import numpy as np
 
 from autogrow_jax.errors import UserError
 
+# How messages of files that are not what they should be end.
+DAMAGED = "it is damaged or cut short, fetch it again"
+
 
 class Split(NamedTuple):
-    """One part of a data set.
+    """One part of a data set."""
 
-    Attributes:
-      images: uint8 [N, H, W, C], pixels 0..255; may be a read-only memory map.
-      labels: int32 [N], class indices from 0.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 [N, H, W, C], pixels 0..255; may be a read-only memory map.
+    labels: np.ndarray  # int32 [N], class indices from 0.
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to a batch inside the training step; hashable, so it can be a static argument.
+    """What happens to a batch inside the training step; hashable, as static arguments are."""
 
-    Attributes:
-      mean: per channel, for pixels in [0, 1]; length C.
-      std: per channel, for pixels in [0, 1]; length C.
-      crop_padding: zeros put on each side before a random crop back, in pixels; 0 means no crop.
-      flip: whether half of the training images are mirrored left to right.
-    """
-
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # Per channel, for pixels in [0, 1].
     std: tuple[float, ...]
-    crop_padding: int
-    flip: bool
+    crop_padding: int  # Zeros on each side before a random crop back, in pixels; 0 means no crop.
+    flip: bool  # Whether half of the training images are mirrored left to right.
 
 
 @dataclass(frozen=True)
@@ -70,37 +61,23 @@ class Dataset:
 
 
 class Source(NamedTuple):
-    """What a reader hands over: the parts a set comes with, before anything is held out.
-
-    Attributes:
-      train: the set's training part.
-      validation: the set's own validation part, if it brings one.
-      test: the set's test part, if it brings one.
-      class_names: one name per class.
-      where: the file or folder it was read from, for messages.
-    """
+    """What a reader hands over: the parts a set comes with, before anything is held out."""
 
     train: Split
     validation: Split | None
     test: Split | None
     class_names: tuple[str, ...]
-    where: str
+    where: str  # The file or folder it was read from, for messages.
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str) -> Split:
     """Checks one part of a set and gives its labels their final type.
 
-    Args:
-      images: uint8 [N, H, W, C].
-      labels: integers [N] or [N, 1].
-      num_classes: labels must lie in 0..num_classes - 1.
-      where: the file, for messages.
-
-    Returns:
-      The part, labels as int32 [N].
+    Images are uint8 [N, H, W, C], labels integers [N] or [N, 1] from 0 to num_classes - 1.
 
     Raises:
-      UserError: no images, another shape or type, counts that differ, labels out of range.
+      UserError: names `where`; no images, another shape or type, counts that differ, labels out of
+        range.
     """
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(
@@ -130,12 +107,7 @@ def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: 
 
 
 def check_source(source: Source) -> None:
-    """Checks that the parts of a set fit together.
-
-    Raises:
-      UserError: parts whose images differ in shape, fewer than two classes, a class without any
-        training image.
-    """
+    """UserError for parts whose images differ in shape, one class, one without training images."""
     shape = source.train.images.shape[1:]
     for part_name, part in (("validation", source.validation), ("test", source.test)):
         if part is not None and part.images.shape[1:] != shape:
