@@ -6,10 +6,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
+from autogrow_jax.studies import Published, Row, Section
 from autogrow_jax.studies.cells import Cell
 from autogrow_jax.studies.figures import draw_figures, figure
 from autogrow_jax.studies.records import Line, Record, Table
-from autogrow_jax.studies.study import Published, Row, Section
 
 
 def _line(names, depths, accuracy, *, seeds=2, found=False, published=None, family="plain3"):

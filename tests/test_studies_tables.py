@@ -8,9 +8,9 @@ import statistics
 
 import pytest
 
+from autogrow_jax.studies import Published, Row, Section
 from autogrow_jax.studies.cells import Cell
 from autogrow_jax.studies.records import Line, Record, Table
-from autogrow_jax.studies.study import Published, Row, Section
 from autogrow_jax.studies.tables import (
     format_csv,
     format_json,

@@ -15,6 +15,7 @@ from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import keep_freed_memory, leave
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
+from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.progress import StudyProgress
 from autogrow_jax.studies.records import collect
@@ -24,7 +25,6 @@ from autogrow_jax.studies.runner import (
     run_cells,
     stop_with_parent,
 )
-from autogrow_jax.studies.study import Study, check_seeds
 
 
 @dataclasses.dataclass(frozen=True)

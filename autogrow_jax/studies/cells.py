@@ -19,10 +19,12 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, read_result, replace_file
 from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
 from autogrow_jax.settings_files import load_config
-from autogrow_jax.studies.study import Row, Section, Study
+from autogrow_jax.studies import Row, Section, Study
 
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.
 _QUIET = {"log.progress": False, "log.tensorboard": False, "checkpoint.keep": 1}
+# What trains from scratch: the net's depths are known once it is found.
+_SCRATCH = {"mode": "scratch", "model.depths": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +57,14 @@ class Entry:
 
 
 class Folder:
-    """The files of a cell.
-
-    Attributes:
-      root: `WORKDIR/cells/NAME`.
-      run: the workdir of the run itself.
-      log: what the run printed.
-      error: why the last start failed; not there otherwise.
-      lock: held by the process that runs the cell.
-    """
+    """The files of a cell, in `WORKDIR/cells/NAME`."""
 
     def __init__(self, workdir: Path, cell: Cell):
         self.root = workdir / "cells" / cell.name
-        self.run = self.root / "run"
-        self.log = self.root / "log.txt"
-        self.error = self.root / "error.txt"
-        self.lock = self.root / "lock"
+        self.run = self.root / "run"  # The workdir of the run itself.
+        self.log = self.root / "log.txt"  # What the run printed.
+        self.error = self.root / "error.txt"  # Why the last start failed; not there otherwise.
+        self.lock = self.root / "lock"  # Held by the process that runs the cell.
 
     @property
     def is_done(self) -> bool:
@@ -123,14 +117,20 @@ def expand(
     for section in study.sections:
         for row in section.rows:
             try:
-                pairs = [
-                    _make_cells(row, seed, changes, load(row.config))
+                base = _QUIET | load(row.config) | dict(row.overrides)
+                found = [
+                    _make_cell(row, base | changes | {"seed": seed})
                     for seed in seeds or study.seeds_of(section)
+                ]
+                scratch = base | _SCRATCH | dict(row.scratch or {}) | changes
+                trained = [
+                    _make_cell(row, scratch | {"seed": cell.seed}, cell.name)
+                    for cell in (found if row.scratch is not None else ())
                 ]
             except UserError as error:
                 raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
-            runs = tuple(cells.setdefault(cell.name, cell) for cell, _ in pairs)
-            extra = tuple(baselines.setdefault(b.name, b) for _, b in pairs if b is not None)
+            runs = tuple(cells.setdefault(cell.name, cell) for cell in found)
+            extra = tuple(baselines.setdefault(cell.name, cell) for cell in trained)
             entries.append(Entry(section, row, runs, extra))
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
@@ -142,17 +142,6 @@ def expand(
 def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:
     """The settings of a cell that trains from scratch the net another cell found."""
     return nest(flatten(cell.settings) | {"model.depths": tuple(depths)})
-
-
-def _make_cells(
-    row: Row, seed: int, changes: dict[str, Any], base: dict[str, Any]
-) -> tuple[Cell, Cell | None]:
-    flat = _QUIET | base | dict(row.overrides) | changes | {"seed": seed}
-    cell = _make_cell(row, flat)
-    if row.scratch is None:
-        return cell, None
-    baseline = flat | {"mode": "scratch", "model.depths": ()} | dict(row.scratch) | changes
-    return cell, _make_cell(row, baseline | {"seed": seed}, cell.name)
 
 
 def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
@@ -169,11 +158,10 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     seed = settings["seed"]
     # Nothing of the row: two rows that compute the same are one cell.
-    words = [settings["model"]["family"], _short(settings["data"]["name"]), settings["mode"]]
+    dataset = settings["data"]["name"]
+    if ":" in dataset or "/" in dataset:
+        dataset = Path(dataset.split(":")[-1]).stem
+    words = [settings["model"]["family"], dataset, settings["mode"]]
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.").lower()[:60]
     label = f"{row.label}{', from scratch' if found_by else ''}, seed {seed}"
     return Cell(f"{slug}-s{seed}-{digest}", label, seed, settings, found_by)
-
-
-def _short(dataset: str) -> str:
-    return Path(dataset.split(":")[-1]).stem if ":" in dataset or "/" in dataset else dataset

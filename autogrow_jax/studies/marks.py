@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from autogrow_jax.reporting.marks import stage_color
+from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Table
-from autogrow_jax.studies.study import Published
 
 # Of the palette of Okabe and Ito, as the stages of a run; then its remaining ones.
 _COLORS = (*(stage_color(i) for i in range(5)), "#e69f00", "#000000")

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +16,15 @@ from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Workdir, metrics
+from autogrow_jax.studies import Published, Section
 from autogrow_jax.studies.cells import Cell, Entry, Folder
-from autogrow_jax.studies.study import Published, Section
 
 State = Literal["done", "failed", "missing"]
-# Of a `Line.stat`: what CSV and JSON have as mean and standard deviation, beside accuracies.
-NUMBERS = (
-    "blocks",
-    "epochs",
-    "growth_epochs",
-    "num_params",
-    "flops",
-    "training_flops",
-    "seconds",
-    "compile_seconds",
+# Of a `Record`: what CSV and JSON have beside accuracies.
+_NUMBERS = (
+    *("blocks", "epochs", "growth_epochs", "num_params"),
+    *("flops", "training_flops", "seconds", "compile_seconds"),
 )
-
 # The usual estimate: the gradients with respect to the input and to the weights each take as many
 # multiply-adds as the forward pass.
 _TRAINING_PASSES = 3
@@ -42,26 +35,19 @@ class Record:
     """What became of a cell. All numbers are None where it is not done.
 
     Attributes:
-      cell: which.
       state: "done", "failed" (with `error`) or "missing": not run yet, or still running.
-      error: the reason, in a line or a few.
-      depths: of the net that was found.
       accuracy: in percent, what is reported: on the test set with the final weights; under the
-        paper's protocol, where the test set steered growth, the best of all epochs, as the paper
-        reports it.
+        paper's protocol, where the test set steered growth, the best of all epochs.
       test_accuracy: in percent, of the final weights.
       best_validation_accuracy: in percent.
-      validation: which split steered: "held-out", "test" or a fraction.
-      num_validation: how many images that were.
-      epochs: trained in all.
-      growth_epochs: of these, in the growth phase.
-      num_params: of the net.
+      validation: which split steered: "held-out", "test" or a fraction, of `num_validation` images.
+      growth_epochs: of all epochs those in the growth phase.
       flops: of one forward pass of one image, two for each multiply-add of convolutions and the
         linear layer.
       training_flops: of the whole run, three forward passes a training image, each epoch at its
         depths.
-      seconds: of the whole run, on a machine that may have done other things at the same time.
-      compile_seconds: of these, compiling.
+      seconds: of the whole run, `compile_seconds` of them compiling, on a machine that may have
+        done other things at the same time.
       machine: device and processor, in words.
       versions: of the libraries.
     """
@@ -99,7 +85,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Stat:
-    """Mean and sample standard deviation of what several seeds gave: `values`, perhaps none."""
+    """Mean and sample standard deviation of what several seeds gave, None of too few values."""
 
     values: tuple[float, ...]
 
@@ -109,7 +95,6 @@ class Stat:
 
     @property
     def std(self) -> float | None:
-        """None of fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -145,13 +130,12 @@ class Line:
 
     def stat(self, name: str) -> Stat:
         """Over the seeds that are done, of a number of `Record` such as "accuracy"."""
-        values = (getattr(record, name) for record in self.done)
-        return Stat(tuple(float(value) for value in values if value is not None))
+        return _stat(getattr(record, name) for record in self.done)
 
     @property
     def baseline(self) -> Stat:
         """Accuracy in percent of the found nets trained from scratch."""
-        return Stat(tuple(b.accuracy for b in self.baselines if b.accuracy is not None))
+        return _stat(record.accuracy for record in self.baselines)
 
     @property
     def delta(self) -> Stat:
@@ -163,8 +147,12 @@ class Line:
     @property
     def stats(self) -> dict[str, Stat]:
         """What CSV and JSON have as mean and standard deviation."""
-        numbers = {name: self.stat(name) for name in ("accuracy", *NUMBERS)}
+        numbers = {name: self.stat(name) for name in ("accuracy", *_NUMBERS)}
         return numbers | {"scratch_accuracy": self.baseline, "delta": self.delta}
+
+
+def _stat(values: Iterable[float | None]) -> Stat:
+    return Stat(tuple(float(value) for value in values if value is not None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,16 +180,10 @@ def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
     tables = []
     for _, group in itertools.groupby(entries, key=lambda entry: entry.section.title):
         rows = list(group)
-        lines = [
-            Line(
-                entry.row.names,
-                tuple(records[cell.name] for cell in entry.cells),
-                tuple(records[cell.name] for cell in entry.baselines),
-                entry.row.published,
-                entry.row.found,
-            )
-            for entry in rows
-        ]
+        lines = []
+        for row, *of_row in ((e.row, e.cells, e.baselines) for e in rows):
+            found, scratch = (tuple(records[cell.name] for cell in each) for each in of_row)
+            lines.append(Line(row.names, found, scratch, row.published, row.found))
         seeds = tuple(cell.seed for cell in rows[0].cells)
         tables.append(Table(rows[0].section, seeds, tuple(lines)))
     return tables

@@ -183,12 +183,12 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
         keep_in(workdir / "compiled")
         try:
             settings = cell.settings
-            if finder is not None:
-                found = Folder(workdir, finder).result()
+            if cell.found_by:
+                found = Folder(workdir, finder).result() if finder else None
                 if found is None:
                     raise UserError(
-                        f"the net to train from scratch is what cell {finder.name} finds, which is"
-                        " not done; run that one first"
+                        f"the net to train from scratch is what cell {cell.found_by} finds, which"
+                        " is not done; run that one first"
                     )
                 settings = with_depths(cell, tuple(found["depths"]))
             run(settings, folder.run)

@@ -14,9 +14,9 @@ from tabulate import tabulate
 
 from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Stat, Table
 from autogrow_jax.studies.remarks import describe, make_remarks
-from autogrow_jax.studies.study import Published
 
 __all__ = ["format_csv", "format_json", "format_markdown", "format_text", "write_tables"]
 
