@@ -302,6 +302,15 @@ def test_what_is_no_library_is_a_reason(tmp_path, monkeypatch, cache):
     assert build.load.__wrapped__().handle is None
 
 
+@pytest.fixture
+def quick_sources(tmp_path, monkeypatch):
+    """That a compiler is done with at once; all other tests build and use the kernels."""
+    (tmp_path / "one.cc").write_text('extern "C" int one() { return 1; }\n')
+    monkeypatch.setattr(build, "_FOLDER", tmp_path)
+    monkeypatch.setattr(build, "_SOURCES", ("one.cc",))
+
+
+@pytest.mark.usefixtures("quick_sources")
 @pytest.mark.parametrize("is_read_only", [False, True])
 def test_a_library_that_is_there_is_loaded(cache, monkeypatch, is_read_only):
     assert build.load.__wrapped__().handle is not None
@@ -317,6 +326,7 @@ def test_a_library_that_is_there_is_loaded(cache, monkeypatch, is_read_only):
     assert list(cache.rglob("*.so")) == [library]
 
 
+@pytest.mark.usefixtures("quick_sources")
 def test_a_damaged_library_is_built_again(cache):
     name = build.library_name.__wrapped__()
     path = build._cache_folder() / name
