@@ -4,7 +4,6 @@ python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/s
 """
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,38 +26,6 @@ from autogrow_jax.studies.runner import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the user asked for; the options are those of `--help`.
-
-    Attributes:
-      seeds: instead of the study's own; empty for those.
-      parent: the pipe by which a worker notices the end of the process that started it.
-      changes: {"a.b": value} laid over every cell's config.
-    """
-
-    study: str
-    workdir: Path
-    workers: int
-    seeds: tuple[int, ...]
-    list: bool
-    cell: str
-    table: bool
-    parent: int | None
-    changes: dict[str, Any]
-
-    @property
-    def of_worker(self) -> tuple[str, ...]:
-        """The arguments that a worker needs to find the same cells."""
-        given = {"seeds": self.seeds} if self.seeds else {}
-        given |= {f"config.{key}": value for key, value in self.changes.items()}
-        texts = (
-            f"--{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            for key, value in given.items()
-        )
-        return (f"--study={self.study}", f"--workdir={self.workdir}", *texts)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program.
 
@@ -76,25 +43,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def parse_arguments(arguments: Sequence[str]) -> Options:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the arguments of the program, without its name.
+
+    Returns:
+      The options of `--help`; `changes`, {"a.b": value} to be laid over every cell's config; and
+      `of_worker`, the arguments with which a worker finds the same cells.
 
     Raises:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
       SystemExit: after `--help`, which is printed.
     """
-    options, changes = take_changes(arguments)
-    known = _make_parser().read(options)
-    if not known.study:
+    given, changes = take_changes(arguments)
+    options = _make_parser().read(given)
+    if not options.study:
         names = ", ".join(sorted(path.name for path in STUDIES.glob("[!_]*.py")))
         raise UsageError(f"--study=FILE is missing; in {STUDIES} there are: {names}")
-    workdir = Path(known.workdir or Path("runs") / Path(split_name(known.study)[0]).stem)
-    seeds = check_seeds(known.seeds) if known.seeds else ()
-    checked = {"workdir": workdir.expanduser(), "seeds": seeds, "changes": changes}
-    return Options(**vars(known) | checked)
+    workdir = Path(options.workdir or Path("runs") / Path(split_name(options.study)[0]).stem)
+    options.workdir, options.changes = workdir.expanduser(), changes
+    kept: dict[str, Any] = {"study": options.study, "workdir": options.workdir}
+    if options.seeds:
+        kept["seeds"] = check_seeds(options.seeds)
+    kept |= {f"config.{key}": value for key, value in changes.items()}
+    options.of_worker = [
+        f"--{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, value in kept.items()
+    ]
+    return options
 
 
-def _run(options: Options) -> int:
+def _run(options: argparse.Namespace) -> int:
     study = load_study(options.study)
     if not isinstance(study, Study):
         raise UserError(
@@ -137,7 +115,7 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
         )
 
 
-def _run_one(cells: Sequence[Cell], options: Options) -> int:
+def _run_one(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     if options.parent is not None:
         stop_with_parent(options.parent)
     by_name = {cell.name: cell for cell in cells}
@@ -159,7 +137,7 @@ def _run_one(cells: Sequence[Cell], options: Options) -> int:
     return 0
 
 
-def _report(study: Study, entries: Sequence[Entry], options: Options) -> int:
+def _report(study: Study, entries: Sequence[Entry], options: argparse.Namespace) -> int:
     # Here, not at the top: a cell's own process draws nothing.
     from autogrow_jax.studies.figures import draw_figures
     from autogrow_jax.studies.tables import format_text, write_tables

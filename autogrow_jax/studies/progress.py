@@ -26,60 +26,59 @@ class StudyProgress:
     def __init__(self, title: str, stream: TextIO | None = None):
         self._title = title
         self._stream = stream or sys.stderr
-        self._bar: tqdm | None = None
-        self._total = self._ended = self._num_failed = self._ended_now = 0
+        self._bar: tqdm = tqdm(disable=True)
+        self._total = self._ended = self._num_failed = self._num_before = 0
         self._began = self._shown = 0.0
 
     def begin(self, num_cells: int, num_done: int) -> None:
         """The study starts, with cells that were done before."""
-        self._total, self._ended, self._began = num_cells, num_done, time.monotonic()
+        self._total, self._began = num_cells, time.monotonic()
+        self._ended = self._num_before = num_done
         before = f", {num_done} done before" if num_done else ""
         self._say(f"{self._title}: {num_cells} cells{before}")
-        if self._stream.isatty():
-            form = "{n_fmt}/{total_fmt} |{bar:20}| {desc}"
-            shape = {"bar_format": form, "dynamic_ncols": True, "leave": False}
-            self._bar = tqdm(total=num_cells, initial=num_done, file=self._stream, **shape)
+        form = "{n_fmt}/{total_fmt} |{bar:20}| {desc}"
+        shape = {"bar_format": form, "dynamic_ncols": True, "leave": False}
+        # None: on a terminal only.
+        self._bar = tqdm(
+            total=num_cells, initial=num_done, file=self._stream, disable=None, **shape
+        )
 
     def start(self, cell: Cell) -> None:
         """A cell's process was started."""
-        if self._bar is None:
+        if self._bar.disable:
             self._say(f"start   {cell.label}", " ")
 
     def end(self, cell: Cell, folder: Folder) -> None:
         """A cell ended, or could not be run."""
         self._ended += 1
-        self._ended_now += 1
         reason = folder.why_failed()
         self._num_failed += bool(reason)
         failed = f"FAILED  {cell.label}: {reason.splitlines()[0]}" if reason else ""
         told = failed or f"done    {cell.label}: {_outcome(folder)}"
         self._say(told, f"[{self._ended}/{self._total}]")
-        if self._bar is not None:
-            self._bar.update()
+        self._bar.update()
 
     def show(self, running: Sequence[tuple[Cell, Folder]], num_pending: int) -> None:
         """Renews the bar, not too often."""
         now = time.monotonic()
-        if self._bar is None or now - self._shown < _BAR_SECONDS:
+        if self._bar.disable or now - self._shown < _BAR_SECONDS:
             return
         self._shown = now
         parts = [f"{self._num_failed} failed"] if self._num_failed else []
-        if self._ended_now:
-            seconds = (now - self._began) / self._ended_now * (num_pending + len(running))
+        if num_ended := self._ended - self._num_before:
+            seconds = (now - self._began) / num_ended * (num_pending + len(running))
             parts.append(f"about {format_duration(seconds)} left")
         parts += [f"{cell.label} {_epoch(folder)}" for cell, folder in running]
         self._bar.set_description_str("; ".join(parts))
 
     def close(self) -> None:
         """Removes the bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
 
     def _say(self, line: str, place: str = "") -> None:
+        """Prints a line, above the bar where there is one."""
         if place:
             line = f"{place:>{2 * len(str(self._total)) + 3}} {line}"
-        # Above the bar, where there is one.
         tqdm.write(line, file=self._stream)
         self._stream.flush()
 

@@ -44,13 +44,11 @@ def describe(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
       The sentences that hold of all tables, and for each table those that hold of it alone.
     """
     about = [_describe(table) for table in tables]
-    kinds = dict.fromkeys(kind for sentences in about for kind in sentences)
-    common = {
-        kind: texts.pop()
-        for kind in kinds
-        for texts in [{sentences[kind] for sentences in about if kind in sentences}]
-        if len(texts) == 1
-    }
+    common = {}
+    for kind in dict.fromkeys(kind for sentences in about for kind in sentences):
+        texts = {sentences[kind] for sentences in about if kind in sentences}
+        if len(texts) == 1:
+            common[kind] = texts.pop()
     own = [[text for kind, text in each.items() if kind not in common] for each in about]
     return list(common.values()), own
 
