@@ -4,7 +4,7 @@ import io
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,25 +124,38 @@ def trajectory(
     losses = loss_of_each(network, points, stats, chosen)
     with tqdm(total=grid * grid, desc="loss", unit="point", disable=hidden) as bar:
         surface = loss_in_plane(network, plane, stats, chosen, x, y, bar.update)
-    described = (
-        {
-            "epoch": snapshot.epoch,
-            "depths": snapshot.depths,
-            "x": place[0],
-            "y": place[1],
-            "loss": loss,
-            "distance": distance,
-        }
-        for snapshot, place, loss, distance in zip(
-            snapshots, plane.coordinates, losses, plane.distances, strict=True
-        )
+    points_of_runs = iter(
+        [
+            {
+                "epoch": snapshot.epoch,
+                "depths": snapshot.depths,
+                "x": place[0],
+                "y": place[1],
+                "loss": loss,
+                "distance": distance,
+            }
+            for snapshot, place, loss, distance in zip(
+                snapshots, plane.coordinates, losses, plane.distances, strict=True
+            )
+        ]
     )
     content = {
         "family": settings.model.family,
         "dataset": settings.data.name,
         "depths": depths,
         "runs": [
-            _describe_run(*pair, described) for pair in zip(loaded, labels(loaded), strict=True)
+            {
+                "label": label,
+                "workdir": str(run.workdir),
+                "mode": run.settings.mode,
+                "policy": run.settings.growth.policy,
+                "initializer": run.settings.growth.initializer,
+                "seed": run.settings.seed,
+                "finetune_epoch": run.finetune,
+                "points": list(itertools.islice(points_of_runs, len(run.snapshots))),
+                "growth": run.growth,
+            }
+            for run, label in zip(loaded, labels(loaded), strict=True)
         ],
         "plane": {
             "directions": directions,
@@ -210,8 +223,8 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises UserError where runs are not of one family, stem and data set; names the key."""
-    first = runs[0]
-    for run in runs[1:]:
+    first, *others = runs
+    for run in others:
         ours, theirs = flatten(first.settings), flatten(run.settings)
         for key in SHARED_KEYS:
             if ours[key] != theirs[key]:
@@ -240,19 +253,3 @@ def labels(runs: Sequence[Run]) -> list[str]:
         name if names.count(name) == 1 else f"{name} ({run.workdir.resolve().name})"
         for name, run in zip(names, runs, strict=True)
     ]
-
-
-def _describe_run(run: Run, label: str, points: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Says what trajectory.json has of a run; takes its points from `points`."""
-    settings = run.settings
-    return {
-        "label": label,
-        "workdir": str(run.workdir),
-        "mode": settings.mode,
-        "policy": settings.growth.policy,
-        "initializer": settings.growth.initializer,
-        "seed": settings.seed,
-        "finetune_epoch": run.finetune,
-        "points": list(itertools.islice(points, len(run.snapshots))),
-        "growth": run.growth,
-    }

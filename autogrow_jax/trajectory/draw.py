@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from autogrow_jax.reporting.marks import MARK_COLOR
 from autogrow_jax.reporting.result import format_depths
@@ -62,7 +62,7 @@ def figure(content: Mapping[str, Any]) -> Figure:
     bar = drawing.colorbar(ground, ax=panel, shrink=0.9, aspect=30, pad=0.02)
     bar.set_label(f"{content['settings']['split']} loss (cross-entropy, nats)")
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.ax.tick_params(labelsize=9)
     handles += _mark_handles(content["runs"])
@@ -204,5 +204,4 @@ def _summary(content: Mapping[str, Any]) -> str:
 
 
 def _array(values: Any) -> np.ndarray:
-    """Floats; NaN where JSON has null."""
-    return np.array(values, dtype=np.float64)
+    return np.array(values, dtype=np.float64)  # NaN where JSON has null.
