@@ -7,8 +7,11 @@ import jax
 from autogrow_jax import native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.models.layers import NATIVE, XLA
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.settings import Settings
+
+AUTO = "auto"  # What `model.convolution` may be beside the kinds of convolutions.
 
 
 def choose_convolution(settings: Settings) -> tuple[str, str]:
@@ -20,17 +23,17 @@ def choose_convolution(settings: Settings) -> tuple[str, str]:
     Returns:
       "native" or "xla", and why it is not native where it could have been, else "".
     """
-    if settings.model.convolution == "xla":
-        return "xla", ""
+    if settings.model.convolution == XLA:
+        return XLA, ""
     reason = _what_rules_it_out(settings) or why_not_native()
-    return ("xla", reason) if reason else ("native", "")
+    return (XLA, reason) if reason else (NATIVE, "")
 
 
 def _what_rules_it_out(settings: Settings) -> str:
     """What of the settings does, or of JAX's devices, before anything has to be built."""
     if settings.model.dtype != "float32":
         return f"they compute in float32, not {settings.model.dtype}"
-    if settings.model.convolution == "auto" and jax.device_count() > 1:
+    if settings.model.convolution == AUTO and jax.device_count() > 1:
         return f"JAX has {jax.device_count()} devices"
     if settings.parallel == "jit" and (settings.num_devices or jax.device_count()) > 1:
         return "XLA cannot divide a batch for them; parallel = 'pmap' can"
@@ -53,23 +56,23 @@ def settle_convolution(
       UserError: where it was begun with convolutions that cannot be used here.
     """
     wanted = settings.model.convolution
-    if begun_with == "xla" and wanted != "xla":
-        if wanted == "native":
+    if begun_with == XLA and wanted != XLA:
+        if wanted == NATIVE:
             reporter.message("this run was begun with XLA's convolutions and goes on with them")
-        return _with(settings, "xla")
+        return _with(settings, XLA)
     is_possible = (
-        wanted != "xla" and jax.default_backend() == "cpu" and not _what_rules_it_out(settings)
+        wanted != XLA and jax.default_backend() == "cpu" and not _what_rules_it_out(settings)
     )
     if is_possible and native.has_to_build():
         reporter.message("building convolutions for this processor, once; some 15 s")
     convolution, reason = choose_convolution(settings)
-    if begun_with == "native" and wanted != "xla" and convolution != "native":
+    if begun_with == NATIVE and wanted != XLA and convolution != NATIVE:
         raise UserError(
             "this run was begun with the package's own convolutions, which cannot be used here"
             f" ({reason}); go on where they can, or choose another --workdir"
         )
     # "auto" is content with a GPU; a CPU without a compiler is worth a word.
-    if reason and (is_possible or wanted == "native"):
+    if reason and (is_possible or wanted == NATIVE):
         reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
     return _with(settings, convolution)
 
