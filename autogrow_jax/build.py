@@ -1,5 +1,6 @@
 """Settings to the network, policy, optimiser and data they ask for; nothing else knows both."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from autogrow_jax import optim
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
-from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
 from autogrow_jax.settings import KEYS, Settings, check_key, check_value, flatten
@@ -18,11 +18,8 @@ from autogrow_jax.settings import KEYS, Settings, check_key, check_value, flatte
 def resolve(config: Any) -> Settings:
     """Checks a config and fills in what depends on other keys.
 
-    Args:
-      config: a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults.
-
-    Returns:
-      Every key: depths and maxima one for each stage, the learning rate a number.
+    It is a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults. Of the
+    result, depths and maxima are one for each stage, the learning rate is a number.
 
     Raises:
       UserError: names the key, what it got, what it accepts.
@@ -30,8 +27,8 @@ def resolve(config: Any) -> Settings:
     given = flatten(config)
     for name in given:
         check_key(name)
-    values = {name: key.default for name, key in KEYS.items()} | given
-    values = {name: check_value(name, value) for name, value in values.items()}
+    defaults = {name: key.default for name, key in KEYS.items()}
+    values = {name: check_value(name, value) for name, value in (defaults | given).items()}
     _fill_in(values)
     resolved = Settings.from_flat(values)
     if values["mode"] == "grow":
@@ -49,8 +46,7 @@ def _fill_in(values: dict[str, Any]) -> None:
     num_stages = len(family.widths)
     depths = values["model.depths"] or (1,) * num_stages
     most = values["growth.max_depths"] or (200,)
-    if len(most) == 1:
-        most *= num_stages
+    most = most * num_stages if len(most) == 1 else most
     for name, tuple_ in (("model.depths", depths), ("growth.max_depths", most)):
         if len(tuple_) != num_stages:
             raise UserError(
@@ -82,20 +78,11 @@ def make_network(
     settings: Settings, num_classes: int, image_channels: int, depths: Sequence[int]
 ) -> Network:
     """The network that settings ask for, at `depths`."""
-    model = settings.model
-    return build_network(
-        model.family,
-        depths,
-        num_classes,
-        image_channels,
-        stem=model.stem,
-        dtype=model.dtype,
-        bn_scale_init=model.bn_scale_init,
-        kernel_init=model.kernel_init,
-        remat=model.remat,
-        # "auto" is a run's to settle; see `training.convolutions`.
-        convolution="xla" if model.convolution == "auto" else model.convolution,
-    )
+    options = dataclasses.asdict(settings.model)
+    family, _ = options.pop("family"), options.pop("depths")
+    if options["convolution"] == "auto":  # A run's to settle; see `training.convolutions`.
+        options["convolution"] = "xla"
+    return build_network(family, depths, num_classes, image_channels, **options)
 
 
 def make_policy(
@@ -105,16 +92,22 @@ def make_policy(
 ) -> Policy:
     """The growth policy that settings ask for.
 
-    Args:
-      settings: of the run.
-      image_shape: height, width and channels of the images, and
-      num_classes: number of classes, for policies and limits that weigh costs. Without them such
-        a policy is built and checked, but cannot be begun.
+    Policies and limits that weigh costs need the images' height, width and channels and the number
+    of classes. Without them such a policy is built and checked, but cannot be begun.
 
     Raises:
       UserError: settings that contradict each other.
     """
-    network_cost = _make_cost(settings, image_shape, num_classes)
+
+    def network_cost(depths: tuple[int, ...]) -> Cost:
+        if image_shape is None or num_classes is None:
+            raise UserError(
+                f"the cost of depths {depths} depends on the images; give make_policy their"
+                " shape and the number of classes"
+            )
+        network = make_network(settings, num_classes, image_shape[-1], settings.model.depths)
+        return estimate_cost(network, image_shape, depths)
+
     growth = settings.growth
     arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost)
     total = settings.finetune.total_epochs
@@ -132,55 +125,26 @@ def make_policy(
         raise UserError(f"config.growth: {error}") from None
 
 
-def _make_cost(
-    settings: Settings, image_shape: tuple[int, int, int] | None, num_classes: int | None
-) -> CostFn:
-    """depths -> cost, for the network of these settings."""
-    if image_shape is None or num_classes is None:
-
-        def unknown(depths: tuple[int, ...]) -> Cost:
-            raise UserError(
-                f"the cost of depths {depths} depends on the images; give make_policy their"
-                " shape and the number of classes"
-            )
-
-        return unknown
-    shape = image_shape
-    network = make_network(settings, num_classes, shape[-1], settings.model.depths)
-    return lambda depths: estimate_cost(network, shape, depths)
-
-
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     """The optimiser that settings ask for; its updates are still to be scaled by the rate."""
-    chosen = settings.optimizer
-    return optim.make_optimizer(
-        chosen.name,
-        momentum=chosen.momentum,
-        nesterov=chosen.nesterov,
-        weight_decay=chosen.weight_decay,
-    )
+    how = ("name", "momentum", "nesterov", "weight_decay")
+    return optim.make_optimizer(**{name: getattr(settings.optimizer, name) for name in how})
 
 
 def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
     """The learning rate of every epoch that settings ask for, of a run that grows by `policy`."""
-    return optim.make_schedule(
-        settings.finetune.schedule,
-        settings.optimizer.learning_rate,
-        policy.schedule if policy else None,
-    )
+    rate, said = settings.optimizer.learning_rate, policy.schedule if policy else None
+    return optim.make_schedule(settings.finetune.schedule, rate, said)
 
 
 def load_data(settings: Settings) -> Dataset:
     """The data set of a run."""
     data = settings.data
+    as_it_is = ("name", "validation", "validation_fraction", "fraction", "image_size")
     dataset = load_dataset(
-        data.name,
+        **{name: getattr(data, name) for name in as_it_is},
         directory=data.dir,
-        validation=data.validation,
-        validation_fraction=data.validation_fraction,
-        fraction=data.fraction,
         seed=settings.seed,
-        image_size=data.image_size,
         crop_padding=None if data.crop_padding < 0 else data.crop_padding,
         flip={"auto": None, "yes": True, "no": False}[data.flip],
         cache_directory=data.cache_dir,

@@ -21,20 +21,14 @@ class UsageError(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse, but a mistake is a UsageError, which names the nearest option.
+    """Argparse for `python -m module`; a mistake is a UsageError, which names the nearest option.
 
-    Args:
-      module: which `python -m` runs.
-      description: what the command does.
-      more: of a usage line, what is taken beside the options, such as "--config.KEY=VALUE".
-      **kwargs: of `argparse.ArgumentParser`.
+    `more` is what is taken beside the options, such as "--config.KEY=VALUE".
     """
 
     def __init__(self, module: str, description: str, more: str = "", **kwargs: Any):
-        prog = f"python -m {module}"
-        super().__init__(
-            prog=prog, description=description, add_help=False, allow_abbrev=False, **kwargs
-        )
+        kwargs |= {"prog": f"python -m {module}", "description": description}
+        super().__init__(add_help=False, allow_abbrev=False, **kwargs)
         self._more = more
         self.add_argument("-h", "--help", action="help", help="show this and end")
         # absl's, for people who are used to it.
@@ -43,20 +37,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=version, help="show it and end")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Reads arguments.
-
-        Raises:
-          UsageError: for arguments that no option takes, a lacking or a wrong value.
-          SystemExit: after `--help` and `--version`, which are printed.
-        """
+        """Reads arguments; UsageError for what no option takes, a lacking or a wrong value."""
         known, unknown = self.parse_known_args(arguments)
         if not unknown:
             return known
-        options = [action.option_strings[-1] for action in self._actions if action.option_strings]
-        options = [option for option in options if option != "--helpfull"]
+        names = (a.option_strings[-1] for a in self._actions if a.option_strings)
+        options = [name for name in names if name != "--helpfull"]
         name = unknown[0].partition("=")[0]
         if not name.startswith("-"):
-            there = ", ".join([*options, *filter(None, [self._more])])
+            there = ", ".join(filter(None, [*options, self._more]))
             raise UsageError(f"unexpected argument {name!r}; options are {there}")
         close = difflib.get_close_matches(name, options, n=1)
         hint = f"; did you mean {close[0]}?" if close else "; --help lists all there are"
@@ -75,11 +64,8 @@ def run_command(
 ) -> int:
     """Runs a command; a mistake of the user is one line on stderr.
 
-    Args:
-      parse: makes options of arguments.
-      work: does the work; its status is the command's, None is 0.
-      arguments: those after the program's name; None for those of the process.
-      how_to_go_on: after Ctrl-C, in words; none is needed by what is quick.
+    `work` gets the options that `parse` makes of the arguments, None being those of the process,
+    and returns its status, None being 0. `how_to_go_on` says so in words, after Ctrl-C.
 
     Returns:
       The exit status: 1 for a mistake of the user or a loss that is no longer finite; 2 for

@@ -32,12 +32,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(dict[str, T]):
-    """Holds what a name of a config stands for; users add their own with `register`.
-
-    Args:
-      what: a name stands for, in the words of an error, such as "growth policy".
-      entries: to begin with.
-    """
+    """Holds what a name of a config stands for, a `what`; users add their own with `register`."""
 
     def __init__(self, what: str, entries: Mapping[str, T] | None = None):
         super().__init__(entries or {})

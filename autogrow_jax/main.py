@@ -6,7 +6,6 @@ python -m autogrow_jax --config=configs/svhn_plain3.py --workdir=DIR --config.KE
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.process import find_start, leave
@@ -27,22 +26,8 @@ _EXAMPLES = """examples:
 """
 
 
-class CommandLine(NamedTuple):
-    """What the user asked for.
-
-    Attributes:
-      config: path of a config file, perhaps with ":ARGUMENT" for its `get_config`.
-      workdir: folder of the run.
-      changes: {"a.b": value} to be laid over the config.
-    """
-
-    config: str
-    workdir: str
-    changes: dict[str, Any]
-
-
-def parse_arguments(arguments: Sequence[str]) -> CommandLine:
-    """Reads the arguments of a run.
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the arguments of a run: `config`, `workdir` and `changes`, {"a.b": value}, to config.
 
     Raises:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
@@ -72,30 +57,25 @@ def parse_arguments(arguments: Sequence[str]) -> CommandLine:
     )
     rest, changes = take_changes(arguments)
     known = parser.read(rest)
-    name = Path(split_name(known.config)[0]).stem
-    return CommandLine(known.config, known.workdir or str(Path("runs") / name), changes)
+    known.workdir = known.workdir or str(Path("runs") / Path(split_name(known.config)[0]).stem)
+    known.changes = changes
+    return known
 
 
 def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
-    """Runs the program.
+    """Runs the program and returns its exit status, see `run_command`.
 
-    Args:
-      arguments: those after the program's name; by default those of the process.
-      started: `time.perf_counter()` that the run's time counts from; by default its call.
-
-    Returns:
-      The exit status, see `run_command`.
+    The arguments are by default the process's; `started` is the `time.perf_counter()` that the
+    run's time counts from, by default that of this call.
     """
-    return run_command(
-        parse_arguments,
-        lambda given: _run(given, started),
-        arguments,
-        lambda given: f"the same command goes on from the last checkpoint in {given.workdir}",
-    )
 
+    def work(given: argparse.Namespace) -> None:
+        run(load_config(given.config, given.changes), given.workdir, started=started)
 
-def _run(given: CommandLine, started: float | None) -> None:
-    run(load_config(given.config, given.changes), given.workdir, started=started)
+    def how_to_go_on(given: argparse.Namespace) -> str:
+        return f"the same command goes on from the last checkpoint in {given.workdir}"
+
+    return run_command(parse_arguments, work, arguments, how_to_go_on)
 
 
 def start() -> None:

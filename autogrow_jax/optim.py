@@ -53,16 +53,11 @@ def make_optimizer(
     """Builds an optimiser whose updates are still to be multiplied by -learning_rate.
 
     L2 regularisation is added to the gradient before everything else, on every parameter, batch
-    normalisation and biases included, as in the paper (not decoupled, as AdamW's is).
-
-    Args:
-      name: one of `OPTIMIZERS`.
-      momentum: of sgd and rmsprop; b1 of adam and amsgrad; adagrad and adadelta have none.
-      nesterov: for sgd, adam and rmsprop.
-      weight_decay: factor of the L2 term's gradient.
+    normalisation and biases included, as in the paper (not decoupled, as AdamW's is). Momentum is
+    b1 of adam and amsgrad; adagrad and adadelta have none. Nesterov's is for sgd, adam and rmsprop.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: for a name that is not in `OPTIMIZERS`.
     """
     direction = OPTIMIZERS.find(name)(momentum, nesterov)
     return optax.chain(optax.add_decayed_weights(weight_decay), direction)
@@ -85,14 +80,13 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
     Args:
       name: one of `SCHEDULES`, see the table at the top of this module.
       base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
-      policy: what "auto" stands for in the fine-tune phase, the `schedule` of the growth policy.
-        What is no schedule, such as None or the name of most policies, is "staircase".
+      policy: what "auto" stands for in the fine-tune phase, the growth policy's `schedule`; what
+        is no schedule is "staircase".
 
     Returns:
-      `schedule(phase, epoch, epochs) -> rate`, the same for all steps of the epoch. The epoch is
-      counted from the start of its phase, "growth", "finetune" or "scratch"; `epochs` is the length
-      of the phase, which "growth" ignores. It raises UserError for an unknown phase and ValueError
-      for an epoch that lies outside of it.
+      `schedule(phase, epoch, epochs) -> rate`. The epoch is counted from the start of its phase,
+      "growth", "finetune" or "scratch"; `epochs` is the length of the phase, which "growth"
+      ignores. UserError for an unknown phase, ValueError for an epoch that lies outside of it.
 
     Raises:
       UserError: for an unknown schedule or a base rate that is not above 0.

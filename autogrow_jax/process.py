@@ -4,9 +4,8 @@ Memory: XLA's CPU client asks for the memory of a program's temporaries at each 
 after it. glibc returns such large pieces to the system at once, so that every step touches fresh
 pages: at 3-3-3 and 64 images, 93 MB in 23,000 page faults, 50 of 160 ms of processor time.
 
-Threads: XLA's compiler does not survive the end of the interpreter, so a program that is under way
-then is waited for, as `concurrent.futures` does with its threads. `leave` asks `is_busy` and ends a
-process without waiting.
+Threads: XLA's compiler does not survive the end of the interpreter, so `concurrent.futures` waits
+for a program that is under way then. `leave` ends a process without waiting.
 """
 
 import ctypes
@@ -43,31 +42,23 @@ def _cpu_features() -> str:
     return "\n".join(sorted({line for line in lines if line.split("\t")[0] in names}))
 
 
-# Of mallopt, see malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NO_LIMIT = -1
-
-
 def keep_freed_memory() -> bool:
-    """Has this process keep what memory it freed, for the next step; results do not change.
+    """Has this process keep memory it freed for the next step; False where there is no glibc.
 
     Only the main thread's part of the heap holds pieces of any size, so programs run in the thread
     that calls them: JAX's asynchronous dispatch on CPUs is turned off. (One heap for all threads
     serves as well, but compilation, which allocates in many, then takes half as long again.) JAX
     heeds that until it has looked for its devices. Where it has, as in a notebook with an array
     from before, its threads go on, and keep pieces of up to 64 MB; one heap is no help then.
-
-    Returns:
-      Whether it took effect; False where the C library is not glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     import jax  # Here, not at the top: commands that only read results do without it.
 
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NO_LIMIT))
+    trim_threshold, mmap_max, no_limit = -1, -4, -1  # See malloc.h.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    return all([mallopt(mmap_max, 0) == 1, mallopt(trim_threshold, no_limit) == 1])
 
 
 _IMPORTED = time.perf_counter()
@@ -108,8 +99,13 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def catch_sigterm() -> Iterator[None]:
     """Within it SIGTERM raises `Terminated` in the main thread."""
+
+    def terminate(number: int, frame: Any) -> None:
+        _pending.set()
+        raise Terminated
+
     _pending.clear()
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -118,10 +114,7 @@ def catch_sigterm() -> Iterator[None]:
 
 
 def stop_if_terminated() -> None:
-    """Raises `Terminated` where SIGTERM came and its exception was lost.
-
-    Python drops what is raised while an object is deleted, wherever that happens to be.
-    """
+    """Raises `Terminated` again, as Python drops what is raised while an object is deleted."""
     if _pending.is_set():
         raise Terminated
 
@@ -134,15 +127,9 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 def leave(status: int) -> None:
     """Ends the process with an exit status."""
     if status > 128 or is_busy():
-        # An exception from a signal handler may have gone through XLA's compiler, which then
-        # crashes as the interpreter ends, and a compilation in the background would be waited for.
-        # All files are closed by now.
+        # What a signal handler raised may have gone through XLA's compiler, which then crashes as
+        # the interpreter ends. All files are closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    _pending.set()
-    raise Terminated

@@ -57,14 +57,9 @@ class Settings:
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "Settings":
         """Makes settings of {"a.b": value}, all checked; see `build.resolve`."""
-        nested = nest(values)
-        sections = {name: section(**nested.pop(name, {})) for name, section in _SECTIONS.items()}
-        return cls(**nested, **sections)
-
-
-_SECTIONS: dict[str, Any] = {
-    part.name: part.type for part in dataclasses.fields(Settings) if "key" not in part.metadata
-}
+        given = nest(values)
+        parts: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(cls)}
+        return cls(**{k: parts[k](**v) if isinstance(v, dict) else v for k, v in given.items()})
 
 
 def _collect_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
@@ -80,11 +75,7 @@ FREE_KEYS = {name for name, key in KEYS.items() if key.free}
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """All keys with their defaults, locked so that a misspelt one is refused.
-
-    The defaults are the paper's recipe with held-out validation. `optimizer.learning_rate` None
-    means the family's own rate; empty `model.depths` one block in every stage.
-    """
+    """The paper's recipe with held-out validation, locked so that a misspelt key is refused."""
     # Checks of type are `build.resolve`'s: ml_collections' own do not name the key.
     defaults = {name: key.default for name, key in KEYS.items()}
     config = ml_collections.ConfigDict(nest(defaults), type_safe=False)
@@ -93,10 +84,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Settings as {"a.b": value}.
-
-    Args:
-      config: `Settings`, a ConfigDict, frozen or not, or dicts, nested or flat.
+    """Settings as {"a.b": value}, of `Settings`, a ConfigDict, or dicts, nested or flat.
 
     Raises:
       UserError: where it is nothing of the kind.
@@ -151,11 +139,7 @@ def check_key(name: str) -> None:
 
 
 def check_value(name: str, value: Any) -> Any:
-    """The value of key `name` in its one form: tuples for lists, Python's numbers for NumPy's.
-
-    Raises:
-      UserError: names the key, what it got, what it accepts.
-    """
+    """The value of key `name` in its one form: tuples for lists, Python's numbers for NumPy's."""
     key = KEYS[name]
     if value is None and key.default is None:
         return None
@@ -177,13 +161,10 @@ def check_value(name: str, value: Any) -> Any:
 def describe_keys() -> str:
     """The table of keys in Markdown, which is docs/settings.md."""
     lines = [
-        "# Settings",
-        "",
+        "# Settings\n",
         "All keys of a config: `config.KEY` in Python, `--config.KEY=VALUE` on the command line.",
-        "This file is the output of `python -m autogrow_jax.settings`.",
-        "",
-        "| key | default | takes | what it is |",
-        "|---|---|---|---|",
+        "This file is the output of `python -m autogrow_jax.settings`.\n",
+        "| key | default | takes | what it is |\n|---|---|---|---|",
     ]
     for name, key in KEYS.items():
         accepts = key.accepts

@@ -1,8 +1,7 @@
 """Settings as users give them: config files, study files, `--config.KEY=VALUE`.
 
-The syntax of the command line is that of ml_collections' `config_flags`, the reading is not: theirs
-answers a misspelt key or a config file that fails with a traceback, and takes the type of a value
-from the config file rather than from the key.
+The command line has the syntax of ml_collections' `config_flags`, which however answers a misspelt
+key or a config file that fails with a traceback, and types a value as the config file does.
 """
 
 import difflib
@@ -38,16 +37,13 @@ _running: list[Callable[[], dict[str, ModuleType]]] = []
 
 
 def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Runs `get_config()` of a config file.
+    """Runs `get_config()` of a config file and returns nested dicts, for `resolve` to check.
 
     Args:
       name: path of a Python file, perhaps followed by ":ARGUMENT", a string that its `get_config`
         is then called with. Where there is no such file, "configs/NAME.py" and "NAME.py" are the
         package's own.
       changes: {"a.b": value} to be laid over what the file says.
-
-    Returns:
-      The settings as nested dicts, for `autogrow_jax.config.resolve` to check.
 
     Raises:
       UserError: there is no such file, with the nearest one; it fails, with the line; it has no
@@ -60,21 +56,12 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, A
             check_key(key)
         return config
 
-    file, argument = split_name(name)
-    return nest(_run_file(find_file(file), "config", argument, read) | (changes or {}))
+    return nest(_run_file(name, CONFIGS, read) | (changes or {}))
 
 
 def load_study(name: str) -> Any:
-    """Runs `get_study()` of a study file and returns what it returns.
-
-    Args:
-      name: as for `load_config`; the package's own are "configs/studies/NAME.py".
-
-    Raises:
-      UserError: as `load_config`.
-    """
-    file, argument = split_name(name)
-    return _run_file(find_file(file, STUDIES), "study", argument, lambda returned: returned)
+    """Runs `get_study()` of a study file as `load_config`; ours are "configs/studies/NAME.py"."""
+    return _run_file(name, STUDIES, lambda returned: returned)
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
@@ -84,11 +71,7 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find_file(name: str, folder: Path = CONFIGS) -> Path:
-    """The path of a file that exists, else of the package's own in `folder`.
-
-    Raises:
-      UserError: where there is neither; names the nearest.
-    """
+    """The path of a file, or of the package's own in `folder`; UserError names the nearest."""
     path, shown = Path(name), folder.relative_to(CONFIGS.parent)
     if path.is_file():
         return path
@@ -103,8 +86,10 @@ def find_file(name: str, folder: Path = CONFIGS) -> Path:
     raise UserError(f"no {what} file {name}; in {folder} there are: {', '.join(known)}")
 
 
-def _run_file(path: Path, what: str, argument: tuple[str, ...], read: Callable[[Any], Any]) -> Any:
+def _run_file(given: str, folder: Path, read: Callable[[Any], Any]) -> Any:
     """Executes a file and returns what `read` makes of what `get_config` or `get_study` returns."""
+    file, argument = split_name(given)
+    path, what = find_file(file, folder), "study" if folder == STUDIES else "config"
     try:
         with _neighbours(path.absolute().parent) as package:
             name = f"{package}.{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
@@ -128,10 +113,8 @@ def _run_file(path: Path, what: str, argument: tuple[str, ...], read: Callable[[
 def _neighbours(folder: Path) -> Iterator[str]:
     """Lets a file import those beside it, plainly or relatively, and forgets them afterwards.
 
-    So another file may have neighbours of the same names, also one that this file loads.
-
-    Yields:
-      The name of the package that the folder is meanwhile.
+    So another file may have neighbours of the same names, also one that this file loads. Yields the
+    name of the package that the folder is meanwhile.
     """
     outer = _running[-1]() if _running else {}
     before = set(sys.modules)
@@ -182,11 +165,7 @@ def _describe(error: Exception, path: Path) -> str:
 
 
 def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without all `--config.KEY=VALUE`, and those as {"a.b": value}.
-
-    Raises:
-      UsageError: an unknown key, with the nearest known one; a lacking value.
-    """
+    """The arguments without all `--config.KEY=VALUE`, and those as {"a.b": value}; UsageErrors."""
     options: list[str] = []
     changes: dict[str, Any] = {}
     rest = list(arguments)
@@ -217,9 +196,8 @@ def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def parse_value(name: str, text: str) -> Any:
     """The value of config key `name` that `text` stands for.
 
-    Numbers of several stages are separated by commas, in brackets or not, or by dashes, as the
-    paper names nets: "2,1,1", "(2, 1, 1)", "2-1-1". Text that is no value of the key's type is
-    returned as it is, for the check of the config to refuse along with everything else.
+    Numbers of several stages are "2,1,1", "(2, 1, 1)" or, as the paper names nets, "2-1-1". Text
+    that is no value of the key's type is returned as it is, for the check of the config to refuse.
     """
     default = KEYS[name].default
     if isinstance(default, str):
@@ -242,9 +220,8 @@ def describe_keys() -> str:
     """Lists the keys for `--help`, with their defaults and what they are."""
     lines = ["keys, their defaults where the config file says nothing else, and what they take:"]
     for name, key in KEYS.items():
-        default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+        default = "" if key.default in (None, ()) else key.default
         accepts = key.accepts if isinstance(key.accepts, str) else " | ".join(key.accepts)
-        lines.append(f"  {_PREFIX}{name}={'' if default is None else default}")
-        words = f"{key.help} ({accepts})"
-        lines += textwrap.wrap(words, 94, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append(f"  {_PREFIX}{name}={default}")
+        lines += [f"      {line}" for line in textwrap.wrap(f"{key.help} ({accepts})", 88)]
     return "\n".join(lines)

@@ -17,21 +17,13 @@ from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
 
 
 class Key(NamedTuple):
-    """What is known of a key.
+    """What is known of a key."""
 
-    Attributes:
-      default: its value where a config says nothing.
-      accepts: in words, or the collection of names.
-      ok: tells whether a value is accepted.
-      help: what it is, in Markdown.
-      free: whether a resumed run may change it, as it changes what is seen or kept, not what is
-        computed.
-    """
-
-    default: Any
-    accepts: str | Iterable[str]
-    ok: Callable[[Any], bool]
-    help: str
+    default: Any  # Where a config says nothing.
+    accepts: str | Iterable[str]  # In words, or the collection of names.
+    ok: Callable[[Any], bool]  # Tells whether a value is accepted.
+    help: str  # What it is, in Markdown.
+    # Whether a resumed run may change it: it changes what is seen or kept, not what is computed.
     free: bool = False
 
 
@@ -86,7 +78,7 @@ def depths(note: str, help: str, least: int = 1) -> Any:
     """Of a number of blocks for each stage, none by default."""
 
     def accepts(value: Any) -> bool:
-        return isinstance(value, tuple | list) and all(is_whole(v) and v >= least for v in value)
+        return isinstance(value, tuple) and all(is_whole(v) and v >= least for v in value)
 
     words = f"whole numbers of at least {least}, one for each stage{note}"
     return key((), words, accepts, help)

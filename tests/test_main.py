@@ -76,7 +76,7 @@ def test_arguments_in_any_order_and_form():
         ["--config.seed", "3", "-workdir=w", "--config.data.crop_padding", "-1",
          "--config.log.progress", "--config", "c.py"]
     )  # fmt: skip
-    assert command == ("c.py", "w", wanted)
+    assert (command.config, command.workdir, command.changes) == ("c.py", "w", wanted)
     assert parse_arguments(["--config.seed=1", "--config.seed=3"]).changes == {"seed": 3}
 
 
