@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,15 +96,11 @@ def test_learning_rate_drops_and_finetune_are_marked_where_they_begin():
 
 
 @pytest.mark.parametrize("growth_epochs", [8, 20, 60, 200, 700])
-def test_the_word_finetune_stands_between_the_lines_of_the_learning_rate(growth_epochs):
-    drawing = figure(_metrics(growth_epochs, 100))
-    canvas = FigureCanvasAgg(drawing)
-    canvas.draw()
-    panel = drawing.axes[0]
-    box = panel.texts[0].get_window_extent().transformed(panel.transData.inverted())
-    edges = [growth_epochs + epochs for epochs in (0, 50, 75, 100)]
-    assert panel.texts[0].get_text() == "fine-tune"
-    assert any(left < box.x0 and box.x1 < right for left, right in pairwise(edges))
+def test_the_legend_names_what_is_marked(growth_epochs):
+    panels = np.array(figure(_metrics(growth_epochs, 100)).axes).reshape(3, 2)
+    told = [text.get_text() for text in panels[1, 1].get_legend().get_texts()]
+    marks = ["growth (colour: stage)", "fine-tune", "learning rate drops:\n0.01, 0.001"]
+    assert sorted(told) == sorted(["train", "validation", *marks])
 
 
 def test_a_smooth_schedule_is_not_marked():

@@ -125,6 +125,35 @@ def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undistu
     assert resumed.more["trial_epochs"] == result.more["trial_epochs"]
 
 
+class _StopInEpoch(QuietReporter):
+    """Ends a run within an epoch, so after all that the one before left."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_stopped_between_a_round_and_the_next_line_it_still_says_what_was_kept(
+    undisturbed, tmp_path
+):
+    workdir, result = undisturbed
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(**{"log.progress": True}), tmp_path, reporter=_StopInEpoch(5))
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if "trial" in line] == [2, 3, 4]
+    assert len(lines) == 5 and find_kept(lines) == [True, True, False, False, False]
+    again = StopAt(5)
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=again)
+    assert again.resumed_after == 5
+    assert _lines(tmp_path) == _lines(workdir)[:6]
+    assert _lines(tmp_path)[-1]["kept"] == [result.growth[0]["stage"]]
+    assert sum(find_kept(read(tmp_path / "metrics.jsonl"))[2:5]) == 1
+
+
 # One round, step by step, under a policy that decides what it is told to.
 
 

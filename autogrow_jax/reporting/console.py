@@ -2,22 +2,13 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, TextIO
 
 from tqdm import tqdm
 
-from autogrow_jax.reporting.metrics import find_kept, kept_depths
+from autogrow_jax.reporting.metrics import Line, Lines, best_accuracy, kept_depths
 from autogrow_jax.reporting.result import format_depths, format_result
-
-__all__ = [
-    "EPOCH_HEADER",
-    "ConsoleReporter",
-    "QuietReporter",
-    "Reporter",
-    "describe_growth",
-    "format_epoch",
-]
 
 EPOCH_HEADER = (
     f"{'epoch':>6}  {'phase':<8}  {'depths':<15}  {'train loss':>10} {'acc %':>6}  "
@@ -35,13 +26,7 @@ class Reporter:
     `message` may come at any time, and `close` last, also after an exception.
     """
 
-    def begin_run(
-        self,
-        title: str,
-        *,
-        num_epochs: int | None = None,
-        previous: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
+    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
         """The run begins.
 
         Args:
@@ -60,7 +45,7 @@ class Reporter:
     ) -> None:
         """`steps_done` of the `steps_total` training steps of `epoch` (0-based) are done."""
 
-    def end_epoch(self, line: Mapping[str, Any]) -> None:
+    def end_epoch(self, line: Line) -> None:
         """An epoch is over; `line` is its line of metrics.jsonl."""
 
     def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
@@ -69,7 +54,7 @@ class Reporter:
     def message(self, text: str) -> None:
         """Something else worth a line."""
 
-    def end_run(self, result: Mapping[str, Any] | None = None) -> None:
+    def end_run(self, result: Line | None = None) -> None:
         """The run is over; `result` is what result.json holds."""
 
     def close(self) -> None:
@@ -81,7 +66,13 @@ class QuietReporter(Reporter):
 
 
 class ConsoleReporter(Reporter):
-    """A `Reporter` for a terminal: lines go to stdout, the bar of the running epoch to stderr."""
+    """A `Reporter` for a terminal: lines go to stdout, the bar of the running epoch to stderr.
+
+    Args:
+      stdout: where lines go; by default what `sys.stdout` is when the reporter is made.
+      stderr: where the bar goes; by default what `sys.stderr` is when the reporter is made.
+      show_bar: True or False forces; by default there is a bar where `stderr` is a terminal.
+    """
 
     def __init__(
         self,
@@ -90,40 +81,22 @@ class ConsoleReporter(Reporter):
         stderr: TextIO | None = None,
         show_bar: bool | None = None,
     ):
-        """Makes a reporter; nothing is written yet.
-
-        Args:
-          stdout: where lines go; by default what `sys.stdout` is when the reporter is made.
-          stderr: where the bar goes; by default what `sys.stderr` is when the reporter is made.
-          show_bar: True or False forces; by default there is a bar where `stderr` is a terminal.
-        """
-        self._stdout = sys.stdout if stdout is None else stdout
-        self._stderr = sys.stderr if stderr is None else stderr
+        self._stdout = stdout or sys.stdout
+        self._stderr = stderr or sys.stderr
         self._show_bar = self._stderr.isatty() if show_bar is None else show_bar
         self._bar: _Bar | None = None
         self._bar_epoch = -1
-        self._best = math.nan
-        self._trials: list[Mapping[str, Any]] = []
-        self._lines_since_header = 0
-
-    def begin_run(
-        self,
-        title: str,
-        *,
-        num_epochs: int | None = None,
-        previous: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        self.close()
-        self._best = math.nan
-        self._trials = []
-        for line in previous:
-            self._update_best(line)
-        self._print(title if num_epochs is None else f"{title}, {num_epochs:,} epochs")
-        if previous:
-            last = previous[-1]
-            depths = format_depths(kept_depths(previous)[-1])
-            self._print(f"resumed after epoch {last['epoch']}, depths {depths}")
+        self._lines: list[Line] = []
         self._lines_since_header = _LINES_PER_HEADER  # The header comes with the first epoch.
+
+    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
+        self.close()
+        self._lines = list(previous)
+        self._lines_since_header = _LINES_PER_HEADER
+        self.message(title if num_epochs is None else f"{title}, {num_epochs:,} epochs")
+        if previous:
+            depths = format_depths(kept_depths(previous)[-1])
+            self.message(f"resumed after epoch {previous[-1]['epoch']}, depths {depths}")
 
     def epoch_progress(
         self,
@@ -137,38 +110,37 @@ class ConsoleReporter(Reporter):
         rate = "" if images_per_second is None else f"{images_per_second:,.0f} images/s"
         if self._bar is None or epoch != self._bar_epoch:
             self.close()
-            self._bar = _make_bar(f"epoch {epoch}", steps_done, steps_total, rate, self._stderr)
             self._bar_epoch = epoch
+            self._bar = _Bar(
+                # The clock starts now: the steps before count for the bar, not for the time left.
+                initial=steps_done,
+                total=steps_total,
+                postfix=rate,
+                desc=f"epoch {epoch}",
+                file=self._stderr,
+                leave=False,
+                dynamic_ncols=True,
+                miniters=1,
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
+                "{remaining} left{postfix}",
+            )
         else:
             self._bar.set_postfix_str(rate, refresh=False)
             self._bar.update(steps_done - self._bar.n)
 
-    def end_epoch(self, line: Mapping[str, Any]) -> None:
+    def end_epoch(self, line: Line) -> None:
         self.close()
-        self._update_best(line)
+        self._lines.append(line)
         if self._lines_since_header >= _LINES_PER_HEADER:
-            self._print(EPOCH_HEADER)
+            self.message(EPOCH_HEADER)
             self._lines_since_header = 0
-        self._print(format_epoch(line, self._best))
+        self.message(format_epoch(line, best_accuracy(self._lines)))
         self._lines_since_header += 1
 
     def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
-        self._print(f"{'':8}{describe_growth(before, after, initializer)}")
+        self.message(f"{'':8}{describe_growth(before, after, initializer)}")
 
     def message(self, text: str) -> None:
-        self._print(text)
-
-    def end_run(self, result: Mapping[str, Any] | None = None) -> None:
-        self.close()
-        if result is not None:
-            self._print(f"\n{format_result(result)}")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _print(self, text: str) -> None:
         # Not tqdm.write: it clears bars on the real sys.stdout and sys.stderr only.
         if self._bar is not None:
             self._bar.clear()
@@ -176,27 +148,22 @@ class ConsoleReporter(Reporter):
         if self._bar is not None:
             self._bar.refresh()
 
-    def _update_best(self, line: Mapping[str, Any]) -> None:
-        # A trial counts once the line after its round shows that it was kept.
-        self._trials.append(line)
-        if line.get("trial") is not None:
-            return
-        for known, kept in zip(self._trials, find_kept(self._trials), strict=True):
-            accuracy = _number(known.get("validation_accuracy"))
-            # Also where best is NaN.
-            if kept and not self._best >= accuracy and not math.isnan(accuracy):
-                self._best = accuracy
-        self._trials = []
+    def end_run(self, result: Line | None = None) -> None:
+        self.close()
+        if result is not None:
+            self.message(f"\n{format_result(result)}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-def format_epoch(line: Mapping[str, Any], best: float) -> str:
-    """One epoch as the columns of `EPOCH_HEADER`; what is missing from `line` reads "nan".
+def format_epoch(line: Line, best: float) -> str:
+    """A line of metrics.jsonl in the columns of `EPOCH_HEADER`; what it lacks reads "nan".
 
-    An epoch of trial has "trial" and the stage for its phase.
-
-    Args:
-      line: a line of metrics.jsonl.
-      best: the best validation accuracy so far, in percent.
+    An epoch of trial has "trial" and the stage for its phase; `best` is the best validation
+    accuracy so far, in percent.
     """
     trial = line.get("trial")
     phase = line.get("phase", "") if trial is None else f"trial {trial}"
@@ -227,21 +194,3 @@ class _Bar(tqdm):
     # tqdm's monitor thread only redraws bars that stall; without it there is no thread that a
     # process forked later would have to fear.
     monitor_interval: ClassVar[int] = 0
-
-
-def _make_bar(
-    description: str, steps_done: int, steps_total: int, rate: str, stream: TextIO
-) -> _Bar:
-    return _Bar(
-        # The clock starts now: the steps before count for the bar but not for the time left.
-        initial=steps_done,
-        total=steps_total,
-        postfix=rate,
-        desc=description,
-        file=stream,
-        leave=False,
-        dynamic_ncols=True,
-        miniters=1,
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
-        "{remaining} left{postfix}",
-    )

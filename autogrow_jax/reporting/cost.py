@@ -9,6 +9,7 @@ from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network, estimate_cost, piece_costs
 from autogrow_jax.models.network import Network
+from autogrow_jax.reporting.result import format_depths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,10 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_cost(given: argparse.Namespace) -> None:
-    image_shape = _numbers("image", given.image, "x", "32x32x3")
-    if len(image_shape) != 3:
-        raise _unreadable("image", given.image, "32x32x3")
-    depths = _numbers("depths", given.depths, "[-,]", "4-4-4")
+    image_shape = _numbers("image", given.image, "[0-9]+x[0-9]+x[0-9]+", "32x32x3")
+    depths = _numbers("depths", given.depths, "[0-9]+([-,][0-9]+)*", "4-4-4")
     network = build_network(
         given.family, depths, given.num_classes, image_shape[-1], stem=given.stem
     )
@@ -48,29 +47,21 @@ def format_cost(network: Network, image_shape: Sequence[int]) -> str:
     for index, depth in enumerate(network.depths):
         rows.append((f"stage {index}", str(depth), pieces.stage(index, depth)))
     rows.append(("total", str(sum(network.depths)), estimate_cost(network, image_shape)))
-    depths = "-".join(map(str, network.depths))
-    return "\n".join(
-        [
-            f"{network.family.name} {depths}, images {'x'.join(map(str, image_shape))},"
-            f" {network.num_classes} classes",
-            f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}",
-            *(
-                f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}"
-                for name, blocks, cost in rows
-            ),
-        ]
-    )
+    height_width_channels = "x".join(map(str, image_shape))
+    lines = [
+        f"{network.family.name} {format_depths(network.depths)}, images {height_width_channels},"
+        f" {network.num_classes} classes",
+        f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}",
+    ]
+    for name, blocks, cost in rows:
+        lines.append(f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}")
+    return "\n".join(lines)
 
 
-def _numbers(name: str, text: str, separator: str, example: str) -> tuple[int, ...]:
-    words = re.split(separator, text)
-    if not all(re.fullmatch("[0-9]+", word) for word in words):
-        raise _unreadable(name, text, example)
-    return tuple(map(int, words))
-
-
-def _unreadable(name: str, text: str, example: str) -> UserError:
-    return UserError(f"--{name} is {text!r}; give whole numbers such as --{name}={example}")
+def _numbers(name: str, text: str, pattern: str, example: str) -> tuple[int, ...]:
+    if not re.fullmatch(pattern, text):
+        raise UserError(f"--{name} is {text!r}; give whole numbers such as --{name}={example}")
+    return tuple(map(int, re.findall("[0-9]+", text)))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ back, as null.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from typing import Any
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.workdir import replace_file, to_json
 
-__all__ = ["MetricsWriter", "find_kept", "growth_events", "kept_depths", "read", "truncate"]
-
+Line = Mapping[str, Any]
+Lines = Sequence[Line]
 
 # name of the scalar -> key of the metrics line
 _SCALARS = {
@@ -34,7 +36,7 @@ _SCALARS = {
 }
 
 
-class MetricsWriter:
+class MetricsWriter(AbstractContextManager["MetricsWriter"]):
     """Appends to a metrics.jsonl; a context manager.
 
     Each line is handed to the operating system before `write` returns, so it outlives a killed
@@ -49,15 +51,12 @@ class MetricsWriter:
         """
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _drop_after(self._path, None)
+        lines = _drop_from(self._path, math.inf)
         self._last_epoch = lines[-1]["epoch"] if lines else -1
-        self._file = open(self._path, "ab")  # noqa: SIM115 (`close` closes it)
+        self._file = open(self._path, "ab")  # noqa: SIM115 (`__exit__` closes it)
 
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Appends one line and flushes it.
-
-        Args:
-          line: the metrics of an epoch. Numbers may be Python's, numpy's or 0-d JAX arrays.
+    def write(self, line: Line) -> None:
+        """Appends the metrics of an epoch: numbers of Python, numpy or 0-d JAX arrays.
 
         Raises:
           ValueError: if `epoch` is missing or not above that of the line before.
@@ -65,7 +64,7 @@ class MetricsWriter:
         """
         text = to_json(line, "line")
         epoch = json.loads(text).get("epoch")
-        if not _is_epoch(epoch) or epoch <= self._last_epoch:
+        if type(epoch) is not int or epoch <= self._last_epoch:
             raise ValueError(
                 f"{self._path}: a line needs an integer 'epoch' above {self._last_epoch}, the last "
                 f"one written; got {epoch!r}. A resumed run calls truncate(path, num_epochs) "
@@ -75,15 +74,8 @@ class MetricsWriter:
         self._file.flush()
         self._last_epoch = epoch
 
-    def close(self) -> None:
-        """Closes the file; closing twice does no harm."""
-        self._file.close()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
     def __exit__(self, *raised: object) -> None:
-        self.close()
+        self._file.close()
 
 
 class TensorBoardWriter:
@@ -93,10 +85,11 @@ class TensorBoardWriter:
         """Opens an events file in `directory`, which is made if missing.
 
         Args:
+          directory: of the run's events.
           first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes
             on from, and TensorBoard hides what an earlier process wrote from there on.
         """
-        try:
+        try:  # Here, not at the top: it is an extra.
             from tensorboardX import SummaryWriter
         except ImportError:
             self._writer = None
@@ -111,26 +104,23 @@ class TensorBoardWriter:
         """Whether events are written, that is, whether tensorboardX is installed."""
         return self._writer is not None
 
-    def write(self, line: Mapping[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         """Writes the losses, accuracies, learning rate, seconds and depths that a line has.
 
-        Of a trial only the validation accuracy is written, under `trial/stage_N`.
+        Of a trial only the validation accuracy is written, under `trial/stage_N`: the curves are
+        those of the nets that are kept.
         """
         if self._writer is None:
             return
-        epoch = line["epoch"]
         if line.get("trial") is not None:
-            # Not into the curves: they are those of the nets that are kept.
-            if line.get("validation_accuracy") is not None:
-                name = f"trial/stage_{line['trial']}"
-                self._writer.add_scalar(name, float(line["validation_accuracy"]), epoch)
-            return
-        for name, key in _SCALARS.items():
-            if line.get(key) is not None:
-                self._writer.add_scalar(name, float(line[key]), epoch)
-        for stage, depth in enumerate(line["depths"]):
-            self._writer.add_scalar(f"depth/stage_{stage}", depth, epoch)
-        self._writer.add_scalar("depth/total", sum(line["depths"]), epoch)
+            scalars = {f"trial/stage_{line['trial']}": line.get("validation_accuracy")}
+        else:
+            scalars = {name: line.get(key) for name, key in _SCALARS.items()}
+            scalars |= {f"depth/stage_{stage}": d for stage, d in enumerate(line["depths"])}
+            scalars["depth/total"] = sum(line["depths"])
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(name, float(value), line["epoch"])
         self._writer.flush()
 
     def close(self) -> None:
@@ -179,10 +169,10 @@ def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, An
     """
     if num_epochs < 0:
         raise ValueError(f"num_epochs must be 0 or more; got {num_epochs}.")
-    return _drop_after(Path(path), num_epochs)
+    return _drop_from(Path(path), num_epochs)
 
 
-def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def growth_events(metrics: Lines) -> list[dict[str, Any]]:
     """The growths of a run, as the changes of depth from one line to the next; trials are none.
 
     Returns:
@@ -191,38 +181,35 @@ def growth_events(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     events = []
     for before, after in pairwise(line for line in metrics if line.get("trial") is None):
-        changed = [
-            stage
-            for stage, (old, new) in enumerate(zip(before["depths"], after["depths"], strict=True))
-            if old != new
-        ]
+        pairs = zip(before["depths"], after["depths"], strict=True)
+        changed = [stage for stage, (old, new) in enumerate(pairs) if old != new]
         if changed:
             stage = changed[0] if len(changed) == 1 else None
-            events.append(
-                {"epoch": after["epoch"], "stage": stage, "depths": list(after["depths"])}
-            )
+            depths = list(after["depths"])
+            events.append({"epoch": after["epoch"], "stage": stage, "depths": depths})
     return events
 
 
-def find_kept(metrics: Sequence[Mapping[str, Any]]) -> list[bool]:
+def find_kept(metrics: Lines) -> list[bool]:
     """Of each line, whether its net was kept: all but the trials that were dropped.
 
     The first line after a round says so in `kept`; in files older than that key, by its depths. Of
     a round that is not over, no trial is kept yet.
     """
-    found, after = [], None
+    found: list[bool] = []
+    after: Line = {"kept": ()}
     for line in reversed(metrics):
         if line.get("trial") is None:
             after = line
             found.append(True)
-        elif after is None or "kept" not in after:
-            found.append(after is not None and list(line["depths"]) == list(after["depths"]))
-        else:
+        elif "kept" in after:
             found.append(line["trial"] in after["kept"])
+        else:
+            found.append(list(line["depths"]) == list(after["depths"]))
     return found[::-1]
 
 
-def kept_depths(metrics: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def kept_depths(metrics: Lines) -> list[list[int]]:
     """Of each line, the depths of the net that was kept then; trials do not change them."""
     found: list[list[int]] = []
     for line in metrics:
@@ -231,16 +218,18 @@ def kept_depths(metrics: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     return found
 
 
-def _drop_after(path: Path, num_epochs: int | None) -> list[dict[str, Any]]:
-    """Rewrites the file to its whole lines with an epoch < `num_epochs` (None: all of them)."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    kept = [
-        (line, text)
-        for line, text in _parse(path, content)
-        if num_epochs is None or line["epoch"] < num_epochs
-    ]
+def best_accuracy(metrics: Lines) -> float:
+    """The best validation accuracy of the nets that were kept, in percent; NaN where none is."""
+    pairs = zip(metrics, find_kept(metrics), strict=True)
+    values = [line.get("validation_accuracy") for line, kept in pairs if kept]
+    finite = (value for value in values if value is not None and math.isfinite(value))
+    return max(finite, default=math.nan)
+
+
+def _drop_from(path: Path, num_epochs: float) -> list[dict[str, Any]]:
+    """Rewrites the file, if it is there, to its whole lines with an epoch < `num_epochs`."""
+    content = path.read_bytes() if path.exists() else b""
+    kept = [(line, text) for line, text in _parse(path, content) if line["epoch"] < num_epochs]
     wanted = b"".join(text + b"\n" for _, text in kept)
     if wanted != content:
         replace_file(path, wanted)
@@ -250,21 +239,25 @@ def _drop_after(path: Path, num_epochs: int | None) -> list[dict[str, Any]]:
 def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
     """(line, its bytes without the line end) of every whole line."""
     parsed: list[tuple[dict[str, Any], bytes]] = []
-    *texts, tail = content.split(b"\n")
-    for number, text in enumerate([*texts, tail], start=1):
+    texts = content.split(b"\n")
+    for number, text in enumerate(texts, start=1):
         if not text.strip():
             continue
-        line = _decode(text)
-        if line is None and number > len(texts):
-            break  # No line end and not whole: the writer was stopped within this line.
+        try:
+            line = json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
+        except ValueError:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors.
+            if number == len(texts):
+                break  # No line end and not whole: the writer was stopped within this line.
+            line = None
+        epoch = line.get("epoch") if isinstance(line, dict) else None
         last_epoch = parsed[-1][0]["epoch"] if parsed else -1
-        if line is None or not _is_epoch(line.get("epoch")) or line["epoch"] <= last_epoch:
-            problem = (
-                f"epoch {line['epoch']} comes after epoch {last_epoch}; two runs may have written "
-                "into one workdir"
-                if line is not None and _is_epoch(line.get("epoch"))
-                else "expected a JSON object with an integer 'epoch' >= 0"
-            )
+        if type(epoch) is not int or epoch <= last_epoch:
+            problem = "expected a JSON object with an integer 'epoch' >= 0"
+            if type(epoch) is int and epoch >= 0:
+                problem = (
+                    f"epoch {epoch} comes after epoch {last_epoch}; two runs may have written into"
+                    " one workdir"
+                )
             found = text[:60].decode("utf-8", "replace")
             raise UserError(
                 f"{path}, line {number}: {problem}. Found {found!r}. Delete this line if the "
@@ -272,15 +265,3 @@ def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
             )
         parsed.append((line, text))
     return parsed
-
-
-def _decode(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
-    except ValueError:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors.
-        return None
-    return line if isinstance(line, dict) else None
-
-
-def _is_epoch(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

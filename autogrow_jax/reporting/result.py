@@ -1,43 +1,21 @@
 """result.json: what a finished run found, what it cost, and the text of it for a terminal."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.workdir import replace_file, to_json
+from autogrow_jax.reporting.workdir import read_object, replace_file, to_json
 
 if TYPE_CHECKING:  # A result is read and printed without waiting for flax.
     from autogrow_jax.models import Network
 
-__all__ = [
-    "AHEAD",
-    "RESULT_KEYS",
-    "TIMED",
-    "Result",
-    "describe_validation",
-    "format_depths",
-    "format_duration",
-    "format_result",
-    "read_result",
-    "validation_label",
-    "write_result",
-]
-
 TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
 # Beside these, not among them: the run did not wait for it.
 AHEAD = "compile_ahead"
-_FRACTIONS = {
-    1 / 2: "half",
-    1 / 3: "a third",
-    1 / 4: "a quarter",
-    1 / 5: "a fifth",
-    1 / 10: "a tenth",
-    1 / 20: "a twentieth",
-}
+_PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,48 +116,27 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
             "when it ends; start it again with the same workdir to let it finish."
         )
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}). Delete it and run again.") from error
-    if not isinstance(result, dict):
-        raise UserError(
-            f"{path} holds a JSON {type(result).__name__}, expected an object. "
-            "Delete it and run again."
-        )
-    return result
+        raise UserError(f"{path} is damaged ({error}). Delete it and run again.") from error
 
 
 def format_result(result: Mapping[str, Any]) -> str:
     """The result as lines for a terminal; what is missing from `result` is left out."""
-    rows: list[tuple[str, str]] = []
-    if "depths" in result:
-        rows.append(("found depths", _format_growth(result)))
-    if "test_accuracy" in result:
-        rows.append(("test accuracy", _format_percent(result["test_accuracy"])))
-    if "best_validation_accuracy" in result:
-        best = f"{_format_percent(result['best_validation_accuracy'])} at best"
-        if "validation" in result:
-            num_images = result.get("validation_examples")
-            best += f", on {describe_validation(result['validation'], num_images)}"
-        rows.append(("validation accuracy", best))
-    if "num_params" in result:
-        rows.append(("parameters", f"{result['num_params']:,}"))
-    if "epochs" in result:
-        trials = result.get("trial_epochs")
-        on_trial = f" ({trials:,} on trial)" if trials else ""
-        rows.append(("epochs", f"{result['epochs']:,}{on_trial}"))
-    if "compilations" in result:
-        rows.append(("compilations", f"{result['compilations']:,}"))
-    if "seed" in result:
-        rows.append(("random seed", str(result["seed"])))
-    if result.get("versions"):
-        versions = result["versions"]
-        rows.append(("versions", ", ".join(f"{name} {versions[name]}" for name in versions)))
     seconds = result.get("seconds") or {}
-    if seconds.get("total") is not None:
-        rows.append(("time", format_duration(seconds["total"])))
+    rows = {
+        "found depths": "depths" in result and _format_growth(result),
+        "test accuracy": "test_accuracy" in result and _format_percent(result["test_accuracy"]),
+        "validation accuracy": "best_validation_accuracy" in result and _format_best(result),
+        "parameters": "num_params" in result and f"{result['num_params']:,}",
+        "epochs": "epochs" in result and _format_epochs(result),
+        "compilations": "compilations" in result and f"{result['compilations']:,}",
+        "random seed": "seed" in result and str(result["seed"]),
+        "versions": ", ".join(f"{k} {v}" for k, v in (result.get("versions") or {}).items()),
+        "time": seconds.get("total") is not None and format_duration(seconds["total"]),
+    }
     lines = [f"{result.get('family', 'a net')} on {result.get('dataset', 'unnamed data')}"]
-    lines += [f"  {label:<21}{text}" for label, text in rows]
+    lines += [f"  {label:<21}{text}" for label, text in rows.items() if text]
     return "\n".join(lines + _format_time_split(seconds))
 
 
@@ -199,6 +156,16 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
+def format_count(number: int, noun: str) -> str:
+    """A number of things: `1 epoch`, `5,000 epochs`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def count_times(number: int) -> str:
+    """How often: `once`, `18 times`."""
+    return "once" if number == 1 else f"{number:,} times"
+
+
 def describe_validation(validation: Any, num_images: int | None = None) -> str:
     """Says which images steered growth and chose the best net, to stand after "on" or "by".
 
@@ -212,22 +179,16 @@ def describe_validation(validation: Any, num_images: int | None = None) -> str:
     """
     if validation == "test":
         return "the test set (the paper's protocol)"
-    if num_images is None:
-        count = "images"
-    else:
-        count = f"{num_images:,} {'image' if num_images == 1 else 'images'}"
+    images = "images" if num_images is None else format_count(num_images, "image")
     if validation == "held-out":
-        number, _, noun = count.rpartition(" ")
-        return f"{number} held-out {noun}".lstrip()
+        return images.replace("image", "held-out image")
     try:
         fraction = float(validation)
     except (TypeError, ValueError):
         return str(validation)
-    words = next(
-        (name for part, name in _FRACTIONS.items() if abs(fraction - part) < 5e-4),
-        f"{100 * fraction:.4g} %",
-    )
-    return f"{words} of train" + ("" if num_images is None else f" ({count})")
+    names = (name for part, name in _PARTS.items() if abs(fraction - 1 / part) < 5e-4)
+    words = next(names, f"{100 * fraction:.4g} %")
+    return f"{words} of train" + ("" if num_images is None else f" ({images})")
 
 
 def validation_label(validation: Any, num_images: int | None = None) -> str:
@@ -240,14 +201,25 @@ def validation_label(validation: Any, num_images: int | None = None) -> str:
 
 
 def _format_growth(result: Mapping[str, Any]) -> str:
-    text = format_depths(result["depths"])
-    num_growths = len(result.get("growth") or ())
-    if not num_growths:
-        return f"{text} (not grown)"
-    times = "once" if num_growths == 1 else f"{num_growths:,} times"
+    depths, growth = format_depths(result["depths"]), result.get("growth")
+    if not growth:
+        return f"{depths} (not grown)"
     seed_depths = result.get("seed_depths")
     start = f" from {format_depths(seed_depths)}" if seed_depths else ""
-    return f"{text} (grown {times}{start})"
+    return f"{depths} (grown {count_times(len(growth))}{start})"
+
+
+def _format_best(result: Mapping[str, Any]) -> str:
+    best = f"{_format_percent(result['best_validation_accuracy'])} at best"
+    if "validation" not in result:
+        return best
+    images = describe_validation(result["validation"], result.get("validation_examples"))
+    return f"{best}, on {images}"
+
+
+def _format_epochs(result: Mapping[str, Any]) -> str:
+    trials = result.get("trial_epochs")
+    return f"{result['epochs']:,}" + (f" ({trials:,} on trial)" if trials else "")
 
 
 def _format_percent(accuracy: float | None) -> str:

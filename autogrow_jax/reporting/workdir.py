@@ -8,43 +8,23 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from autogrow_jax.errors import UserError
 
 
-class Workdir(NamedTuple):
+class Workdir:
     """Paths of a run's files, which need not be there."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def picture(self) -> Path:
-        return self.root / "plots" / "growth.png"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.root / "snapshots"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.root / "tensorboard"
+    def __init__(self, root: Path):
+        self.root = root
+        self.config = root / "config.json"
+        self.metrics = root / "metrics.jsonl"
+        self.result = root / "result.json"
+        self.checkpoints = root / "checkpoints"
+        self.picture = root / "plots" / "growth.png"
+        self.snapshots = root / "snapshots"
+        self.tensorboard = root / "tensorboard"
 
     @property
     def is_begun(self) -> bool:
@@ -94,18 +74,6 @@ def open_workdir(
     replace_file(workdir.config, to_json(config, "config", indent=2).encode() + b"\n")
 
 
-def begun_with(workdir: Workdir) -> str | None:
-    """The `model.convolution` that a run was begun with; None where none was.
-
-    Raises:
-      UserError: where its config.json cannot be read.
-    """
-    if not workdir.is_begun:
-        return None
-    model = read_config(workdir).get("model")
-    return model.get("convolution") if isinstance(model, dict) else None
-
-
 def read_config(workdir: Workdir) -> dict[str, Any]:
     """The nested settings of config.json, as JSON has them: tuples are lists.
 
@@ -113,9 +81,7 @@ def read_config(workdir: Workdir) -> dict[str, Any]:
       UserError: where there is none or it is damaged.
     """
     try:
-        loaded = json.loads(workdir.config.read_text())
-        if not isinstance(loaded, dict):
-            raise ValueError("it holds no JSON object")
+        return read_object(workdir.config)
     except FileNotFoundError:
         if not workdir.is_begun:
             raise UserError(f"{workdir.root} holds no run; give the workdir of one") from None
@@ -128,6 +94,13 @@ def read_config(workdir: Workdir) -> dict[str, Any]:
             f"{workdir.config} is damaged ({error}); without it nobody knows what run it belongs"
             " to, so bring it back or choose another --workdir"
         ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError where it holds none, and OSErrors as they come."""
+    loaded = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, dict):
+        raise ValueError(f"it holds a JSON {type(loaded).__name__}, expected an object")
     return loaded
 
 

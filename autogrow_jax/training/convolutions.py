@@ -8,7 +8,8 @@ from autogrow_jax import native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import NATIVE, XLA
-from autogrow_jax.reporting import Reporter
+from autogrow_jax.reporting import Reporter, Workdir
+from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings
 
 AUTO = "auto"  # What `model.convolution` may be beside the kinds of convolutions.
@@ -38,6 +39,12 @@ def _what_rules_it_out(settings: Settings) -> str:
     if settings.parallel == "jit" and (settings.num_devices or jax.device_count()) > 1:
         return "XLA cannot divide a batch for them; parallel = 'pmap' can"
     return ""
+
+
+def find_begun(workdir: Workdir) -> str | None:
+    """The convolution that a run was begun with; None where none was."""
+    model = read_config(workdir).get("model") if workdir.is_begun else None
+    return model.get("convolution") if isinstance(model, dict) else None
 
 
 def settle_convolution(

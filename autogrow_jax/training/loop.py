@@ -26,10 +26,10 @@ from autogrow_jax.reporting import (
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.reporting.workdir import Workdir, begun_with, open_workdir
+from autogrow_jax.reporting.workdir import Workdir, open_workdir
 from autogrow_jax.settings import Settings, differences
 from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.convolutions import settle_convolution
+from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import Result, evaluate_run, finish, plot, read_finished
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
@@ -80,7 +80,7 @@ def run(
             return evaluate_run(settings, there, reporter, started)
         jax.devices()  # Which takes a while, and longer on a GPU.
         seconds = {"start": time.perf_counter() - started}
-        settings = settle_convolution(settings, reporter, begun_with(there))
+        settings = settle_convolution(settings, reporter, find_begun(there))
         seconds["build"] = time.perf_counter() - started - seconds["start"]
         open_workdir(there, settings.to_dict(), differences)
         return _train(settings, there, reporter, started, seconds)
