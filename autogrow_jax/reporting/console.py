@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar, TextIO
+from typing import ClassVar, TextIO
 
 from tqdm import tqdm
 
@@ -27,13 +27,9 @@ class Reporter:
     """
 
     def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
-        """The run begins.
+        """The run that `title` names in a line begins, after the epochs of the lines `previous`.
 
-        Args:
-          title: one line that names it, such as "basic3 on cifar10".
-          num_epochs: how many epochs it will have, where that is known before (it is not while a
-            policy may still stop growth).
-          previous: the metrics lines of the epochs it has behind it, if it resumes.
+        It will have `num_epochs`, where that is known: a policy may still stop growth.
         """
 
     def epoch_progress(
@@ -87,12 +83,12 @@ class ConsoleReporter(Reporter):
         self._bar: _Bar | None = None
         self._bar_epoch = -1
         self._lines: list[Line] = []
-        self._lines_since_header = _LINES_PER_HEADER  # The header comes with the first epoch.
+        self._num_shown = 0
 
     def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
         self.close()
         self._lines = list(previous)
-        self._lines_since_header = _LINES_PER_HEADER
+        self._num_shown = 0
         self.message(title if num_epochs is None else f"{title}, {num_epochs:,} epochs")
         if previous:
             depths = format_depths(kept_depths(previous)[-1])
@@ -131,11 +127,10 @@ class ConsoleReporter(Reporter):
     def end_epoch(self, line: Line) -> None:
         self.close()
         self._lines.append(line)
-        if self._lines_since_header >= _LINES_PER_HEADER:
+        if self._num_shown % _LINES_PER_HEADER == 0:
             self.message(EPOCH_HEADER)
-            self._lines_since_header = 0
+        self._num_shown += 1
         self.message(format_epoch(line, best_accuracy(self._lines)))
-        self._lines_since_header += 1
 
     def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
         self.message(f"{'':8}{describe_growth(before, after, initializer)}")
@@ -167,11 +162,12 @@ def format_epoch(line: Line, best: float) -> str:
     """
     trial = line.get("trial")
     phase = line.get("phase", "") if trial is None else f"trial {trial}"
+    keys = ("train_loss", "train_accuracy", "validation_accuracy", "learning_rate", "seconds")
+    found = (line.get(key) for key in keys)
+    loss, train, validation, rate, seconds = (math.nan if x is None else float(x) for x in found)
     return (
-        f"{line['epoch']:>6}  {phase:<8}  {format_depths(line['depths']):<15}  "
-        f"{_number(line.get('train_loss')):>10.4f} {_number(line.get('train_accuracy')):>6.2f}  "
-        f"{_number(line.get('validation_accuracy')):>10.2f} {best:>6.2f}  "
-        f"{_number(line.get('learning_rate')):>8.3g}  {_number(line.get('seconds')):>8.1f}"
+        f"{line['epoch']:>6}  {phase:<8}  {format_depths(line['depths']):<15}  {loss:>10.4f} "
+        f"{train:>6.2f}  {validation:>10.2f} {best:>6.2f}  {rate:>8.3g}  {seconds:>8.1f}"
     )
 
 
@@ -179,15 +175,8 @@ def describe_growth(before: Sequence[int], after: Sequence[int], initializer: st
     """A growth in a line: "grew stage 1: 2-1-1 -> 2-2-1 (gaussian)". Stages count from 0."""
     pairs = zip(before, after, strict=True)
     stages = [str(stage) for stage, (old, new) in enumerate(pairs) if old != new]
-    word = "stage" if len(stages) == 1 else "stages"
-    return (
-        f"grew {word} {', '.join(stages)}: {format_depths(before)} -> {format_depths(after)} "
-        f"({initializer})"
-    )
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    where = f"stage{'' if len(stages) == 1 else 's'} {', '.join(stages)}"
+    return f"grew {where}: {format_depths(before)} -> {format_depths(after)} ({initializer})"
 
 
 class _Bar(tqdm):

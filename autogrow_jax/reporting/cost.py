@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network, estimate_cost, piece_costs
-from autogrow_jax.models.network import Network
 from autogrow_jax.reporting.result import format_depths
 
 
@@ -28,34 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_cost(given: argparse.Namespace) -> None:
-    image_shape = _numbers("image", given.image, "[0-9]+x[0-9]+x[0-9]+", "32x32x3")
+    shape = _numbers("image", given.image, "[0-9]+x[0-9]+x[0-9]+", "32x32x3")
     depths = _numbers("depths", given.depths, "[0-9]+([-,][0-9]+)*", "4-4-4")
-    network = build_network(
-        given.family, depths, given.num_classes, image_shape[-1], stem=given.stem
-    )
-    print(format_cost(network, image_shape))
-
-
-def format_cost(network: Network, image_shape: Sequence[int]) -> str:
-    """A table of what each part of a network costs for images of (H, W, C) pixels and channels.
-
-    Raises:
-      UserError: see `estimate_cost`.
-    """
-    pieces = piece_costs(network, image_shape)
+    network = build_network(given.family, depths, given.num_classes, shape[-1], stem=given.stem)
+    pieces = piece_costs(network, shape)
     rows = [("stem and head", "", pieces.stem_and_head)]
     for index, depth in enumerate(network.depths):
         rows.append((f"stage {index}", str(depth), pieces.stage(index, depth)))
-    rows.append(("total", str(sum(network.depths)), estimate_cost(network, image_shape)))
-    height_width_channels = "x".join(map(str, image_shape))
-    lines = [
-        f"{network.family.name} {format_depths(network.depths)}, images {height_width_channels},"
-        f" {network.num_classes} classes",
-        f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}",
-    ]
+    rows.append(("total", str(sum(network.depths)), estimate_cost(network, shape)))
+    print(
+        f"{given.family} {format_depths(depths)}, images {given.image}, {given.num_classes} classes"
+    )
+    print(f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}")
     for name, blocks, cost in rows:
-        lines.append(f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}")
-    return "\n".join(lines)
+        print(f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}")
 
 
 def _numbers(name: str, text: str, pattern: str, example: str) -> tuple[int, ...]:

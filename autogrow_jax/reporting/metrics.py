@@ -40,15 +40,11 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
     """Appends to a metrics.jsonl; a context manager.
 
     Each line is handed to the operating system before `write` returns, so it outlives a killed
-    process. Opening a file removes a torn last line, as appending to it would damage the middle.
+    process. Opening a file removes a torn last line, as appending to it would damage the middle,
+    and raises a UserError where it is damaged (see `read`). A resumed run calls `truncate` first.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Opens `path` to append, or makes it; a resumed run calls `truncate` on it first.
-
-        Raises:
-          UserError: if the file is there and damaged (see `read`).
-        """
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = _drop_from(self._path, math.inf)
@@ -79,16 +75,15 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
 
 
 class TensorBoardWriter:
-    """Writes one point an epoch and scalar; does nothing where tensorboardX is missing."""
+    """Writes one point an epoch and scalar; does nothing where tensorboardX is missing.
+
+    Args:
+      directory: where an events file is opened; made if missing.
+      first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes on
+        from, and TensorBoard hides what an earlier process wrote from there on.
+    """
 
     def __init__(self, directory: str | os.PathLike[str], *, first_epoch: int = 0):
-        """Opens an events file in `directory`, which is made if missing.
-
-        Args:
-          directory: of the run's events.
-          first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes
-            on from, and TensorBoard hides what an earlier process wrote from there on.
-        """
         try:  # Here, not at the top: it is an extra.
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -251,17 +246,17 @@ def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
             line = None
         epoch = line.get("epoch") if isinstance(line, dict) else None
         last_epoch = parsed[-1][0]["epoch"] if parsed else -1
-        if type(epoch) is not int or epoch <= last_epoch:
-            problem = "expected a JSON object with an integer 'epoch' >= 0"
-            if type(epoch) is int and epoch >= 0:
-                problem = (
-                    f"epoch {epoch} comes after epoch {last_epoch}; two runs may have written into"
-                    " one workdir"
-                )
-            found = text[:60].decode("utf-8", "replace")
-            raise UserError(
-                f"{path}, line {number}: {problem}. Found {found!r}. Delete this line if the "
-                "others are right; else delete the workdir and run again."
+        if type(epoch) is int and epoch > last_epoch:
+            parsed.append((line, text))
+            continue
+        problem = "expected a JSON object with an integer 'epoch' >= 0"
+        if type(epoch) is int and epoch >= 0:
+            problem = (
+                f"epoch {epoch} comes after epoch {last_epoch}; two runs may have written here"
             )
-        parsed.append((line, text))
+        found = text[:60].decode("utf-8", "replace")
+        raise UserError(
+            f"{path}, line {number}: {problem}. Found {found!r}. Delete this line if the others are"
+            " right; else delete the workdir and run again."
+        )
     return parsed

@@ -5,6 +5,7 @@ Drawn from the lines of metrics.jsonl alone, without pyplot and its global state
 
 import io
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,15 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import marks
 from autogrow_jax.reporting.marks import MARK_COLOR, Axis, series
-from autogrow_jax.reporting.metrics import (
-    Lines,
-    best_accuracy,
-    find_kept,
-    growth_events,
-    kept_depths,
-)
+from autogrow_jax.reporting.metrics import Lines, best_accuracy, find_kept, kept_depths
 from autogrow_jax.reporting.result import (
     count_times,
     format_count,
     format_depths,
     format_duration,
+    on_trial,
 )
 from autogrow_jax.reporting.workdir import replace_file
-
-__all__ = ["draw_growth", "figure"]
 
 # Of the palette of Okabe and Ito, as are the colours of the stages: colour-blind readers can tell
 # them apart. The train curve is the smoother one and would be lost under the other.
@@ -224,10 +218,9 @@ def _summary(metrics: Lines) -> str:
         return "no epoch is done yet"
     course = kept_depths(metrics)
     depths = format_depths(course[-1])
-    if growths := growth_events(metrics):
-        depths = f"{format_depths(course[0])} grown {count_times(len(growths))} to {depths}"
+    num_growths = sum(before != after for before, after in pairwise(course))
+    if num_growths:
+        depths = f"{format_depths(course[0])} grown {count_times(num_growths)} to {depths}"
     epochs = format_count(metrics[-1]["epoch"] + 1, "epoch")
-    num_trials = sum(line.get("trial") is not None for line in metrics)
-    if num_trials:
-        epochs += f" ({num_trials:,} on trial)"
-    return f"{depths}, {epochs}, {format_duration(marks.end_times(metrics)[-1])}"
+    trials = on_trial(sum(line.get("trial") is not None for line in metrics))
+    return f"{depths}, {epochs}{trials}, {format_duration(marks.end_times(metrics)[-1])}"

@@ -76,12 +76,8 @@ class Result:
         return Result(**known, network=network, variables=variables, more=more)
 
 
-# What every result.json holds: the fields of a Result that JSON can hold.
-RESULT_KEYS = tuple(
-    field.name
-    for field in dataclasses.fields(Result)
-    if field.name not in ("network", "variables", "more")
-)
+# What every result.json holds: all fields but network, variables and more.
+RESULT_KEYS = tuple(field.name for field in dataclasses.fields(Result))[:-3]
 
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
@@ -123,13 +119,13 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def format_result(result: Mapping[str, Any]) -> str:
     """The result as lines for a terminal; what is missing from `result` is left out."""
-    seconds = result.get("seconds") or {}
+    seconds, trials = result.get("seconds") or {}, on_trial(result.get("trial_epochs"))
     rows = {
         "found depths": "depths" in result and _format_growth(result),
         "test accuracy": "test_accuracy" in result and _format_percent(result["test_accuracy"]),
         "validation accuracy": "best_validation_accuracy" in result and _format_best(result),
         "parameters": "num_params" in result and f"{result['num_params']:,}",
-        "epochs": "epochs" in result and _format_epochs(result),
+        "epochs": "epochs" in result and f"{result['epochs']:,}{trials}",
         "compilations": "compilations" in result and f"{result['compilations']:,}",
         "random seed": "seed" in result and str(result["seed"]),
         "versions": ", ".join(f"{k} {v}" for k, v in (result.get("versions") or {}).items()),
@@ -164,6 +160,11 @@ def format_count(number: int, noun: str) -> str:
 def count_times(number: int) -> str:
     """How often: `once`, `18 times`."""
     return "once" if number == 1 else f"{number:,} times"
+
+
+def on_trial(num_epochs: int | None) -> str:
+    """How many of the epochs before only tried a block, to stand behind their number."""
+    return f" ({num_epochs:,} on trial)" if num_epochs else ""
 
 
 def describe_validation(validation: Any, num_images: int | None = None) -> str:
@@ -217,11 +218,6 @@ def _format_best(result: Mapping[str, Any]) -> str:
     return f"{best}, on {images}"
 
 
-def _format_epochs(result: Mapping[str, Any]) -> str:
-    trials = result.get("trial_epochs")
-    return f"{result['epochs']:,}" + (f" ({trials:,} on trial)" if trials else "")
-
-
 def _format_percent(accuracy: float | None) -> str:
     return "not a number" if accuracy is None else f"{accuracy:.2f} %"
 
@@ -233,10 +229,9 @@ def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
     split = {name: seconds[name] for name in TIMED if seconds.get(name) is not None}
     # Parts are timed one by one, so their sum may pass the total by the clock's error.
     split["rest"] = max(0.0, total - sum(split.values()))
-    lines = [
-        f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %"
-        for name, part in split.items()
-    ]
+    lines = []
+    for name, part in split.items():
+        lines.append(f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %")
     if ahead := seconds.get(AHEAD):
         lines.append(f"    {'beside: compile':<19}{ahead:>10,.1f} s")
     return lines

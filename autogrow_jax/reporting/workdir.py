@@ -1,6 +1,5 @@
 """A run's folder: what lies where, whose it is, and how its files are written."""
 
-import contextlib
 import json
 import math
 import numbers
@@ -32,24 +31,17 @@ class Workdir:
 
         A start that failed before its first epoch leaves a config.json and nothing to lose.
         """
-        files = (self.metrics, self.result)
-        with contextlib.suppress(OSError):
-            if any(self.checkpoints.iterdir()):
-                return True
-        return any(file.exists() and file.stat().st_size > 0 for file in files)
+        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            return True
+        return any(f.exists() and f.stat().st_size > 0 for f in (self.metrics, self.result))
 
 
 def open_workdir(
-    workdir: Workdir,
-    config: dict[str, Any],
-    differences: Callable[[Any, Any], list[str]],
+    workdir: Workdir, config: dict[str, Any], differences: Callable[[Any, Any], list[str]]
 ) -> None:
-    """Makes the folder, or takes it over from an earlier start of the same run.
+    """Makes the folder, or takes it over from an earlier start of the same run, for `config`.
 
-    Args:
-      workdir: the folder.
-      config: nested plain values, which are written there.
-      differences: what of an older and a new config may not differ, as lines.
+    `differences` lists, as lines, what differs of an older and a new config and may not.
 
     Raises:
       UserError: where the folder cannot be written to, or holds a run of another config (then
@@ -64,13 +56,11 @@ def open_workdir(
         raise UserError(
             f"cannot write to the workdir {workdir.root} ({why}); choose another with --workdir"
         ) from None
-    if workdir.is_begun:
-        lines = differences(read_config(workdir), config)
-        if lines:
-            raise UserError(
-                f"{workdir.root} holds a run of another config; choose another --workdir, or"
-                " delete this one. What differs:\n  " + "\n  ".join(lines)
-            )
+    if workdir.is_begun and (lines := differences(read_config(workdir), config)):
+        raise UserError(
+            f"{workdir.root} holds a run of another config; choose another --workdir, or"
+            " delete this one. What differs:\n  " + "\n  ".join(lines)
+        )
     replace_file(workdir.config, to_json(config, "config", indent=2).encode() + b"\n")
 
 
@@ -118,8 +108,7 @@ def to_jsonable(value: Any, name: str = "value") -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        number = float(value)
-        return number if math.isfinite(number) else None
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
