@@ -15,16 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import marks
+from autogrow_jax.reporting import marks, result
 from autogrow_jax.reporting.marks import MARK_COLOR, Axis, series
 from autogrow_jax.reporting.metrics import Lines, best_accuracy, find_kept, kept_depths
-from autogrow_jax.reporting.result import (
-    count_times,
-    format_count,
-    format_depths,
-    format_duration,
-    on_trial,
-)
 from autogrow_jax.reporting.workdir import replace_file
 
 # Of the palette of Okabe and Ito, as are the colours of the stages: colour-blind readers can tell
@@ -165,7 +158,7 @@ def _draw_accuracy(
         # The worst epochs would press all others together. They are told of in the legend, as a
         # note in the panel would lie on the curves.
         bottom = most
-        below = f"{format_count(int(np.sum(lowest < most)), 'epoch')} below the panel"
+        below = f"{result.format_count(int(np.sum(lowest < most)), 'epoch')} below the panel"
         panel.plot([], [], "v", markersize=5, label=below, **grey)
     span = max(top - bottom, 0.5)
     panel.set_ylim(bottom - _BOTTOM_ROOM * span, top + 0.04 * span)
@@ -217,10 +210,12 @@ def _summary(metrics: Lines) -> str:
     if not metrics:
         return "no epoch is done yet"
     course = kept_depths(metrics)
-    depths = format_depths(course[-1])
+    depths = result.format_depths(course[-1])
     num_growths = sum(before != after for before, after in pairwise(course))
     if num_growths:
-        depths = f"{format_depths(course[0])} grown {count_times(num_growths)} to {depths}"
-    epochs = format_count(metrics[-1]["epoch"] + 1, "epoch")
-    trials = on_trial(sum(line.get("trial") is not None for line in metrics))
-    return f"{depths}, {epochs}{trials}, {format_duration(marks.end_times(metrics)[-1])}"
+        depths = (
+            f"{result.format_depths(course[0])} grown {result.count_times(num_growths)} to {depths}"
+        )
+    epochs = result.format_count(metrics[-1]["epoch"] + 1, "epoch")
+    trials = result.on_trial(sum(line.get("trial") is not None for line in metrics))
+    return f"{depths}, {epochs}{trials}, {result.format_duration(marks.end_times(metrics)[-1])}"
