@@ -125,23 +125,20 @@ def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undistu
     assert resumed.more["trial_epochs"] == result.more["trial_epochs"]
 
 
-class _StopInEpoch(QuietReporter):
-    """Ends a run within an epoch, so after all that the one before left."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
-
-
 def test_stopped_between_a_round_and_the_next_line_it_still_says_what_was_kept(
-    undisturbed, tmp_path
+    undisturbed, tmp_path, monkeypatch
 ):
     workdir, result = undisturbed
-    with pytest.raises(KeyboardInterrupt):
-        run(_config(**{"log.progress": True}), tmp_path, reporter=_StopInEpoch(5))
+    train_epoch = Trainer.train_epoch
+
+    def stop_after_the_round(self, epoch, *rest):
+        if epoch == 5:
+            raise KeyboardInterrupt
+        return train_epoch(self, epoch, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "train_epoch", stop_after_the_round)
+        run(_config(), tmp_path, reporter=QuietReporter())
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["epoch"] for line in lines if "trial" in line] == [2, 3, 4]
     assert len(lines) == 5 and find_kept(lines) == [True, True, False, False, False]
