@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from autogrow_jax.growth import POLICIES
 from autogrow_jax.growth.initializers import INITIALIZERS
+from autogrow_jax.models import FAMILIES, STEMS
 from autogrow_jax.models.layers import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
-from autogrow_jax.models.network import FAMILIES, STEMS
 from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
 
 

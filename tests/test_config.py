@@ -21,7 +21,7 @@ from autogrow_jax.config import (
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, replay
 from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
-from autogrow_jax.models.network import FAMILIES, get_family, register_family
+from autogrow_jax.models import FAMILIES, get_family, register_family
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.settings import FREE_KEYS, KEYS, differences
 from autogrow_jax.training import make_optimizer, make_schedule

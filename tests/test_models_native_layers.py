@@ -12,11 +12,10 @@ import pytest
 from jax import lax
 
 from autogrow_jax import native
-from autogrow_jax.models import blocks, build_network
+from autogrow_jax.models import FAMILIES, blocks, build_network, get_family, register_family
 from autogrow_jax.models.chain import find_chain, run_chain
 from autogrow_jax.models.convolution import DIMENSION_NUMBERS, why_not_native
 from autogrow_jax.models.layers import EPSILON
-from autogrow_jax.models.network import FAMILIES, get_family, register_family
 from autogrow_jax.models.stack import run_stack
 from autogrow_jax.native import layers
 

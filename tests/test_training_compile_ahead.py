@@ -16,7 +16,7 @@ from autogrow_jax import config as config_lib
 from autogrow_jax import process as background
 from autogrow_jax.build import load_data
 from autogrow_jax.growth import convergent, periodic
-from autogrow_jax.models.network import FAMILIES, get_family
+from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import programs as programs_lib

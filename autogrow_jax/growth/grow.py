@@ -13,7 +13,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth.graft import graft, in_stage, write_block
 from autogrow_jax.growth.initializers import Context, Initializer, get_initializer
 from autogrow_jax.growth.placement import deepen
-from autogrow_jax.models.network import Network, rest_block
+from autogrow_jax.models import Network, rest_block
 
 Variables = dict[str, Any]
 

@@ -13,8 +13,8 @@ import optax
 from jax import lax
 
 from autogrow_jax.errors import Registry, UserError
+from autogrow_jax.models import Family
 from autogrow_jax.models.layers import EPSILON
-from autogrow_jax.models.network import Family
 
 Variables = dict[str, Any]
 

@@ -1,20 +1,13 @@
 """Networks as pure functions of a depth tuple."""
 
-from autogrow_jax.models.blocks import BlockOptions
 from autogrow_jax.models.cost import Cost, PieceCosts, estimate_cost, piece_costs
-from autogrow_jax.models.network import (
-    FAMILIES,
-    Family,
-    Network,
-    build_network,
-    get_family,
-    num_params,
-    register_family,
-    rest_block,
-)
+from autogrow_jax.models.families import FAMILIES, Family, get_family, register_family
+from autogrow_jax.models.layers import BlockOptions
+from autogrow_jax.models.network import STEMS, Network, build_network, num_params, rest_block
 
 __all__ = [
     "FAMILIES",
+    "STEMS",
     "BlockOptions",
     "Cost",
     "Family",

@@ -11,19 +11,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax import native
 from autogrow_jax.models.chain import Chain, runs_as
-from autogrow_jax.models.layers import BlockOptions, ConvBN, batch_norm, conv
+from autogrow_jax.models.layers import BlockOptions, ConvBN, conv
 
-__all__ = [
-    "BasicBlock",
-    "BlockOptions",
-    "BottleneckBlock",
-    "ConvBN",
-    "PlainBlock",
-    "PlainBlockNoBN",
-    "SwitchBlock",
-    "batch_norm",
-    "conv",
-]
+
+class Block(nn.Module):
+    """The fields that all blocks have."""
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
 
 
 def _conv_bn(block, index, features, size, stride=1, relu=True) -> ConvBN:
@@ -37,12 +33,8 @@ def _shortcut(block, x, train):
     return ConvBN(block.options, names, block.features, 1, block.stride, relu=False)(x, train)
 
 
-class PlainBlock(nn.Module):
+class PlainBlock(Block):
     """One 3x3 convolution, batch normalisation, ReLU; no shortcut."""
-
-    features: int
-    stride: int = 1
-    options: BlockOptions = BlockOptions()
 
     @runs_as(Chain(num_layers=1, residual=False))
     @nn.compact
@@ -50,12 +42,8 @@ class PlainBlock(nn.Module):
         return _conv_bn(self, 1, self.features, 3, self.stride)(x, train)
 
 
-class PlainBlockNoBN(nn.Module):
+class PlainBlockNoBN(Block):
     """One 3x3 convolution with bias, ReLU."""
-
-    features: int
-    stride: int = 1
-    options: BlockOptions = BlockOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -64,12 +52,8 @@ class PlainBlockNoBN(nn.Module):
         return nn.relu(checkpoint_name(x, native.KEPT))
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """Two 3x3 convolutions with batch normalisation, added to the shortcut."""
-
-    features: int
-    stride: int = 1
-    options: BlockOptions = BlockOptions()
 
     @runs_as(Chain(num_layers=2, residual=True))
     @nn.compact
@@ -78,12 +62,8 @@ class BasicBlock(nn.Module):
         return _conv_bn(self, 2, self.features, 3)(y, train, _shortcut(self, x, train))
 
 
-class SwitchBlock(nn.Module):
+class SwitchBlock(Block):
     """A `BasicBlock` whose residual branch is multiplied by a learnable scalar; it starts at 1."""
-
-    features: int
-    stride: int = 1
-    options: BlockOptions = BlockOptions()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -94,12 +74,8 @@ class SwitchBlock(nn.Module):
         return nn.relu(y * switch.reshape((1, 1, 1, 1)).astype(y.dtype) + shortcut)
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(Block):
     """1x1, 3x3 (with the stride) and 1x1 convolutions, the last four times as wide."""
-
-    features: int
-    stride: int = 1
-    options: BlockOptions = BlockOptions()
 
     @runs_as(Chain(num_layers=3, residual=True))
     @nn.compact

@@ -77,17 +77,15 @@ def run_chain(
     depth = jnp.asarray(slots if depth is None else depth, jnp.int32)
     # They may have been stored as something else.
     params, stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, stats))
+    numbers = range(1, chain.num_layers + 1)
+    kernels, norms = ([params[f"{name}{i}"] for i in numbers] for name in ("conv", "bn"))
     layers = tuple(
-        native.StackLayer(
-            params[f"conv{i}"]["kernel"], params[f"bn{i}"]["scale"], params[f"bn{i}"]["bias"]
-        )
-        for i in range(1, chain.num_layers + 1)
+        native.StackLayer(conv["kernel"], norm["scale"], norm["bias"])
+        for conv, norm in zip(kernels, norms, strict=True)
     )
+    running = [(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"]) for i in numbers]
     if not train:
-        known = tuple(
-            native.LayerStatistics(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"])
-            for i in range(1, chain.num_layers + 1)
-        )
+        known = tuple(native.LayerStatistics(*one) for one in running)
 
         def differentiable(operands):
             depth, x, layers, known = operands
@@ -100,24 +98,16 @@ def run_chain(
     count = x.shape[0] * x.shape[1] * x.shape[2]
     is_live = (jnp.arange(slots) < depth)[:, None]
     moved = _stats_of(
-        [
-            native.LayerStatistics(
-                *move_statistics(old["mean"], old["var"], new.mean, new.variance, count)
-            )
-            for old, new in zip(
-                (stats[f"bn{i}"] for i in range(1, chain.num_layers + 1)), found, strict=True
-            )
-        ]
+        native.LayerStatistics(*move_statistics(*old, *new, count))
+        for old, new in zip(running, found, strict=True)
     )
     return z, jax.tree.map(lambda new, old: jnp.where(is_live, new, old), moved, stats)
 
 
 def _params_of(layers: Any) -> Tree:
-    params: dict[str, Any] = {}
-    for i, layer in enumerate(layers, 1):
-        params[f"conv{i}"] = {"kernel": layer.kernel}
-        params[f"bn{i}"] = {"scale": layer.scale, "bias": layer.bias}
-    return params
+    numbered = list(enumerate(layers, 1))
+    convs = {f"conv{i}": {"kernel": layer.kernel} for i, layer in numbered}
+    return convs | {f"bn{i}": {"scale": one.scale, "bias": one.bias} for i, one in numbered}
 
 
 def _stats_of(known: Any) -> Tree:

@@ -145,20 +145,6 @@ def _choose_parts(x, g) -> int:
 convolution.defvjp(_forward, _backward)
 
 
-def native_convolution(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
-) -> jax.Array:
-    """`convolution` by the package's own kernels on a CPU, equal up to rounding.
-
-    What they do not take (see `native.is_supported`) is XLA's to compute, as is everything where
-    they cannot be built or the default backend is no CPU.
-    """
-    supported = kernel.dtype == jnp.float32 and native.is_supported(x, kernel.shape, strides)
-    if why_not_native() or not supported:
-        return _convolve_somewhere(x, kernel, strides, padding)
-    return native.forward(x, kernel, strides, padding)
-
-
 def why_not_native() -> str:
     """Why this process cannot use the package's own convolutions, one line; "" where it can.
 
@@ -175,9 +161,7 @@ def _behind_flax(convolve):
         """A convolution behind the signature that `flax.linen.Conv(conv_general_dilated=)` calls.
 
         Raises:
-          NotImplementedError: for dilated, grouped or same-padded convolutions and those of a given
-            precision, which none of our blocks uses; pass `jax.lax.conv_general_dilated` to
-            `nn.Conv` for those.
+          NotImplementedError: for what none of our blocks uses.
         """
         dilations = [others.get(f"{side}_dilation") or () for side in ("lhs", "rhs")]
         grouped = others.get("feature_group_count", 1) != 1
@@ -193,11 +177,17 @@ def _behind_flax(convolve):
     return conv_general_dilated
 
 
-def _convolve_somewhere(x, kernel, strides, padding):
-    if jax.default_backend() == "cpu":
-        return convolution(x, kernel, strides, padding)
-    return _convolve(x, kernel, strides, padding)
+@_behind_flax
+def conv_general_dilated(x, kernel, strides, padding):
+    """Convolves by XLA, in canonical form where that is the CPU's."""
+    compute = convolution if jax.default_backend() == "cpu" else _convolve
+    return compute(x, kernel, strides, padding)
 
 
-conv_general_dilated = _behind_flax(_convolve_somewhere)
-native_conv_general_dilated = _behind_flax(native_convolution)
+@_behind_flax
+def native_conv_general_dilated(x, kernel, strides, padding):
+    """Convolves by the package's own kernels, equal up to rounding; else by XLA."""
+    is_float32 = kernel.dtype == jnp.float32
+    if is_float32 and native.is_supported(x, kernel.shape, strides) and not why_not_native():
+        return native.forward(x, kernel, strides, padding)
+    return conv_general_dilated(x, kernel, strides, padding)

@@ -47,17 +47,11 @@ class Cost(NamedTuple):
 
 
 class PieceCosts(NamedTuple):
-    """The parts that networks of a family are put together from, at one image shape.
-
-    Attributes:
-      stem_and_head: everything outside the stages.
-      first: the first block of each stage.
-      rest: any further block of each stage; what growth by one block adds.
-    """
+    """The parts that networks of a family are put together from, at one image shape."""
 
     stem_and_head: Cost
-    first: tuple[Cost, ...]
-    rest: tuple[Cost, ...]
+    first: tuple[Cost, ...]  # The first block of each stage.
+    rest: tuple[Cost, ...]  # Any further one; what growth by one block adds.
 
     def stage(self, index: int, depth: int) -> Cost:
         """The cost of stage `index` with `depth` blocks."""
@@ -71,8 +65,7 @@ def estimate_cost(
 ) -> Cost:
     """Counts parameters and multiply-adds exactly; nothing is compiled, no array is made.
 
-    The first call for a network and an image shape traces its pieces, which takes a fraction of a
-    second; every other depth is then a sum of a few integers.
+    The first call for a network and an image shape traces its pieces; other depths are then sums.
 
     Args:
       network: made by `build_network`.
@@ -94,11 +87,7 @@ def estimate_cost(
 
 
 def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
-    """The costs that are the same at all depths of `network`.
-
-    Args:
-      network: made by `build_network`; its depths do not matter.
-      image_shape: of one image, (H, W, C) in pixels and channels.
+    """Counts what is the same at all depths of `network`, for an `image_shape` (H, W, C).
 
     Raises:
       UserError: for an image shape that does not fit the network, and for a block with products
@@ -159,11 +148,7 @@ def _cost(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct) -> Cost:
 
 
 def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
-    """Counts the multiply-adds of `function(*inputs)`, as `Cost` says.
-
-    Args:
-      function: anything JAX can trace.
-      inputs: trees of arrays or of `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
+    """Counts the multiply-adds of `function(*inputs)`, as `Cost` says; only shapes matter.
 
     Raises:
       UserError: for products that cannot be counted (see `piece_costs`).

@@ -182,15 +182,7 @@ def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def move_statistics(
     running_mean: jax.Array, running_var: jax.Array, mean: jax.Array, var: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the running statistics after a batch.
-
-    Args:
-      running_mean: [..., C], before it.
-      running_var: likewise.
-      mean: of the batch.
-      var: likewise, biased.
-      count: values that these were taken over.
-    """
+    """Returns the running statistics [..., C] after a batch of `count` values, `var` biased."""
     unbiased = var * (count / max(count - 1, 1))
     return (
         DECAY * running_mean + (1 - DECAY) * mean,

@@ -16,21 +16,9 @@ import jax.numpy as jnp
 from autogrow_jax import native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.chain import find_chain, run_chain
-from autogrow_jax.models.families import FAMILIES, Family, get_family, register_family
+from autogrow_jax.models.families import Family, get_family
 from autogrow_jax.models.layers import KERNEL_INITS, XLA, BlockOptions, ConvBN, conv
 from autogrow_jax.models.stack import num_slots, run_stack
-
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "Network",
-    "Stage",
-    "build_network",
-    "get_family",
-    "num_params",
-    "register_family",
-    "rest_block",
-]
 
 STEMS = SMALL, IMAGENET = ("small", "imagenet")
 DTYPES = ("float32", "bfloat16")

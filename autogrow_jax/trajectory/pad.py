@@ -29,7 +29,7 @@ from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.initializers import Context, morphism
-from autogrow_jax.models.network import Network, rest_block
+from autogrow_jax.models import Network, rest_block
 
 Tree = Any
 # Rounding through some hundred blocks stays far below it, another function is far above.
