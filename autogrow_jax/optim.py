@@ -72,6 +72,8 @@ _MILESTONES = {
     "constant": (),
 }
 SCHEDULES = ("staircase", "thirds", "convergent", "cosine", "constant", "auto")
+# The policies after which "auto" is the staircase; "convergent" has a schedule of its name.
+_POLICIES = ("periodic", "slope", "gap", "efficiency", "lookahead")
 
 
 def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Schedule:
@@ -80,8 +82,8 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
     Args:
       name: one of `SCHEDULES`, see the table at the top of this module.
       base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
-      policy: what "auto" stands for in the fine-tune phase, the growth policy's `schedule`; what
-        is no schedule is "staircase".
+      policy: what "auto" stands for in the fine-tune phase, the `schedule` of the growth policy;
+        or the name of one of ours. None is "staircase".
 
     Returns:
       `schedule(phase, epoch, epochs) -> rate`. The epoch is counted from the start of its phase,
@@ -89,7 +91,7 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
       ignores. UserError for an unknown phase, ValueError for an epoch that lies outside of it.
 
     Raises:
-      UserError: for an unknown schedule or a base rate that is not above 0.
+      UserError: for an unknown schedule or policy, or a base rate that is not above 0.
 
     Example:
       >>> schedule = make_schedule("staircase", 0.1)
@@ -98,6 +100,9 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
     """
     if name not in SCHEDULES:
         raise UserError(f"no schedule {name!r}{nearest(name, SCHEDULES)}")
+    if policy not in (None, *SCHEDULES, *_POLICIES):
+        known = nearest(str(policy), [*SCHEDULES, *_POLICIES])
+        raise UserError(f"no schedule {policy!r} for 'auto' to stand for{known}")
     if not (math.isfinite(base_rate) and base_rate > 0.0):
         raise UserError(f"the base learning rate is {base_rate}; it takes a number above 0")
 

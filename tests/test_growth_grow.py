@@ -16,7 +16,7 @@ from autogrow_jax.growth import (
     grow_optimizer_state,
     register_initializer,
 )
-from autogrow_jax.growth.graft import cut
+from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import FAMILIES, build_network
 
 KEY = jax.random.key(7)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import Decision, periodic
+from autogrow_jax.growth import Decision, periodic, replay
 from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.lookahead import lookahead
-from autogrow_jax.growth.replay import replay
 
 
 def _decisions(policy, accuracies):

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import Decision, Policy, convergent, gap, periodic
-from autogrow_jax.growth.replay import replay
+from autogrow_jax.growth import Decision, Policy, convergent, gap, periodic, replay
 from autogrow_jax.optim import make_schedule
 
 TRACES = pathlib.Path(__file__).parents[2] / "shared" / "fixtures" / "policy_traces.json"

@@ -3,6 +3,7 @@
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth import POLICIES
 from autogrow_jax.optim import SCHEDULES, make_schedule
 
 
@@ -58,11 +59,19 @@ def test_cosine_runs_from_the_base_rate_towards_zero():
         assert rates[epoch] + rates[10 - epoch] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_may_stand_for_its_schedule_by_name(policy):
+    wanted = "convergent" if policy == "convergent" else "staircase"
+    assert runs("auto", 20, policy=policy) == runs(wanted, 20)
+
+
 def test_mistakes_are_refused():
     with pytest.raises(UserError, match="did you mean 'staircase'"):
         make_schedule("stairs", 0.1)
     with pytest.raises(UserError, match="above 0"):
         make_schedule("cosine", 0.0)
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        make_schedule("auto", 0.1, "cosin")
     schedule = make_schedule("auto", 0.1)
     with pytest.raises(UserError, match=r"no phase 'growing'; .*Known: growth, finetune, scratch"):
         schedule("growing", 0, 10)

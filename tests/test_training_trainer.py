@@ -9,7 +9,7 @@ import pytest
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
-from autogrow_jax.growth.graft import in_stage
+from autogrow_jax.growth.grow import in_stage
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.training.step import (
     choose_evaluation_batch_size,

@@ -1,7 +1,6 @@
 """When and where to grow, how a new block starts, and the step that grows: pure functions."""
 
-from autogrow_jax.growth.graft import GraftError, graft
-from autogrow_jax.growth.grow import grow, grow_optimizer_state
+from autogrow_jax.growth.grow import GraftError, graft, grow, grow_optimizer_state
 from autogrow_jax.growth.initializers import (
     INITIALIZERS,
     Context,
@@ -22,8 +21,7 @@ from autogrow_jax.growth.policies import (
     register_policy,
     slope,
 )
-from autogrow_jax.growth.policy import Decision, Policy, ask, deepen
-from autogrow_jax.growth.replay import Replay, replay
+from autogrow_jax.growth.policy import Decision, Policy, Replay, ask, deepen, replay
 
 __all__ = [
     "INITIALIZERS",

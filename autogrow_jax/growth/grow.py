@@ -1,6 +1,12 @@
-"""The growth step: a deeper network, the old variables grafted in, the new block started."""
+"""The growth step: a deeper network, the old variables grafted in, the new block started.
 
+Leaves of trees are matched by their path, so one rule serves parameters, running statistics and the
+state of any optax chain, whose trees repeat the parameters' names.
+"""
+
+import re
 from functools import partial
+from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -10,12 +16,128 @@ import optax
 from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.graft import graft, in_stage, write_block
-from autogrow_jax.growth.initializers import Context, Initializer, get_initializer
-from autogrow_jax.growth.placement import deepen
+from autogrow_jax.growth.initializers import Context, Initializer, Variables, get_initializer
+from autogrow_jax.growth.policy import deepen
 from autogrow_jax.models import Network, rest_block
 
-Variables = dict[str, Any]
+Tree = Any
+# The key under which a stage holds its stacked blocks.
+STACKED = "rest"
+
+
+class GraftError(ValueError):
+    """Two trees that cannot be the shallow and the deep form of the same thing."""
+
+
+def is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether the leaf at a path of `jax.tree_util` has a leading axis of blocks."""
+    return any(re.fullmatch(r"stage\d+", stage) for stage in _owners(path))
+
+
+def in_stage(path: tuple[Any, ...], stage: int) -> bool:
+    """Whether the leaf at a path belongs to the stacked blocks of `stage`."""
+    return f"stage{stage}" in _owners(path)
+
+
+def _owners(path: tuple[Any, ...]) -> list[str]:
+    """The keys that stand right before `rest`: "rest" alone may be a label of an optax chain."""
+    keys = [str(getattr(key, "key", "")) for key in path]
+    return [before for before, key in pairwise(keys) if key == STACKED]
+
+
+def graft(old: Tree, new: Tree) -> Tree:
+    """Puts every leaf of `old` into its place in `new`.
+
+    A leaf of the same path and shape replaces the new one; a leaf of stacked blocks
+    [old_blocks, ...] replaces the first entries of the new one [new_blocks, ...].
+
+    Args:
+      old: any pytree of arrays made for the shallower network.
+      new: the same for the deeper network; its further blocks are kept.
+
+    Returns:
+      A tree of the structure and shapes of `new`. Grafting onto zeros pads a tree to a capacity.
+
+    Raises:
+      GraftError: lists what is only in the old tree, only in the new one, and what has another
+        shape or dtype in the two.
+    """
+    keystr = jax.tree_util.keystr
+    old_leaves = {keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    new_leaves, treedef = jax.tree_util.tree_flatten_with_path(new)
+    missing = sorted(set(old_leaves) - {keystr(path) for path, _ in new_leaves})
+    complaints = [f"  - {name}: only in the old tree" for name in missing]
+    result = []
+    for path, leaf in new_leaves:
+        name = keystr(path)
+        if name not in old_leaves:
+            complaints.append(f"  + {name}: only in the new tree")
+            continue
+        given = old_leaves[name]
+        if given.dtype == leaf.dtype and given.shape == leaf.shape:
+            result.append(given)
+        elif _is_shallower(given, leaf) and is_stacked(path):
+            result.append(jnp.asarray(leaf).at[: given.shape[0]].set(given))
+        else:
+            complaints.append(f"  ! {name}: {_describe(given)} in the old tree, {_describe(leaf)}")
+    if complaints:
+        raise GraftError(
+            "the old tree cannot be grafted into the new one:\n" + "\n".join(complaints)
+        )
+    return jax.tree.unflatten(treedef, result)
+
+
+def _is_shallower(given, leaf) -> bool:
+    if given.dtype != leaf.dtype or not given.ndim == leaf.ndim > 0:
+        return False
+    return given.shape[1:] == leaf.shape[1:] and given.shape[0] <= leaf.shape[0]
+
+
+def _describe(leaf) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def cut(tree: Tree, depths: tuple[int, ...]) -> Tree:
+    """Drops the blocks beyond `depths`, each with its stage's first: undoes a graft onto zeros."""
+
+    def cut_leaf(path, leaf):
+        for stage, depth in enumerate(depths):
+            if in_stage(path, stage):
+                return leaf[: depth - 1]
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(cut_leaf, tree)
+
+
+def write_block(tree: Tree, fresh: Tree, stage: int, slot: jax.Array | int) -> Tree:
+    """Copies the entries of one block of `stage` from `fresh` into a copy of `tree`.
+
+    Args:
+      tree: parameters, statistics or optimiser state.
+      fresh: a tree of the same structure and shapes, or one whose stacked leaves of `stage` have
+        no leading axis (a single block).
+      stage: whose blocks to change.
+      slot: which entry of the stacked axis; may be traced. One outside the axis changes nothing.
+    """
+
+    def write(path, leaf, new):
+        if not in_stage(path, stage) or leaf.ndim == 0 or leaf.shape[0] == 0:
+            return leaf
+        value = new if new.ndim == leaf.ndim - 1 else jnp.take(new, slot, axis=0, mode="clip")
+        return leaf.at[slot].set(value.astype(leaf.dtype), mode="drop", wrap_negative_indices=False)
+
+    return jax.tree_util.tree_map_with_path(write, tree, fresh)
+
+
+def place_block(variables: Variables, stage: int, slot: jax.Array | int, block: Variables):
+    """Writes one block's parameters and statistics into a slot; a negative slot changes nothing."""
+    name, placed = f"stage{stage}", {}
+    for part, tree in variables.items():
+        if part in block:
+            fresh = {**tree, name: {**tree[name], STACKED: block[part]}}
+            tree = write_block(tree, fresh, stage, slot)
+        placed[part] = tree
+    return placed
 
 
 def start_block(
@@ -32,14 +154,10 @@ def start_block(
     """Variables of the block that is to be appended to a stage; pure, may be jitted.
 
     Args:
-      network: has room for the block in `variables`: it is the deeper network, or one whose
-        depths are a capacity.
-      variables: of `network`; what stands in the new block's place does not matter.
-      stage: index of the stage that grows.
-      key: decides the draw.
+      network, variables: have room for the block: of the deeper network, or of a capacity. What
+        stands in the new block's place does not matter.
+      stage, key, images, labels: as for `grow`.
       initializer: how the block starts.
-      images: [N, H, W, C] float, normalised; for initialisers that look at data.
-      labels: int [N].
       live_depths: int32 [num_stages] before the growth.
       slot: place of the new block in the stacked axis, live_depths[stage] - 1.
 
@@ -48,9 +166,8 @@ def start_block(
     """
     family = network.family
     random_key, start_key = jax.random.split(key)
-    features = family.widths[stage]
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
-    like = jax.ShapeDtypeStruct((1, 8, 8, features), network.options.dtype)
+    like = jax.ShapeDtypeStruct((1, 8, 8, family.widths[stage]), network.options.dtype)
     block = unfreeze(rest_block(network, stage).lazy_init(random_key, like, False))
     context = Context(family)
     if initializer.needs_data(family) and images is not None:
@@ -70,27 +187,11 @@ def start_block(
                 full, images, train=True, live_depths=grown, mutable=["batch_stats"]
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            stats = updated.get("batch_stats", {}).get(f"stage{stage}", {}).get("rest", {})
+            stats = updated.get("batch_stats", {}).get(f"stage{stage}", {}).get(STACKED, {})
             return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[slot], stats)
 
         context = context._replace(loss=loss)
     return initializer.start(start_key, block, context)
-
-
-def _under(tree: Any, stage: int, block: Any) -> Any:
-    """`tree` with one block in place of the stacked blocks of a stage."""
-    name = f"stage{stage}"
-    return {**tree, name: {**tree[name], "rest": block}}
-
-
-def place_block(variables: Variables, stage: int, slot: jax.Array | int, block: Variables):
-    """Writes one block's parameters and statistics into a slot; a negative slot changes nothing."""
-    return {
-        name: write_block(tree, _under(tree, stage, block[name]), stage, slot)
-        if name in block
-        else tree
-        for name, tree in variables.items()
-    }
 
 
 def grow(
@@ -105,8 +206,8 @@ def grow(
 ) -> tuple[Network, Variables]:
     """Appends one block to a stage; the inputs stay as they are.
 
-    Builds the deeper network, initialises it, grafts every old parameter and running statistic in
-    and lets the initialiser write the new block (PAPER: "Algorithm", the append step).
+    Grafts every old parameter and running statistic into the deeper network, and lets the
+    initialiser write the new block (PAPER: "Algorithm", the append step).
 
     Args:
       network: from `build_network`.
@@ -138,12 +239,9 @@ def grow(
     if chosen.needs_labels and labels is None:
         raise UserError(f"initializer {initializer!r} trains the block: pass images= and labels=")
     _check_depths(network, variables)
-    depths = deepen(network.depths, stage)
-    deeper = network.clone(depths=depths)
-    if not needs_images:
-        images = labels = None
-    grown = _grow(deeper, stage, chosen, {**variables}, key, images, labels)
-    return deeper, grown
+    deeper = network.clone(depths=deepen(network.depths, stage))
+    data = (images, labels) if needs_images else (None, None)
+    return deeper, _grow(deeper, stage, chosen, {**variables}, key, *data)
 
 
 def _check_depths(network: Network, variables: Variables) -> None:
@@ -166,19 +264,12 @@ def _grow(deeper, stage, initializer, variables, key, images, labels):
     grafted = graft(variables, template)
     slot = deeper.depths[stage] - 2
     live = jnp.asarray([d - (i == stage) for i, d in enumerate(deeper.depths)], jnp.int32)
-    block = start_block(
-        deeper, grafted, stage, key, initializer, images, labels, live_depths=live, slot=slot
-    )
+    block = start_block(deeper, grafted, stage, key, initializer, images, labels, live, slot)
     return place_block(grafted, stage, slot, block)
 
 
 def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
-    """The optimiser's state for deeper parameters: old moments kept, new ones as at the start.
-
-    Args:
-      optimizer: any optax chain.
-      state: its state for the shallower parameters.
-      params: the deeper parameters.
+    """The optimiser's state for deeper `params`: old moments kept, new ones as at the start.
 
     Raises:
       GraftError: where the state was not made by `optimizer` for the shallower form of `params`.

@@ -1,7 +1,6 @@
 """How a new block starts (PAPER: "Initialisers of a new block").
 
-An initialiser is a pure function (key, block_variables, context) -> block_variables. It is given
-the family's random start and changes what it wants. `register_initializer` adds one's own.
+An initialiser is given a block with the family's random start, and changes what it wants.
 """
 
 from collections.abc import Callable
@@ -47,7 +46,9 @@ class Initializer(NamedTuple):
     """A start of a block and the data it needs.
 
     Attributes:
-      start: pure function (key, block_variables, context) -> block_variables.
+      start: pure function (key, block_variables, context) -> block_variables, which runs inside
+        `jax.jit`. `block_variables` is {"params": ...} and, with batch normalisation,
+        "batch_stats" of one block, leaves without an axis of blocks.
       needs_images: whether it reads `context.inputs`; or of which families it does.
       needs_labels: whether it calls `context.loss`, for which it needs images too.
       pretrain: whether the training loop, which gives `start` no loss then, trains the new block
@@ -65,74 +66,63 @@ class Initializer(NamedTuple):
         return self.needs_labels or (needs(family) if callable(needs) else needs)
 
 
-def _replace_last_bn(block: Variables, context: Context, scale, bias) -> Variables:
+def _replace_last_bn(block: Variables, context: Context, replace) -> Variables:
+    """Replaces scale and shift of the last BN by replace(number, leaf)."""
     name = context.family.last_bn
     if name not in block["params"]:
         raise UserError(
             f"the family's last_bn is {name!r}, but a block has {', '.join(block['params'])}; set"
             " it, or choose the initializer 'default' or one of your own"
         )
-    bn = {
-        "scale": scale(block["params"][name]["scale"]),
-        "bias": bias(block["params"][name]["bias"]),
-    }
+    old = block["params"][name]
+    bn = {leaf: replace(number, old[leaf]) for number, leaf in enumerate(("scale", "bias"))}
     return {**block, "params": {**block["params"], name: bn}}
 
 
-def _draw_last_bn(key: jax.Array, block: Variables, context: Context, draw) -> Variables:
-    """Draws scale and shift of the last BN, each from draw(key, shape, dtype)."""
-    scale_key, bias_key = jax.random.split(key)
-    return _replace_last_bn(
-        block,
-        context,
-        lambda a: draw(scale_key, a.shape, a.dtype),
-        lambda a: draw(bias_key, a.shape, a.dtype),
-    )
-
-
-def _map_kernels(block: Variables, draw) -> Variables:
-    """Replaces every convolution's kernel by draw(number, kernel)."""
+def _map_kernels(block: Variables, replace) -> Variables:
+    """Replaces every convolution's kernel by replace(number, kernel)."""
     params = dict(block["params"])
     for number, name in enumerate(sorted(params)):
         if isinstance(params[name], dict) and "kernel" in params[name]:
-            kernel = params[name]["kernel"]
-            params[name] = {**params[name], "kernel": draw(number, kernel)}
+            params[name] = {**params[name], "kernel": replace(number, params[name]["kernel"])}
     return {**block, "params": params}
 
 
-def _fan_in(kernel) -> int:
-    return kernel.size // kernel.shape[-1]
+def _draw(key: jax.Array, block: Variables, context: Context, last_bn, kernel) -> Variables:
+    """Draws a residual block's last BN, or a plain one's kernels by kernel(key, fan_in, ...)."""
+    if context.family.residual:
+        keys = jax.random.split(key)
+        return _replace_last_bn(block, context, lambda i, a: last_bn(keys[i], a.shape, a.dtype))
+
+    def draw(number, a):
+        fan_in = a.size // a.shape[-1]
+        return kernel(jax.random.fold_in(key, number), fan_in, a.shape, a.dtype)
+
+    return _map_kernels(block, draw)
 
 
 def default(key: jax.Array, block: Variables, context: Context) -> Variables:
     """The family's own random start."""
-    del key, context
     return block
 
 
 def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Residual: scale and shift of the last BN U[0, 1). Plain: kernels U(+-sqrt(6 / fan_in))."""
-    if context.family.residual:
-        return _draw_last_bn(key, block, context, jax.random.uniform)
 
-    def draw(number, kernel):
-        bound = (6.0 / _fan_in(kernel)) ** 0.5
-        key_ = jax.random.fold_in(key, number)
-        return jax.random.uniform(key_, kernel.shape, kernel.dtype, -bound, bound)
+    def kernel(key, fan_in, shape, dtype):
+        bound = (6.0 / fan_in) ** 0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return _map_kernels(block, draw)
+    return _draw(key, block, context, jax.random.uniform, kernel)
 
 
 def gaussian(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Residual: scale and shift of the last BN N(0, 1). Plain: kernels N(0, 2 / fan_in)."""
-    if context.family.residual:
-        return _draw_last_bn(key, block, context, jax.random.normal)
 
-    def draw(number, kernel):
-        key_ = jax.random.fold_in(key, number)
-        return (2.0 / _fan_in(kernel)) ** 0.5 * jax.random.normal(key_, kernel.shape, kernel.dtype)
+    def kernel(key, fan_in, shape, dtype):
+        return (2.0 / fan_in) ** 0.5 * jax.random.normal(key, shape, dtype)
 
-    return _map_kernels(block, draw)
+    return _draw(key, block, context, jax.random.normal, kernel)
 
 
 def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
@@ -144,31 +134,27 @@ def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
     non-negative, as it is behind a ReLU.
     """
     if context.family.residual:
-        return _replace_last_bn(block, context, jnp.zeros_like, jnp.zeros_like)
+        return _replace_last_bn(block, context, lambda _, leaf: jnp.zeros_like(leaf))
 
-    def identity(number, kernel):
-        del number
+    def identity(_, kernel):
         height, width, channels, _ = kernel.shape
         eye = jnp.eye(channels, dtype=kernel.dtype)
         return jnp.zeros_like(kernel).at[height // 2, width // 2].set(eye)
 
     block = _map_kernels(block, identity)
-    params = {
-        name: {**leaves, "bias": jnp.zeros_like(leaves["bias"])}
-        if isinstance(leaves, dict) and "bias" in leaves
-        else leaves
-        for name, leaves in block["params"].items()
-    }
-    stats = dict(block.get("batch_stats", {}))
-    if stats:
-        assert context.inputs is not None
-        inputs = context.inputs.astype(jnp.float32)
-        mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
-        for name in stats:
-            params[name] = {"scale": jnp.sqrt(var + EPSILON), "bias": mean}
-            stats[name] = {"mean": mean, "var": var}
-        return {**block, "params": params, "batch_stats": stats}
-    return {**block, "params": params}
+    params = dict(block["params"])
+    for name, leaves in params.items():
+        if isinstance(leaves, dict) and "bias" in leaves:
+            params[name] = {**leaves, "bias": jnp.zeros_like(leaves["bias"])}
+    block = {**block, "params": params}
+    if not block.get("batch_stats"):
+        return block
+    assert context.inputs is not None
+    inputs = context.inputs.astype(jnp.float32)
+    mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
+    names = block["batch_stats"]
+    params |= {name: {"scale": jnp.sqrt(var + EPSILON), "bias": mean} for name in names}
+    return {**block, "batch_stats": {name: {"mean": mean, "var": var} for name in names}}
 
 
 def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
@@ -183,11 +169,9 @@ def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
 def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
     """`default`, then Adam on the new block alone (rate 1e-3, L2 5e-4), all else frozen.
 
-    Here on the one batch of the context, for 100 steps. The training loop, which gives no loss,
-    does what the paper does instead: epochs of the training set, at most 10, until the accuracy is
-    back.
+    Here on the one batch of the context, for 100 steps; the training loop gives no loss and does
+    what the paper does: epochs of the training set, at most 10, until the accuracy is back.
     """
-    del key
     loss = context.loss
     if loss is None:
         return block
@@ -211,7 +195,7 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
 
 
 def make_adam() -> optax.GradientTransformation:
-    """The paper's optimiser for pre-training a block: Adam at 1e-3, L2 5e-4 in the gradient."""
+    """The paper's optimiser for pre-training a block, with L2 in the gradient."""
     return optax.chain(
         optax.add_decayed_weights(ADAM_WEIGHT_DECAY),
         optax.scale_by_adam(),
@@ -219,12 +203,8 @@ def make_adam() -> optax.GradientTransformation:
     )
 
 
-def _has_plain_bn(family: Family) -> bool:
-    return family.batch_norm and not family.residual
-
-
 # Morphism sets a plain block's normalisation from what enters it.
-_MORPHISM = Initializer(morphism, needs_images=_has_plain_bn)
+_MORPHISM = Initializer(morphism, lambda family: family.batch_norm and not family.residual)
 
 INITIALIZERS: Registry[Initializer] = Registry(
     "initializer",
@@ -252,13 +232,10 @@ def register_initializer(
 
     Args:
       name: a name not yet taken.
-      start: pure function (key, block_variables, context) -> block_variables; runs inside
-        `jax.jit`. `block_variables` is {"params": ...} and, with batch normalisation,
-        "batch_stats" of one block, leaves without an axis of blocks.
-      needs_images, needs_labels, pretrain: as of `Initializer`.
+      start, needs_images, needs_labels, pretrain: as of `Initializer`.
 
     Raises:
       UserError: where the name is taken.
     """
-    entry = Initializer(start, needs_labels or needs_images, needs_labels, pretrain)
-    INITIALIZERS.register(name, entry)
+    needs_images = needs_labels or needs_images
+    INITIALIZERS.register(name, Initializer(start, needs_images, needs_labels, pretrain))

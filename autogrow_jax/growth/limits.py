@@ -1,14 +1,22 @@
 """Limits on what growth may cost, for any policy: parameters, FLOPs, seconds, latency."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import check_number
-from autogrow_jax.growth.policy import Decision, Policy, State, ask, find_measurement
+from autogrow_jax.growth.policy import (
+    Decision,
+    Depths,
+    Measurements,
+    Policy,
+    State,
+    ask,
+    find_measurement,
+)
 from autogrow_jax.models.cost import Cost
 
-CostFn = Callable[[tuple[int, ...]], Cost]
+CostFn = Callable[[Depths], Cost]
 
 
 class Limits(NamedTuple):
@@ -34,47 +42,31 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
     """Holds a policy within limits.
 
     Parameters and FLOPs are known before a block is added, so they are never passed. A stage whose
-    next block would pass them is closed like one at its maximum depth, the others grow on, and
-    growth ends when no stage has room. That takes `policy.restrict`, which all policies of this
-    package have; with another policy growth ends the first time it would pass a limit.
+    next block would pass them is closed by `policy.restrict`, and growth ends when no stage has
+    room. A policy without `restrict` ends growth the first time it would pass a limit.
 
-    Seconds and latency are measured, so they are seen once they are passed. Growth ends after the
-    epoch that passes `max_seconds`, within a round of trials too, none of which is kept then. It
-    ends instead of the growth that is due when the network that would grow is slower than
-    `max_latency`: by the least latency since it grew last, as one epoch may be slow for other
-    reasons. That network is kept, so its last block may be the one that passed the limit. These two
-    limits make a run depend on the machine: started again after a kill, it may decide otherwise.
+    Seconds and latency are measured, so they are seen once they are passed, and a run depends on
+    the machine. Growth ends after the epoch that passes `max_seconds`, within a round of trials
+    too, none of which is kept then. It ends instead of the growth that is due when the network that
+    would grow, which is kept, is slower than `max_latency`: by the least latency since it grew
+    last, as one epoch may be slow for other reasons.
 
     After `max_epochs` growth ends with what the policy decides then, a growth that is due included;
     a trial is not begun.
 
     Args:
-      policy: any policy.
-      limits: what not to pass.
+      policy, limits: any policy, and what it may not pass.
       cost: depths -> parameters and FLOPs, for the first two limits. Pure; called at `init` and
         when a growth is due.
 
     Returns:
-      `policy` itself where nothing is limited. Else a policy that holds the state of `policy`
-      within its own; its `init` raises UserError where the seed depths pass a limit, its
-      `update` where `measurements` lack "seconds" (since the run began) or "latency" (seconds
-      for an image) that a limit needs.
+      `policy` itself where nothing is limited. Else a policy whose `init` raises UserError where
+      the seed depths pass a limit, and `update` where `measurements` lack "seconds" (since the run
+      began) or "latency" (seconds for an image) that a limit needs.
 
     Raises:
       UserError: for a limit that is not a finite number of at least 0, and for one on parameters
         or FLOPs without `cost`.
-
-    Example:
-      >>> from autogrow_jax.growth import periodic, replay
-      >>> from autogrow_jax.models import build_network, estimate_cost
-      >>> network = build_network("plain3", (1, 1, 1))
-      >>> small = limited(
-      ...     periodic(interval=1),
-      ...     Limits(max_params=60_000),
-      ...     lambda depths: estimate_cost(network, (32, 32, 3), depths),
-      ... )
-      >>> replay(small, range(1, 30)).depths
-      (7, 3, 1)
     """
     for name, value in limits._asdict().items():
         check_number(name, value)
@@ -84,7 +76,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
     if not any(limits):
         return policy
 
-    def find_excess(depths: tuple[int, ...]) -> str:
+    def find_excess(depths: Depths) -> str:
         """What depths pass of the limits on cost, in words; "" if nothing."""
         if cost is None or not by_cost:
             return ""
@@ -95,11 +87,8 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             return f"{found.flops:,} FLOPs, above max_flops={limits.max_flops:,.0f}"
         return ""
 
-    def fits(depths: tuple[int, ...]) -> bool:
-        return not find_excess(depths)
-
     restrict = policy.restrict
-    inner = restrict(fits) if restrict and by_cost else policy
+    inner = restrict(lambda depths: not find_excess(depths)) if restrict and by_cost else policy
 
     def init() -> State:
         excess = find_excess(inner.seed_depths)
@@ -117,7 +106,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         }
 
     def update(
-        state: State, accuracy: float, *, measurements: Mapping[str, float] | None = None
+        state: State, accuracy: float, *, measurements: Measurements | None = None
     ) -> tuple[State, Decision]:
         depths = tuple(state["depths"])
         if state["finished"]:
@@ -125,7 +114,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         inner_state, decision = ask(inner, state["inner"], depths, accuracy, measurements)
         epochs = state["epochs"] + 1
         given = measurements or {}
-        over = decision.depths != depths and not fits(decision.depths)
+        over = decision.depths != depths and bool(find_excess(decision.depths))
         if limits.max_seconds:
             over |= find_measurement(given, "seconds", "max_seconds") > limits.max_seconds
         latency = state["latency"]
@@ -151,8 +140,5 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         }
         return new_state, decision
 
-    def restrict_both(allowed: Callable[[tuple[int, ...]], bool]) -> Policy:
-        assert restrict is not None
-        return limited(restrict(allowed), limits, cost)
-
-    return policy._replace(init=init, update=update, restrict=restrict and restrict_both)
+    both = restrict and (lambda allowed: limited(restrict(allowed), limits, cost))
+    return policy._replace(init=init, update=update, restrict=both)

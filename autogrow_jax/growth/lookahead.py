@@ -1,20 +1,17 @@
 """Lookahead growth: try the next block in each open stage for an epoch, keep the best stage.
 
-The paper's policies choose the stage to grow by turns. This one chooses it by trial, and is
-otherwise periodic growth, so that a comparison of the two shows what the choice is worth.
+It is otherwise periodic growth, so that comparing the two shows what the choice is worth.
 
 1.  The *kept net* is trained for `interval` epochs. Its accuracies, and only they, enter the
     metric and fill the window of the stop rule, which is that of `periodic`.
 2.  Then, in this order: *freeze* the stage that grew last, if stalled; *leave* if no stage is open;
     *look ahead*.
-3.  Looking ahead is a round of trials, one epoch for each open stage. Every trial starts from the
-    kept net and adds a block to one stage. The trial with the highest validation accuracy becomes
-    the kept net, and its epoch is the first of the next interval. Of equals the stage that is next
-    by turns after the one that grew last is kept, so that a curve that cannot tell the stages apart
-    gives periodic growth. With a single open stage there is nothing to choose: it grows, untried.
+3.  Looking ahead is a round of trials, one epoch for each open stage, each from the kept net. The
+    trial with the highest validation accuracy becomes the kept net, and its epoch the first of the
+    next interval. Of equals the stage next by turns is kept, so that a curve that cannot tell the
+    stages apart gives periodic growth. A single open stage grows untried.
 4.  `max_growth_epochs` counts every epoch trained, trials included. What does not fit in is not
-    begun: a round of n trials needs n epochs, a growth without trials one. So every block in the
-    found net was trained in the growth phase, no round is broken off, and the phase ends.
+    begun, so every block of the found net was trained in the growth phase.
 
 | epoch over                     | open stages | epochs left for the phase   | then                |
 |--------------------------------|-------------|-----------------------------|---------------------|
@@ -31,19 +28,20 @@ otherwise periodic growth, so that a comparison of the two shows what the choice
 The cost: with M open stages, a block costs M - 1 epochs more than in periodic growth.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.mechanism import check_accuracy, gain_rule
-from autogrow_jax.growth.placement import PolicySettings, find_open_stages
+from autogrow_jax.growth.placement import PolicySettings, find_open_stages, turn
 from autogrow_jax.growth.policy import (
     Action,
     Allowed,
     Decision,
+    Measurements,
     Policy,
     State,
-    check_state,
     deepen,
+    read_depths,
 )
 
 
@@ -76,15 +74,9 @@ def lookahead(
       Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
     """
     settings = PolicySettings(
-        "lookahead",
-        seed_depths,
-        max_depths,
-        interval,
-        window,
-        threshold,
-        metric,
+        "lookahead", seed_depths, max_depths, interval, window, threshold, metric,
         max_growth_epochs=max_growth_epochs,
-    )
+    )  # fmt: skip
     if settings.interval < 2:
         raise UserError(
             f"interval={interval} leaves a tried net no epoch after its trial, which is the first "
@@ -111,14 +103,9 @@ def _build(settings: PolicySettings) -> Policy:
         }
 
     def update(
-        state: State,
-        accuracy: float,
-        *,
-        measurements: Mapping[str, float] | None = None,
+        state: State, accuracy: float, *, measurements: Measurements | None = None
     ) -> tuple[State, Decision]:
-        del measurements  # trials and stop rule look at the accuracy alone
-        depths = tuple(state["depths"])
-        check_state(depths, seed_depths)
+        depths = read_depths(state, seed_depths)
         if state["finished"]:
             return state, Decision("finetune", depths)
         accuracy = check_accuracy(accuracy)
@@ -141,9 +128,8 @@ def _build(settings: PolicySettings) -> Policy:
         if rule.stalled(state["metric"]):
             frozen = [f or i == state["grown"] for i, f in enumerate(state["frozen"])]
             state = {**state, "frozen": frozen}
-        stages = _by_turns(
-            find_open_stages(state["depths"], state["frozen"], settings), state["grown"]
-        )
+        open_stages = find_open_stages(state["depths"], state["frozen"], settings)
+        stages = turn(open_stages, state["grown"])
         if not stages:
             return _finish(state)
         if state["epochs"] + len(stages) > settings.max_growth_epochs:
@@ -180,12 +166,6 @@ def _finish(state: State, stages: tuple[int, ...] = ()) -> tuple[State, Decision
     return {**state, "finished": True}, Decision("finetune", tuple(state["depths"]), stages)
 
 
-def _by_turns(stages: Sequence[int], grown: int | None) -> list[int]:
-    """`stages` (ascending) from the one after `grown` on, and round."""
-    last = -1 if grown is None else grown
-    return [s for s in stages if s > last] + [s for s in stages if s <= last]
-
-
 def _find_best(tried: Sequence[Sequence[float]]) -> tuple[int, float]:
     """Stage and accuracy of the best trial, the first of equals."""
     stage, accuracy = max(tried, key=lambda trial: trial[1])
@@ -193,9 +173,5 @@ def _find_best(tried: Sequence[Sequence[float]]) -> tuple[int, float]:
 
 
 def _grow(state: State, stage: int, since: int) -> State:
-    return {
-        **state,
-        "depths": list(deepen(state["depths"], stage)),
-        "grown": stage,
-        "since": since,
-    }
+    depths = list(deepen(state["depths"], stage))
+    return {**state, "depths": depths, "grown": stage, "since": since}

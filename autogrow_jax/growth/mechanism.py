@@ -1,12 +1,10 @@
-"""Decides when to grow and when to stop: the mechanism of the paper's policies, and stop rules.
-
-A stop rule says whether the curve has stalled. The paper's is `gain_rule`, as in 1 and 2; any may
-be given to `periodic` as `stop`.
+"""Decides when to grow and when to stop: the mechanism of the paper's policies.
 
 1.  After each epoch the accuracy enters the metric: "max", the highest accuracy so far over all
     architectures, or "avg", `0.95 * average + 0.05 * accuracy` starting from 0 (not corrected).
-2.  The curve has *stalled* when `gain < threshold`, where `gain = metric[now] - metric[window
-    epochs ago]`. While fewer than `window + 1` epochs exist, `gain = metric[now]`.
+2.  A stop rule says whether the curve has *stalled*. The paper's, `gain_rule`: the metric gained
+    less than `threshold` over the window. While that is not full the gain is the metric itself, so
+    no curve above the threshold stalls.
 3.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
     *freeze* (only if stalled), *leave* if every stage is frozen or at its maximum depth, *grow*.
 4.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
@@ -29,28 +27,25 @@ KDD 2020, arXiv 1906.02909.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import PolicySettings, choose_stages, find_open_stages
 from autogrow_jax.growth.policy import (
     Action,
     Allowed,
     Decision,
+    Depths,
+    Measurements,
     Policy,
     State,
-    check_state,
     deepen,
-    find_measurement,
+    read_depths,
 )
 
 _AVERAGE_DECAY = 0.95
 
-Depths = tuple[int, ...]
 History = list[Any]
-Measurements = Mapping[str, float]
 
 
 class Rule(NamedTuple):
@@ -81,13 +76,12 @@ def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
     """Makes the mechanism of this module, with a rule to say when the curve has stalled."""
     rule = stop(settings)
     seed_depths = tuple(settings.seed_depths)
-    num_stages = len(seed_depths)
 
     def init() -> State:
         return {
             "epochs": 0,
             "depths": list(seed_depths),
-            "frozen": [False] * num_stages,
+            "frozen": [False] * len(seed_depths),
             "grown": None,  # the stage grown last
             "grew": False,  # whether the current interval began with growth
             "metric": [],  # the rule's history, of the last `window + 1` epochs
@@ -95,49 +89,36 @@ def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
         }
 
     def update(
-        state: State,
-        accuracy: float,
-        *,
-        measurements: Mapping[str, float] | None = None,
+        state: State, accuracy: float, *, measurements: Measurements | None = None
     ) -> tuple[State, Decision]:
-        depths = tuple(state["depths"])
-        check_state(depths, seed_depths)
+        depths = read_depths(state, seed_depths)
         if state["finished"]:
             return state, Decision("finetune", depths)
         metric = rule.push(state["metric"], accuracy, depths, measurements or {}, settings.window)
         epochs = state["epochs"] + 1
-        over = False
-        frozen = list(state["frozen"])
-        grown, grew = state["grown"], state["grew"]
+        state = {**state, "epochs": epochs, "metric": metric}
+        if epochs % settings.interval:
+            return state, Decision("train", depths)
+        stalled = rule.stalled(metric)
+        over = epochs >= settings.max_growth_epochs
+        may_freeze, may_grow = True, True
+        if settings.patient:
+            may_freeze, may_grow = state["grew"], stalled and not over
+        # The order matters: a stage frozen now must not grow now.
+        frozen, grown = list(state["frozen"]), state["grown"]
+        if stalled and may_freeze:
+            frozen = [f or settings.mode != "group" or i == grown for i, f in enumerate(frozen)]
+        open_stages = find_open_stages(depths, frozen, settings)
+        over = over or not open_stages
+        grew = may_grow and bool(open_stages)
         stages: tuple[int, ...] = ()
-        if epochs % settings.interval == 0:
-            stalled = rule.stalled(metric)
-            over = epochs >= settings.max_growth_epochs
-            may_freeze, may_grow = True, True
-            if settings.patient:
-                may_freeze, may_grow = grew, stalled and not over
-            # The order matters: a stage frozen now must not grow now.
-            if stalled and may_freeze:
-                for stage in range(num_stages):
-                    frozen[stage] |= settings.mode != "group" or stage == grown
-            open_stages = find_open_stages(depths, frozen, settings)
-            over = over or not open_stages
-            grew = may_grow and bool(open_stages)
-            if grew:
-                stages = choose_stages(depths, open_stages, grown, epochs, settings)
-                depths = deepen(depths, *stages)
-                grown = stages[-1] if stages else grown
-        new_state = {
-            "epochs": epochs,
-            "depths": list(depths),
-            "frozen": frozen,
-            "grown": grown,
-            "grew": grew,
-            "metric": metric,
-            "finished": over,
-        }
+        if grew:
+            stages = choose_stages(depths, open_stages, grown, epochs, settings)
+            depths = deepen(depths, *stages)
+            grown = stages[-1] if stages else grown
+        state |= {"depths": list(depths), "frozen": frozen, "grown": grown, "grew": grew}
         action: Action = "finetune" if over else "grow" if stages else "train"
-        return new_state, Decision(action, depths, stages)
+        return {**state, "finished": over}, Decision(action, depths, stages)
 
     def restrict(allowed: Allowed) -> Policy:
         return build_policy(settings.restrict(allowed), stop)
@@ -148,73 +129,10 @@ def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
 
 def gain_rule(settings: PolicySettings) -> Rule:
     """Stalls as in the paper: the metric gained less than `threshold` points over the window."""
-    window, threshold = settings.window, settings.threshold
     return Rule(
-        lambda last, accuracy, *_: _metric(last, accuracy, settings.metric),
-        lambda history: _gain(history, window) < threshold,
+        lambda last, accuracy, *_: next_metric(last, accuracy, settings.metric),
+        lambda history: gain(history, settings.window) < settings.threshold,
     )
-
-
-def slope_rule(settings: PolicySettings) -> Rule:
-    """Stalls where the line through a full window rises by less than `threshold` points."""
-    window, threshold = settings.window, settings.threshold
-    return Rule(
-        lambda last, accuracy, *_: check_accuracy(accuracy),
-        lambda history: len(history) > window and fitted_gain(history) < threshold,
-    )
-
-
-def gap_rule(max_gap: float) -> StopRule:
-    """Stalls by the table of `autogrow_jax.growth.gap`."""
-
-    def make(settings: PolicySettings) -> Rule:
-        window, threshold = settings.window, settings.threshold
-
-        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
-            del depths
-            train = find_measurement(given, "train_accuracy", "growth policy 'gap'")
-            train = check_accuracy(train, "train")
-            last_validation, last_train, _ = last or (None, None, None)
-            return [
-                _metric(last_validation, accuracy, settings.metric),
-                _metric(last_train, train, settings.metric),
-                train - float(accuracy),
-            ]
-
-        def stalled(history: History) -> bool:
-            validation, train, gaps = zip(*history, strict=True)
-            if _gain(validation, window) >= threshold:
-                return False
-            return fmean(gaps[-window:]) > max_gap or _gain(train, window) < threshold
-
-        return Rule(measure, stalled)
-
-    return make
-
-
-def efficiency_rule(cost: Callable[[Depths], float], price: float) -> StopRule:
-    """Stalls where the gain is below `price` points for each doubling of cost over the window."""
-
-    def make(settings: PolicySettings) -> Rule:
-        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
-            del given
-            spent = float(cost(depths))
-            if not (math.isfinite(spent) and spent > 0.0):
-                raise UserError(
-                    f"the cost of depths {depths} is {spent}; growth policy 'efficiency' needs a"
-                    " finite number above 0"
-                )
-            return [_metric(last and last[0], accuracy, settings.metric), spent]
-
-        def stalled(history: History) -> bool:
-            metric, costs = zip(*history, strict=True)
-            # All of the history that is kept: `window` epochs, or what there is of them.
-            doublings = math.log2(costs[-1] / costs[0])
-            return _gain(metric, settings.window) < max(settings.threshold, price * doublings)
-
-        return Rule(measure, stalled)
-
-    return make
 
 
 def check_accuracy(accuracy: float, kind: str = "validation") -> float:
@@ -228,23 +146,7 @@ def check_accuracy(accuracy: float, kind: str = "validation") -> float:
     return accuracy
 
 
-def fitted_gain(accuracies: Sequence[float]) -> float:
-    """Computes the rise, first to last, of the least-squares line through accuracies.
-
-    Args:
-      accuracies: at least two, in percent, one epoch apart.
-
-    Returns:
-      Slope times the number of epochs between first and last, in percentage points.
-    """
-    epochs = len(accuracies) - 1
-    middle = epochs / 2
-    # fsum: a level curve must have a slope of exactly zero, which a threshold of 0 accepts.
-    rise = math.fsum((epoch - middle) * a for epoch, a in enumerate(accuracies))
-    return epochs * rise / math.fsum((epoch - middle) ** 2 for epoch in range(epochs + 1))
-
-
-def _metric(last: float | None, accuracy: float, metric: str) -> float:
+def next_metric(last: float | None, accuracy: float, metric: str) -> float:
     """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""
     accuracy = check_accuracy(accuracy)
     if metric == "avg":
@@ -252,9 +154,15 @@ def _metric(last: float | None, accuracy: float, metric: str) -> float:
     return accuracy if last is None else max(last, accuracy)
 
 
-def _gain(metric: Sequence[float], window: int) -> float:
-    """What the metric gained over `window` epochs; all of it before the window is full.
-
-    So a rule that compares the gain cannot fire on a curve above its threshold before then.
-    """
+def gain(metric: Sequence[float], window: int) -> float:
+    """What the metric gained over `window` epochs; all of it before the window is full."""
     return metric[-1] - metric[-1 - window] if len(metric) > window else metric[-1]
+
+
+def fitted_gain(accuracies: Sequence[float]) -> float:
+    """The rise, first to last, of the least-squares line through at least two accuracies."""
+    epochs = len(accuracies) - 1
+    middle = epochs / 2
+    # fsum: a level curve must have a slope of exactly zero, which a threshold of 0 accepts.
+    rise = math.fsum((epoch - middle) * a for epoch, a in enumerate(accuracies))
+    return epochs * rise / math.fsum((epoch - middle) ** 2 for epoch in range(epochs + 1))

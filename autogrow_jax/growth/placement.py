@@ -5,11 +5,11 @@ import difflib
 import math
 import operator
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.growth.policy import Allowed, deepen
+from autogrow_jax.growth.policy import Allowed, Depths, deepen
 
 METRICS = ("max", "avg")
 MODES = ("group", "all", "sub", "rate")
@@ -19,10 +19,10 @@ MODES = ("group", "all", "sub", "rate")
 class PolicySettings:
     """What a policy of this package was called with, checked and made plain Python values.
 
-    Depths may be given as any sequence of whole numbers, NumPy's included, and are tuples of ints
-    afterwards. The fields are described at `autogrow_jax.growth.periodic`, but for two: growth that
-    is `patient` adds blocks only when accuracy has stalled; `allowed(depths)` refuses depths that
-    may not be grown to, beside those above `max_depths`; None refuses none.
+    Depths may be any sequence of whole numbers, NumPy's included, and are tuples of ints
+    afterwards. For the fields see `autogrow_jax.growth.periodic`, but for two: growth that is
+    `patient` adds blocks only when accuracy has stalled; `allowed(depths)` refuses depths that may
+    not be grown to, beside those above `max_depths`.
 
     Raises:
       UserError: if a value is of the wrong kind or out of range, or two of them contradict.
@@ -41,35 +41,28 @@ class PolicySettings:
     max_growth_epochs: int = 4000
     seed: int = 0
     patient: bool = False
-    allowed: Allowed | None = None
+    allowed: Allowed = lambda depths: True
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {
-            "seed_depths": _whole_numbers("seed_depths", self.seed_depths, least=1),
-            "max_depths": _whole_numbers("max_depths", self.max_depths, least=1),
-            "interval": _whole_number("interval", self.interval, least=1),
-            "window": _whole_number("window", self.window, least=1),
-            "threshold": check_number("threshold", self.threshold),
-            "metric": _choice("metric", self.metric, METRICS),
-            "mode": _choice("mode", self.mode, MODES),
-            "rate": check_number("rate", self.rate),
-            "max_growth_epochs": _whole_number(
-                "max_growth_epochs", self.max_growth_epochs, least=1
-            ),
-            "seed": _whole_number("seed", self.seed),
-        }
+        def check(check_one, *names: str, **how: Any) -> None:
+            for name in names:
+                value = check_one(name, getattr(self, name), **how)
+                object.__setattr__(self, name, value)  # frozen for everyone else
+
+        check(_whole_numbers, "seed_depths", "max_depths", least=1)
+        check(_whole_number, "interval", "window", "max_growth_epochs", least=1)
+        check(_whole_number, "seed")
+        check(check_number, "threshold", "rate")
+        check(_choice, "metric", accepted=METRICS)
+        check(_choice, "mode", accepted=MODES)
         if self.sub is not None:
-            checked["sub"] = _whole_numbers("sub", self.sub, least=0)
-        for field, value in checked.items():
-            object.__setattr__(self, field, value)  # frozen for everyone else
+            check(_whole_numbers, "sub", least=0)
         self._check_depths()
         self._check_mode()
 
     def restrict(self, allowed: Allowed) -> "PolicySettings":
         """The same settings, with depths refused that `allowed` refuses beside those before."""
         before = self.allowed
-        if before is None:
-            return dataclasses.replace(self, allowed=allowed)
         return dataclasses.replace(self, allowed=lambda d: before(d) and allowed(d))
 
     def _check_depths(self) -> None:
@@ -110,15 +103,8 @@ class PolicySettings:
             )
 
 
-def make_settings(
-    name: str, given: Mapping[str, Any], without: Sequence[str] = ()
-) -> PolicySettings:
-    """Makes the settings of policy `name` of keyword arguments.
-
-    Raises:
-      TypeError: for a keyword that is no setting, or one of those it is `without`.
-      UserError: for a value, as `PolicySettings`.
-    """
+def make_settings(name: str, given: dict[str, Any], without: Sequence[str] = ()) -> PolicySettings:
+    """Makes the settings of policy `name` of keyword arguments; TypeError for one it lacks."""
     hidden = {"name", "patient", "allowed", *without}
     known = [f.name for f in dataclasses.fields(PolicySettings) if f.name not in hidden]
     for keyword in given:
@@ -166,49 +152,42 @@ def _choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:
 
 def find_open_stages(
     depths: Sequence[int], frozen: Sequence[bool], settings: PolicySettings
-) -> tuple[int, ...]:
-    """Finds, ascending, the stages not frozen that have room for another block.
-
-    A stage has room below its maximum depth, if `settings.allowed` lets it have one block more.
-    """
-    return tuple(
-        stage
-        for stage, shut in enumerate(frozen)
-        if not shut and _has_room(depths, stage, settings)
-    )
+) -> Depths:
+    """Finds, ascending, the stages not frozen that have room for another block."""
+    return tuple(s for s, shut in enumerate(frozen) if not shut and _has_room(depths, s, settings))
 
 
 def _has_room(depths: Sequence[int], stage: int, settings: PolicySettings) -> bool:
-    if depths[stage] >= settings.max_depths[stage]:
-        return False
-    return settings.allowed is None or settings.allowed(deepen(depths, stage))
+    return depths[stage] < settings.max_depths[stage] and settings.allowed(deepen(depths, stage))
+
+
+def turn(stages: Sequence[int], grown: int | None) -> list[int]:
+    """`stages` (ascending) by turns: from the one after `grown`, the last that grew, and round."""
+    last = -1 if grown is None else grown
+    return [s for s in stages if s > last] + [s for s in stages if s <= last]
 
 
 def choose_stages(
-    depths: Sequence[int],
-    open_stages: Sequence[int],
-    grown: int | None,
-    epochs: int,
-    settings: PolicySettings,
+    depths: Depths, open_stages: Depths, grown: int | None, epochs: int, settings: PolicySettings
 ) -> tuple[int, ...]:
     """Chooses the stage of each new block, ascending; a stage that gains several is named as often.
 
-    Args:
-      depths: blocks in each stage before the growth.
-      open_stages: what `find_open_stages` gave, not empty.
-      grown: the stage that grew last, None before the first growth; mode "group" only.
-      epochs: epochs trained so far; the draws of mode "rate" depend on it.
-      settings: of the policy.
-
-    Returns:
-      Stage indices; empty only if mode "sub" gives every open stage 0 blocks.
+    Empty only if mode "sub" gives every open stage, of which there is one at least, 0 blocks. The
+    draws of mode "rate" depend on the seed and the epochs trained so far.
     """
     if settings.mode == "group":
-        last = -1 if grown is None else grown
-        return (next((stage for stage in open_stages if stage > last), open_stages[0]),)
-    if settings.mode == "rate":
-        return _draw_stages(depths, open_stages, epochs, settings)
+        return (turn(open_stages, grown)[0],)
     chosen: list[int] = []
+    if settings.mode == "rate":
+        # Seeding with a string and calling `random()` draws alike on every Python and platform.
+        draw = random.Random(f"{settings.seed},{epochs}").random
+        for _ in range(max(1, round(settings.rate * sum(depths)))):
+            candidates = [stage for stage in open_stages if _has_room(depths, stage, settings)]
+            if not candidates:
+                break
+            chosen.append(candidates[int(draw() * len(candidates))])
+            depths = deepen(depths, chosen[-1])
+        return tuple(sorted(chosen))
     for stage in open_stages:
         for _ in range(1 if settings.sub is None else settings.sub[stage]):
             # One by one: each may fit by itself where all of them together do not.
@@ -216,18 +195,3 @@ def choose_stages(
                 chosen.append(stage)
                 depths = deepen(depths, stage)
     return tuple(chosen)
-
-
-def _draw_stages(
-    depths: Sequence[int], open_stages: Sequence[int], epochs: int, settings: PolicySettings
-) -> tuple[int, ...]:
-    # Seeding with a string and calling `random()` draws alike on every Python and platform.
-    draw = random.Random(f"{settings.seed},{epochs}").random
-    chosen: list[int] = []
-    for _ in range(max(1, round(settings.rate * sum(depths)))):
-        candidates = [stage for stage in open_stages if _has_room(depths, stage, settings)]
-        if not candidates:
-            break
-        chosen.append(candidates[int(draw() * len(candidates))])
-        depths = deepen(depths, chosen[-1])
-    return tuple(sorted(chosen))

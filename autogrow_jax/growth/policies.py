@@ -1,22 +1,27 @@
 """The growth policies by name: the paper's two, and four that stop or choose by other rules."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.growth.lookahead import lookahead
 from autogrow_jax.growth.mechanism import (
+    History,
+    Rule,
     StopRule,
     build_policy,
-    efficiency_rule,
+    check_accuracy,
+    fitted_gain,
+    gain,
     gain_rule,
-    gap_rule,
-    slope_rule,
+    next_metric,
 )
 from autogrow_jax.growth.placement import PolicySettings, check_number, make_settings
-from autogrow_jax.growth.policy import Policy
+from autogrow_jax.growth.policy import Depths, Measurements, Policy, find_measurement
 
 
 def periodic(
@@ -36,8 +41,8 @@ def periodic(
 ) -> Policy:
     """Makes periodic growth (p-AutoGrow): a block every `interval` epochs, converged or not.
 
-    A stage is frozen when the metric gained less than `threshold` over a full window. So no run
-    stops below a floor of depths; it is 13-13-12 from 1-1-1 with the defaults.
+    No stage is frozen before the window is full, so no run stops below a floor of depths, 13-13-12
+    from 1-1-1 with the defaults.
 
     Args:
       seed_depths: blocks in each stage at the start, one entry a stage, each at least 1.
@@ -49,24 +54,20 @@ def periodic(
       mode: "group", one block in one stage by turns (the paper's); "all", one block in every
         stage; "sub", `sub[i]` blocks in stage i; "rate", `round(rate * total depth)` blocks, at
         least one, each in a stage drawn at random among those with room.
-      sub: blocks for each stage, for mode "sub" only. A stage given 0 stays open all the same.
+      sub: blocks for each stage, for mode "sub" only; a stage given 0 stays open.
       rate: share of the total depth added at each growth, above 0; mode "rate" only.
-      max_growth_epochs: epochs after which the growth phase ends in any case, with the interval
-        that is under way, at least 1.
+      max_growth_epochs: epochs after which growth ends, with the interval under way, at least 1.
       seed: the draws of mode "rate" depend on `seed` and the epoch alone.
       stop: makes the rule that says when the curve has stalled, of these settings.
 
-    Returns:
-      The policy. Its `update` raises ValueError on an accuracy that is not finite.
-
     Raises:
       UserError: for a value outside of what is said above.
+      ValueError: by the policy's `update`, on an accuracy that is not finite.
 
     Example:
       >>> policy = periodic(interval=1)
-      >>> state, decision = policy.update(policy.init(), 61.5)
-      >>> decision.action, decision.depths, decision.stages
-      ('grow', (2, 1, 1), (0,))
+      >>> policy.update(policy.init(), 61.5)[1]
+      Decision(action='grow', depths=(2, 1, 1), stages=(0,), best=None)
     """
     settings = PolicySettings(
         "periodic", seed_depths, max_depths, interval, window, threshold, metric, mode, sub, rate,
@@ -86,9 +87,7 @@ def convergent(
 ) -> Policy:
     """Makes convergent growth (c-AutoGrow): a block only once the net has stopped improving.
 
-    At the start of an interval the net grows if the metric gained less than `threshold` over the
-    last one. At the end of an interval that began with growth the same test freezes the stage that
-    grew. Nothing grows before `2 * interval` epochs, unless the metric itself is below `threshold`.
+    Nothing grows before `2 * interval` epochs, unless the metric itself is below `threshold`.
 
     Args:
       interval: K, epochs between two looks and also the window of the gain, at least 1 (100 in
@@ -96,9 +95,9 @@ def convergent(
       seed_depths, max_depths, threshold, metric, mode: as for `periodic`.
       **settings: sub, rate, max_growth_epochs, seed, as for `periodic`.
     """
-    settings |= dict(seed_depths=seed_depths, max_depths=max_depths, interval=interval)
-    settings |= dict(threshold=threshold, metric=metric, mode=mode)
-    checked = make_settings("convergent", settings, without=("window",))
+    given = dict(seed_depths=seed_depths, max_depths=max_depths, interval=interval, **settings)
+    given |= dict(threshold=threshold, metric=metric, mode=mode)
+    checked = make_settings("convergent", given, without=("window",))
     patient = dataclasses.replace(checked, window=checked.interval, patient=True)
     return build_policy(patient, gain_rule)
 
@@ -111,40 +110,38 @@ def slope(
     """Makes growth like `periodic` that stops by the slope of a line through the whole window.
 
     The paper's gain is the difference of two running maxima, which one lucky epoch holds at zero.
-    Here the least-squares line through the last `window + 1` accuracies decides:
-
-        slope * window < threshold: the run has stalled
-
-    On a straight curve that rises the two agree. A lucky epoch of p points moves the fitted gain by
-    at most about `6 p / window`, noise of standard deviation s by `s * sqrt(12 / window)`, so a
-    shorter window wants a higher threshold. Nothing stalls before `window + 1` epochs.
+    Here the run has stalled if `slope * window < threshold`, of the least-squares line through the
+    last `window + 1` accuracies; before there are as many, never. A lucky epoch of p points moves
+    the fitted gain by at most about `6 p / window`, noise of standard deviation s by
+    `s * sqrt(12 / window)`, so a shorter window wants a higher threshold.
 
     Args:
-      seed_depths, max_depths, **settings: as for `periodic`, without `metric`: the line is fitted
-        to the accuracies themselves.
-
-    Example:
-      >>> from autogrow_jax.growth import replay
-      >>> rising = [50 + epoch / 10 for epoch in range(60)]
-      >>> rising[5] = 56.0  # a lucky epoch
-      >>> [replay(make(window=30), rising).finished for make in (periodic, slope)]
-      [True, False]
+      seed_depths, max_depths, **settings: as for `periodic`, without `metric`.
     """
+
+    def rule(settings: PolicySettings) -> Rule:
+        return Rule(
+            lambda last, accuracy, *_: check_accuracy(accuracy),
+            lambda history: (
+                len(history) > settings.window and fitted_gain(history) < settings.threshold
+            ),
+        )
+
     given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    return build_policy(make_settings("slope", given, without=("metric",)), slope_rule)
+    return build_policy(make_settings("slope", given, without=("metric",)), rule)
 
 
 def gap(
     seed_depths: Sequence[int] = (1, 1, 1),
     max_depths: Sequence[int] = (200, 200, 200),
+    *,
     max_gap: float = 5.0,
     **settings: Any,
 ) -> Policy:
     """Makes growth like `periodic` that goes on in a stalled net as long as it underfits.
 
-    The gap of an epoch is train minus validation accuracy in percentage points, and what counts is
-    its mean over the last `window` epochs. Both accuracies have their gain over the window, as
-    validation has in `periodic`. At the end of each interval:
+    The gap is train minus validation accuracy in percentage points, its mean over the last `window`
+    epochs. At the end of each interval, "gains" meaning by `threshold` or more over the window:
 
     | validation gains | gap           | train gains | the stage grown last                       |
     |------------------|---------------|-------------|--------------------------------------------|
@@ -153,65 +150,80 @@ def gap(
     | no               | within        | yes         | stays open: the net underfits and learns   |
     | no               | within        | no          | is frozen: depth no longer helps it learn  |
 
-    "Gains" means by `threshold` or more. So `gap` freezes only when `periodic` would, and spares a
-    stage in the third row alone. Train accuracy is what the training steps saw: with augmentation,
-    and averaged over an epoch in which the weights improved.
-
     Args:
+      seed_depths, max_depths, **settings: as for `periodic`; `metric` is of both accuracies.
       max_gap: percentage points that train may be ahead of validation, at least 0.
-      seed_depths, max_depths, **settings: as for `periodic`. `metric` is of both accuracies, for
-        the gains; the gap is of the accuracies.
 
-    Returns:
-      The policy. Its `update` needs `measurements={"train_accuracy": percent}` and raises
-      UserError without.
-
-    Example:
-      >>> policy = gap(interval=1)
-      >>> _, decision = policy.update(policy.init(), 61.5, measurements={"train_accuracy": 60.0})
-      >>> decision.depths
-      (2, 1, 1)
+    Raises:
+      UserError: by the policy's `update`, without `measurements={"train_accuracy": percent}`.
     """
+    most = check_number("max_gap", max_gap)
+
+    def rule(settings: PolicySettings) -> Rule:
+        window, threshold, metric = settings.window, settings.threshold, settings.metric
+
+        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
+            train = find_measurement(given, "train_accuracy", "growth policy 'gap'")
+            train = check_accuracy(train, "train")
+            last_validation, last_train, _ = last or (None, None, None)
+            validation = next_metric(last_validation, accuracy, metric)
+            return [validation, next_metric(last_train, train, metric), train - float(accuracy)]
+
+        def stalled(history: History) -> bool:
+            validation, train, gaps = zip(*history, strict=True)
+            if gain(validation, window) >= threshold:
+                return False
+            return fmean(gaps[-window:]) > most or gain(train, window) < threshold
+
+        return Rule(measure, stalled)
+
     given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    return build_policy(make_settings("gap", given), gap_rule(check_number("max_gap", max_gap)))
+    return build_policy(make_settings("gap", given), rule)
 
 
 def efficiency(
-    cost: Callable[[tuple[int, ...]], float],
+    cost: Callable[[Depths], float],
     seed_depths: Sequence[int] = (1, 1, 1),
     max_depths: Sequence[int] = (200, 200, 200),
+    *,
     price: float = 0.5,
     **settings: Any,
 ) -> Policy:
     """Makes growth like `periodic` that stops when accuracy gets too dear.
 
-    The gain over the window is weighed against the increase in cost over the same window:
-
-        doublings = log2(cost now / cost `window` epochs ago)
-        gain < max(threshold, price * doublings): the run has stalled
-
-    With a price of 0 that is the paper's rule. Before the window is full the gain counts from zero,
-    as in `periodic`, and the cost from the seed net's.
+    The run has stalled if `gain < max(threshold, price * doublings)`, where `doublings` is log2 of
+    what the cost grew by over the window; before that is full, since the seed net.
 
     Args:
       cost: depths -> what a network of these depths costs, above 0, such as the multiply-adds of
         `autogrow_jax.models.estimate_cost`. Pure; called once an epoch.
+      seed_depths, max_depths, **settings: as for `periodic`.
       price: least gain for a doubling of the cost in percentage points, at least 0.
-      seed_depths, max_depths, **settings: as for `periodic`; `threshold` is the least gain
-        whatever it cost.
 
-    Returns:
-      The policy. Its `update` raises UserError on a cost that is not a finite number above 0.
-
-    Example:
-      >>> from autogrow_jax.growth import replay
-      >>> curve = [60, 70, 75, 78, 79, 79.5, 79.7, 79.8, 79.9]
-      >>> settings = dict(seed_depths=(1,), max_depths=(99,), interval=1, window=1)
-      >>> [replay(efficiency(sum, price=p, **settings), curve).depths for p in (0, 2)]
-      [(10,), (6,)]
+    Raises:
+      UserError: by the policy's `update`, on a cost that is not a finite number above 0.
     """
+    least = check_number("price", price)
+
+    def rule(settings: PolicySettings) -> Rule:
+        def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
+            spent = float(cost(depths))
+            if not (math.isfinite(spent) and spent > 0.0):
+                raise UserError(
+                    f"the cost of depths {depths} is {spent}; growth policy 'efficiency' needs a"
+                    " finite number above 0"
+                )
+            return [next_metric(last and last[0], accuracy, settings.metric), spent]
+
+        def stalled(history: History) -> bool:
+            metric, costs = zip(*history, strict=True)
+            # All of the history that is kept: `window` epochs, or what there is of them.
+            doublings = math.log2(costs[-1] / costs[0])
+            return gain(metric, settings.window) < max(settings.threshold, least * doublings)
+
+        return Rule(measure, stalled)
+
     given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    rule = efficiency_rule(cost, check_number("price", price))
     return build_policy(make_settings("efficiency", given), rule)
 
 
@@ -219,13 +231,11 @@ class PolicyArguments(NamedTuple):
     """What a policy is made from.
 
     Attributes:
-      growth: the config's `growth` keys as attributes, checked: `growth.interval`,
-        `growth.threshold` and so on, plain Python values.
+      growth: the config's `growth` keys as attributes, checked: `growth.interval` and so on.
       seed_depths: blocks in each stage at the start.
       seed: of all randomness in the run.
-      cost: depths -> the cost of a network of these depths. Call it in `init` or `update`, not
-        while the policy is made: configs are checked before the images are known, and then it
-        raises UserError.
+      cost: depths -> the cost of a network of these depths, for `init` and `update`; it raises
+        UserError while a config is checked, as the images are not known then.
     """
 
     growth: Any
@@ -235,18 +245,11 @@ class PolicyArguments(NamedTuple):
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""
-        growth = self.growth
-        shared = {
+        names = ("max_depths", "interval", "window", "threshold", "metric", "mode", "rate")
+        shared = {name: getattr(self.growth, name) for name in names} | {
             "seed_depths": self.seed_depths,
-            "max_depths": growth.max_depths,
-            "interval": growth.interval,
-            "window": growth.window,
-            "threshold": growth.threshold,
-            "metric": growth.metric,
-            "mode": growth.mode,
-            "sub": growth.sub or None,
-            "rate": growth.rate,
-            "max_growth_epochs": growth.max_epochs,
+            "sub": self.growth.sub or None,
+            "max_growth_epochs": self.growth.max_epochs,
             "seed": self.seed,
         }
         return {name: value for name, value in shared.items() if name not in without}
@@ -291,10 +294,5 @@ def register_policy(name: str, make: MakePolicy) -> None:
 
     Raises:
       UserError: where the name is taken.
-
-    Example:
-      >>> def make(arguments):
-      ...     return periodic(arguments.seed_depths, arguments.growth.max_depths, interval=1)
-      >>> register_policy("every_epoch", make)
     """
     POLICIES.register(name, make)

@@ -1,25 +1,27 @@
-"""What a growth policy is: two pure functions over a state, and decisions that are held to depths.
+"""What a growth policy is, how it is asked, and what it does on a recorded accuracy curve.
 
 A policy sees one number an epoch, the validation accuracy, and answers with depths. It never sees
 the network.
 """
 
+import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 from autogrow_jax.errors import UserError, nearest
 
 State = dict[str, Any]
-Allowed = Callable[[tuple[int, ...]], bool]
+Depths = tuple[int, ...]
+Measurements = Mapping[str, float]
+Given = Measurements | None
+Allowed = Callable[[Depths], bool]
+Schedule = Callable[[str, int, int], float]
 Action = Literal["train", "grow", "trial", "finetune"]
 
 
 class Decision(NamedTuple):
-    """What to do before the next epoch.
-
-    `depths` says where to grow: the net gains what it lacks of them. A policy that says "grow"
-    asks for more blocks than the net has, one that says "train" for as many; `ask` refuses others.
+    """What to do before the next epoch; the net gains what it lacks of `depths`.
 
     "trial" opens a round of trials or goes on with one: take the net as it was when the round
     began, let one stage grow a block, train that net for an epoch and tell its accuracy. The first
@@ -28,31 +30,18 @@ class Decision(NamedTuple):
 
     Attributes:
       action: "train" (same net, next epoch), "grow" (grow, then go on with the growth phase),
-        "trial" (as above) or "finetune" (the growth phase is over).
+        "trial" (as above) or "finetune" (the growth phase is over, after a last growth perhaps).
       depths: blocks in each stage after this decision; of a trial, those of the net it trains.
       stages: index of each stage that gains a block, once per block, in the order in which they
-        grow. May be left out: `ask` fills it in, ascending. Not only with "grow": periodic
-        growth may grow once more and pass to "finetune" in one decision.
+        grow; `ask` fills in what is left out, ascending.
       best: only with "trial": of the stages tried before in this round, the one that may still be
         kept. The weights of the others are dropped; None drops them all.
     """
 
     action: Action
-    depths: tuple[int, ...]
+    depths: Depths
     stages: tuple[int, ...] = ()
     best: int | None = None
-
-
-class UpdateFn(Protocol):
-    """`update(state, accuracy, *, measurements=None) -> (new_state, decision)`, pure."""
-
-    def __call__(
-        self,
-        state: State,
-        accuracy: float,
-        *,
-        measurements: Mapping[str, float] | None = None,
-    ) -> tuple[State, Decision]: ...
 
 
 class Policy(NamedTuple):
@@ -75,30 +64,22 @@ class Policy(NamedTuple):
     """
 
     init: Callable[[], State]
-    update: UpdateFn
-    seed_depths: tuple[int, ...]
+    update: Callable[..., tuple[State, Decision]]
+    seed_depths: Depths
     name: str = "custom"
     restrict: "Callable[[Allowed], Policy] | None" = None
     schedule: str = "staircase"
 
 
 def ask(
-    policy: Policy,
-    state: State,
-    depths: Sequence[int],
-    accuracy: float,
-    measurements: Mapping[str, float] | None = None,
+    policy: Policy, state: State, depths: Depths, accuracy: float, measurements: Given = None
 ) -> tuple[State, Decision]:
     """Asks a policy what comes after an epoch, and holds it to what a decision may say.
 
     Args:
-      policy: anybody's.
-      state: the policy's.
+      policy, state: anybody's.
       depths: of the net that a growth, or a trial, would start from.
       accuracy, measurements: of the epoch, as for `Policy.update`.
-
-    Returns:
-      The policy's new state, and its decision with `stages` filled in.
 
     Raises:
       UserError: for a decision that these depths, or its own fields, contradict.
@@ -110,7 +91,7 @@ def ask(
         raise UserError(f"growth policy {policy.name!r}: {error}") from None
 
 
-def _complete(decision: Decision, before: tuple[int, ...]) -> Decision:
+def _complete(decision: Decision, before: Depths) -> Decision:
     action = decision.action
     if action not in get_args(Action):
         raise UserError(f"there is no action {action!r}{nearest(action, get_args(Action))}")
@@ -120,58 +101,49 @@ def _complete(decision: Decision, before: tuple[int, ...]) -> Decision:
         raise UserError(
             f"{action!r} with depths {decision.depths!r}; give a whole number for each stage"
         ) from None
+    said = f"{action!r} with depths {depths}"
     if len(depths) != len(before):
-        raise UserError(
-            f"{action!r} with depths {depths}, of {len(depths)} stages; the net {before} has"
-            f" {len(before)}"
-        )
-    if any(new < old for new, old in zip(depths, before, strict=True)):
-        raise UserError(f"{action!r} with depths {depths}; the net has {before}, and cannot shrink")
-    gained = tuple(
-        stage
-        for stage, (new, old) in enumerate(zip(depths, before, strict=True))
-        for _ in range(new - old)
-    )
+        raise UserError(f"{said}, of {len(depths)} stages; the net {before} has {len(before)}")
+    gains = [new - old for new, old in zip(depths, before, strict=True)]
+    if min(gains, default=0) < 0:
+        raise UserError(f"{said}; the net has {before}, and cannot shrink")
+    gained = tuple(stage for stage, gain in enumerate(gains) for _ in range(gain))
     stages = tuple(decision.stages) or gained
     if tuple(sorted(stages)) != gained:
         raise UserError(
-            f"{action!r} with depths {depths} and stages {stages}; the depths, of a net with"
-            f" {before}, ask for {gained}; correct the one, or leave stages out"
+            f"{said} and stages {stages}; the depths, of a net with {before}, ask for {gained};"
+            " correct the one, or leave stages out"
         )
     if action == "trial" and len(stages) != 1:
-        raise UserError(
-            f"'trial' with depths {depths} of a net with {before}; a trial adds one block"
-        )
+        raise UserError(f"{said} of a net with {before}; a trial adds one block")
     if action == "grow" and not stages:
         raise UserError(
             f"'grow' to depths {depths}, but the net has them already; name deeper ones, or say"
             " 'train'"
         )
     if action == "train" and stages:
-        raise UserError(f"'train' with depths {depths}, but the net has {before}; say 'grow'")
+        raise UserError(f"{said}, but the net has {before}; say 'grow'")
     return decision._replace(depths=depths, stages=stages)
 
 
-def deepen(depths: Sequence[int], *stages: int) -> tuple[int, ...]:
+def deepen(depths: Sequence[int], *stages: int) -> Depths:
     """Adds to depths a block more in each of `stages`, one of which may come several times."""
     return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
 
 
-def check_state(depths: Sequence[int], seed_depths: Sequence[int]) -> None:
-    """Refuses the state of a policy for another number of stages.
-
-    Raises:
-      UserError: if `depths`, of the state, and `seed_depths`, of the policy, differ in length.
-    """
+def read_depths(state: State, seed_depths: Depths) -> Depths:
+    """The depths in a policy's state; UserError where it was made for another number of stages."""
+    depths = tuple(state["depths"])
     if len(depths) != len(seed_depths):
         raise UserError(
             f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
             f"{len(seed_depths)} (seed_depths {seed_depths}). Continue a run with the "
             "policy that began it, or start anew from policy.init()."
         )
+    return depths
 
 
-def find_measurement(measurements: Mapping[str, float], name: str, asker: str) -> float:
+def find_measurement(measurements: Measurements, name: str, asker: str) -> float:
     """Returns a measurement; UserError, which names who asks, where it is missing."""
     if name not in measurements:
         given = ", ".join(map(repr, measurements)) or "none"
@@ -180,3 +152,96 @@ def find_measurement(measurements: Mapping[str, float], name: str, asker: str) -
             f" policy.update(state, accuracy, measurements={{{name!r}: ...}}); given: {given}"
         )
     return float(measurements[name])
+
+
+class Replay(NamedTuple):
+    """The course of a run as a policy steers it.
+
+    Attributes:
+      growth: `(epoch, depths)` for each growth; the net has `depths` from that epoch on (from 0).
+        One with which the phase ends counts too, and a trial that was kept, from its round's end.
+      depths: blocks in each stage at the end.
+      growth_epochs: length of the growth phase; of all recorded epochs where it did not end.
+      finetune_epochs: length of the fine-tune phase; 0 where the growth phase did not end.
+      finished: whether the policy ended the growth phase within the recorded curve.
+      learning_rates: rate of each epoch, both phases; empty if no schedule was given.
+      trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
+    """
+
+    growth: list[tuple[int, Depths]]
+    depths: Depths
+    growth_epochs: int
+    finetune_epochs: int
+    finished: bool
+    learning_rates: list[float]
+    trial_epochs: int = 0
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both phases together."""
+        return self.growth_epochs + self.finetune_epochs
+
+    @property
+    def lr_runs(self) -> list[list[float]]:
+        """`[[rate, epochs], ...]`: `learning_rates` with equal neighbours put together."""
+        return [[rate, len(list(run))] for rate, run in itertools.groupby(self.learning_rates)]
+
+
+def replay(
+    policy: Policy,
+    accuracies: Iterable[float],
+    finetune_epochs: int | None = None,
+    schedule: Schedule | None = None,
+    measurements: Iterable[Measurements] | None = None,
+) -> Replay:
+    """Runs a policy over a recorded curve, which does not answer to the depths.
+
+    Args:
+      accuracies: validation accuracy in percent after each epoch, of the net trained then, on
+        trial or not. Those after the end of the growth phase are taken as the fine-tune phase.
+      finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
+      schedule: `schedule(phase, epoch, epochs) -> rate`, as `autogrow_jax.optim.make_schedule`
+        makes it.
+      measurements: further numbers of each epoch by name, for policies that want them; the lines
+        of a metrics.jsonl serve as they are.
+
+    Raises:
+      UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.
+      ValueError: if an accuracy of the growth phase is not finite.
+
+    Example:
+      >>> from autogrow_jax.growth import periodic
+      >>> replay(periodic(interval=2), [50.0, 60.0, 61.0, 62.0]).growth
+      [(2, (2, 1, 1)), (4, (2, 2, 1))]
+    """
+    if finetune_epochs is not None and finetune_epochs < 0:
+        raise UserError(f"finetune_epochs={finetune_epochs} must be at least 0, or None.")
+    curve = list(accuracies)
+    measured = [None] * len(curve) if measurements is None else list(measurements)
+    if len(measured) < len(curve):
+        raise UserError(
+            f"there are {len(measured)} measurements for {len(curve)} accuracies; give one for each"
+        )
+    state, depths = policy.init(), policy.seed_depths
+    growth: list[tuple[int, Depths]] = []
+    growth_epochs, trial_epochs, action = 0, 0, "train"
+    for accuracy, given in zip(curve, measured, strict=False):
+        trial_epochs += action == "trial"
+        growth_epochs += 1
+        state, decision = ask(policy, state, depths, accuracy, given)
+        action = decision.action
+        if action == "trial":
+            continue
+        depths = decision.depths
+        if decision.stages:
+            growth.append((growth_epochs, depths))
+        if action == "finetune":
+            break
+    finished = action == "finetune"
+    if finetune_epochs is None or not finished:
+        finetune_epochs = len(curve) - growth_epochs if finished else 0
+    rates: list[float] = []
+    if schedule is not None:
+        for phase, length in (("growth", growth_epochs), ("finetune", finetune_epochs)):
+            rates += [schedule(phase, epoch, finetune_epochs) for epoch in range(length)]
+    return Replay(growth, depths, growth_epochs, finetune_epochs, finished, rates, trial_epochs)

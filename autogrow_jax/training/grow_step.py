@@ -14,8 +14,7 @@ import optax
 from jax import lax
 
 from autogrow_jax.data.augment import normalize
-from autogrow_jax.growth.graft import in_stage, write_block
-from autogrow_jax.growth.grow import place_block, start_block
+from autogrow_jax.growth.grow import in_stage, place_block, start_block, write_block
 from autogrow_jax.growth.initializers import get_initializer, make_adam, trained_by_adam
 from autogrow_jax.models.network import Network
 from autogrow_jax.training.feed import Epoch, Feed

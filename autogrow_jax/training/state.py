@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from autogrow_jax.growth.graft import cut
+from autogrow_jax.growth.grow import cut
 from autogrow_jax.models.network import Network
 
 Tree = Any

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.graft import is_stacked
+from autogrow_jax.growth.grow import is_stacked
 
 Tree = Any
 
