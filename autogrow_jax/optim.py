@@ -72,8 +72,9 @@ _MILESTONES = {
     "constant": (),
 }
 SCHEDULES = ("staircase", "thirds", "convergent", "cosine", "constant", "auto")
-# The policies after which "auto" is the staircase; "convergent" has a schedule of its name.
-_POLICIES = ("periodic", "slope", "gap", "efficiency", "lookahead")
+# The policies after which "auto" is the staircase; "convergent" has a schedule of its name, and
+# "custom" is what a policy of one's own is called that has no name.
+_POLICIES = ("periodic", "slope", "gap", "efficiency", "lookahead", "custom")
 
 
 def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Schedule:
