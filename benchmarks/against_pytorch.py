@@ -33,8 +33,13 @@ from autogrow_jax.models import build_network
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.process import keep_freed_memory
-from autogrow_jax.training.parallel import make_mesh
-from autogrow_jax.training.state import TrainState, choose_capacities, init_state, pad_state
+from autogrow_jax.training.state import (
+    TrainState,
+    choose_capacities,
+    init_state,
+    make_mesh,
+    pad_state,
+)
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
 from benchmarks import pytorch_nets
 from benchmarks.measure import describe_machine, print_machine, ratio, take_turns, write_json
@@ -106,8 +111,9 @@ class Ours:
         capacities = depths if exact else choose_capacities(depths, (4,) * len(depths))
         network = self._build(convolution=convolution)
         recipe = self._recipe._replace(network=network.clone(depths=capacities), exact=exact)
-        padded = pad_state(self.start, network, self._optimizer, capacities, _IMAGE_SHAPE)
-        state = jax.tree.map(jnp.array, padded)
+        init = partial(init_state, recipe.network, self._optimizer)
+        room = jax.eval_shape(lambda: init(jax.random.key(0), _IMAGE_SHAPE, False))
+        state = jax.tree.map(jnp.array, pad_state(self.start, room))
         images, labels, size = self._images, self._labels, len(self._labels)
         live = jnp.asarray(depths, jnp.int32)
         train_steps = jax.jit(make_train_steps(recipe), donate_argnums=(0,))

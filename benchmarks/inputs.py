@@ -33,9 +33,8 @@ from autogrow_jax.data.official import OFFICIAL_SETS, read_official
 from autogrow_jax.models import Network
 from autogrow_jax.training import make_optimizer
 from autogrow_jax.training.feed import Epoch, make_feed
-from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.state import TrainState, make_mesh, replicate
 from autogrow_jax.training.step import Recipe
 from benchmarks.measure import (
     describe_machine,

@@ -22,16 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Preprocessing
+from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import build_network, num_params
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
-from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.state import (
     TrainState,
     choose_capacities,
-    cut_state,
     init_state,
+    make_mesh,
     pad_state,
+    replicate,
 )
 from autogrow_jax.training.step import Recipe, Sums, make_train_steps
 from benchmarks.alone import find_machine, run_alone
@@ -98,7 +99,11 @@ def measure(
         return init_state(network, recipe.optimizer, key, _IMAGE_SHAPE, False)
 
     exact = jax.jit(init)(jax.random.key(0))
-    padded = pad_state(exact, network, recipe.optimizer, capacities, _IMAGE_SHAPE)
+    roomy = network.clone(depths=capacities)
+    room = jax.eval_shape(
+        lambda: init_state(roomy, recipe.optimizer, jax.random.key(0), _IMAGE_SHAPE, False)
+    )
+    padded = pad_state(exact, room)
     state = replicate(padded, recipe.mesh)
     rng = np.random.default_rng(0)
     order = jnp.arange(batch_size, dtype=jnp.int32)
@@ -147,24 +152,19 @@ def measure(
             "temporary": getattr(memory, "temp_size_in_bytes", 0),
             "code": getattr(memory, "generated_code_size_in_bytes", 0),
         },
-        "checkpoint": _measure_checkpoint(state, exact, recipe, depths, capacities),
+        "checkpoint": _measure_checkpoint(state, exact, recipe, depths),
     }
 
 
 def _measure_checkpoint(
-    state: TrainState,
-    like: TrainState,
-    recipe: Recipe,
-    depths: tuple[int, ...],
-    capacities: tuple[int, ...],
+    state: TrainState, like: TrainState, recipe: Recipe, depths: tuple[int, ...]
 ) -> dict[str, float]:
     """Seconds to save (the loop's own wait, and until it is on disk) and restore; bytes."""
-    network = recipe.network.clone(depths=depths)
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(folder, keep=1)
         try:
             start = time.perf_counter()
-            saved = cut_state(jax.device_get(state), depths)
+            saved = cut(jax.device_get(state), depths)
             store.save(1, saved, {}, 0.0)
             held = time.perf_counter()
             store.wait()
@@ -172,7 +172,7 @@ def _measure_checkpoint(
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
             began = time.perf_counter()
             exact = rebuild(store.read(1).arrays, like)
-            padded = pad_state(exact, network, recipe.optimizer, capacities, _IMAGE_SHAPE)
+            padded = pad_state(exact, state)
             jax.block_until_ready(replicate(padded, recipe.mesh))
             restored = time.perf_counter()
         finally:

@@ -12,9 +12,8 @@ import numpy as np
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import Network, build_network
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, init_state, pad_state
+from autogrow_jax.training.state import TrainState, init_state, make_mesh, pad_state, replicate
 from autogrow_jax.training.step import Recipe, Sums, make_batch_step, make_train_steps
 from benchmarks.rival_stacks import conditional_stacks
 from benchmarks.unrolled import FlaxBlock, Unrolled, unroll
@@ -101,8 +100,10 @@ class Bench:
 
     def padded_state(self, exact: TrainState, capacities: Depths) -> TrainState:
         """What a run trains."""
-        network, optimizer = self._recipe.network, self._recipe.optimizer
-        return self._replicate(pad_state(exact, network, optimizer, capacities, _IMAGE_SHAPE))
+        network, optimizer = self._recipe.network.clone(depths=capacities), self._recipe.optimizer
+        init = partial(init_state, network, optimizer)
+        room = jax.eval_shape(lambda: init(self._key, _IMAGE_SHAPE, False))
+        return self._replicate(pad_state(exact, room))
 
     def unrolled_state(self, exact: TrainState, depths: Depths) -> TrainState:
         """The same values for the unrolled network, in buffers of their own."""

@@ -16,8 +16,7 @@ from autogrow_jax.build import load_data
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training.parallel import make_mesh
-from autogrow_jax.training.state import init_state
+from autogrow_jax.training.state import init_state, make_mesh
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
 from autogrow_jax.training.trainer import Trainer
 

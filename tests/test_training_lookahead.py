@@ -168,18 +168,18 @@ class _Round:
             return state, next(remaining)
 
         policy = Policy(dict, update, (1, 1, 1))
-        self._grower = Grower(trainer.config, trainer, self.state, policy, QuietReporter())
+        self._grower = Grower(trainer, self.state, policy, QuietReporter())
         self._clock = Clock(self.state, trainer, time.perf_counter())
         self.epoch()
         self.base = _arrays(trainer)
 
     def epoch(self):
         draws_of = self._grower.prepare()
-        course = self.trainer.config, self.trainer, self.state, self._clock, QuietReporter()
-        trained = run_epoch(*course, 0.01, draws_of)
+        course = self.trainer, self.state, self._clock, QuietReporter()
+        line, measurements = run_epoch(*course, 0.01, draws_of)
         self.tried = _arrays(self.trainer)
-        self._grower.decide(*trained)
-        return trained.line
+        self._grower.decide(line, measurements)
+        return line
 
     @property
     def in_trials(self):
@@ -202,7 +202,6 @@ def _assert_same(a, b):
 def trainer():
     config: Any = config_lib.resolve(_config())
     trainer: Any = Trainer(config, load_data(config))
-    trainer.config = config
     return trainer
 
 

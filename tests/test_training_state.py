@@ -12,10 +12,11 @@ import optax
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import build_network
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.run_state import Clock, RunState
-from autogrow_jax.training.state import choose_capacities, cut_state, init_state, pad_state
+from autogrow_jax.training.state import choose_capacities, init_state, pad_state
 
 _SHAPE = (8, 8, 1)
 
@@ -58,12 +59,14 @@ def state():
 
 def test_cutting_undoes_padding(state):
     network, optimizer, exact = state
-    padded = pad_state(exact, network, optimizer, (4, 8, 4), _SHAPE)
+    roomy = network.clone(depths=(4, 8, 4))
+    room = jax.eval_shape(lambda: init_state(roomy, optimizer, jax.random.key(0), _SHAPE, True))
+    padded = pad_state(exact, room)
     assert padded.params["stage1"]["rest"]["conv1"]["kernel"].shape == (7, 3, 3, 32, 32)
     assert not padded.params["stage0"]["rest"]["conv1"]["kernel"][2:].any()
-    cut = cut_state(padded, (3, 1, 2))
-    assert jax.tree.structure(cut) == jax.tree.structure(exact)
-    jax.tree.map(np.testing.assert_array_equal, cut, exact)
+    again = cut(padded, (3, 1, 2))
+    assert jax.tree.structure(again) == jax.tree.structure(exact)
+    jax.tree.map(np.testing.assert_array_equal, again, exact)
 
 
 def test_checkpoints_keep_the_newest_and_the_best(state, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +26,7 @@ Tree = Any
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read.
-
-    Attributes:
-      arrays: {path: numpy array} as saved.
-      memory: what was given to `save` as JSON.
-    """
+    """A checkpoint that was read: {path: array} as saved, and the JSON that `save` was given."""
 
     arrays: dict[str, np.ndarray]
     memory: dict[str, Any]
@@ -49,19 +45,11 @@ class CheckpointStore:
 
     def __init__(self, directory: str | Path, keep: int):
         policies = checkpoint_managers.preservation_policy
+        accuracy = itemgetter("validation_accuracy")
+        best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(
-                        get_metric_fn=_accuracy,
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-            # The policy decides what stays; this, which `best_step` names.
-            best_fn=_accuracy,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=accuracy,  # The policy decides what stays; this, which `best_step` names.
             enable_async_checkpointing=True,
             step_prefix="epoch",
         )
@@ -83,10 +71,8 @@ class CheckpointStore:
           memory: JSON-able.
           accuracy: validation accuracy of the last epoch in percent; decides which is the best.
         """
-        arrays = {name: leaf for name, leaf in _leaves(tree).items() if leaf.size}
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays), memory=ocp.args.JsonSave(memory)
-        )
+        arrays = ocp.args.StandardSave({n: leaf for n, leaf in _leaves(tree).items() if leaf.size})
+        args = ocp.args.Composite(arrays=arrays, memory=ocp.args.JsonSave(memory))
         self._manager.save(epoch, args=args, metrics={"validation_accuracy": float(accuracy)})
 
     def latest(self) -> int | None:
@@ -102,11 +88,7 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def read(self, epoch: int) -> Restored:
-        """Reads a checkpoint without knowing what is in it.
-
-        Raises:
-          UserError: where it is damaged; names its folder.
-        """
+        """Reads a checkpoint, whatever is in it; a UserError names the folder of a damaged one."""
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore())
         try:
             with _one_error_of_many():
@@ -134,33 +116,23 @@ class CheckpointStore:
 def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of a saved `TrainState`, what `TrainState.variables` takes: averaged weights if there are."""
     weights = "ema." if any(name.startswith("ema.") for name in arrays) else "params."
-    chosen = {
-        "params." + name.removeprefix(weights): array
+    places = {weights: "params.", "batch_stats.": "batch_stats."}
+    return {
+        place + name.removeprefix(prefix): array
+        for prefix, place in places.items()
         for name, array in arrays.items()
-        if name.startswith(weights)
+        if name.startswith(prefix)
     }
-    return chosen | {name: a for name, a in arrays.items() if name.startswith("batch_stats.")}
-
-
-def _accuracy(metrics: dict[str, float]) -> float:
-    return metrics["validation_accuracy"]
 
 
 def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
-    """Puts saved arrays into the structure of `like`.
-
-    Args:
-      arrays: from `CheckpointStore.read`.
-      like: a pytree of arrays or shapes.
+    """Puts saved arrays into the structure of `like`, a pytree of arrays or shapes.
 
     Raises:
       UserError: lists the paths that are only here or only there, or differ in shape or dtype.
     """
-    wanted = _leaves(like)
-    found = dict(arrays)
-    complaints = []
-    leaves = []
-    for name, leaf in wanted.items():
+    found, complaints, leaves = dict(arrays), [], []
+    for name, leaf in _leaves(like).items():
         if 0 in leaf.shape:
             leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
             continue
@@ -186,10 +158,10 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
 
 @contextmanager
 def _one_error_of_many() -> Iterator[None]:
-    """Within it, the first array that cannot be read closes the loop that all others report to.
+    """Keeps Python from printing an error for each array once one could not be read.
 
-    They do so from tensorstore's threads, within moments, and Python prints each of their errors;
-    the first is raised and says enough.
+    The first error is raised and says enough; it closes the loop that all others report to, from
+    tensorstore's threads and within moments.
     """
     previous, skipped = sys.unraisablehook, 0
 

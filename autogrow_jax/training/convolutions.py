@@ -16,13 +16,10 @@ AUTO = "auto"  # What `model.convolution` may be beside the kinds of convolution
 
 
 def choose_convolution(settings: Settings) -> tuple[str, str]:
-    """What `model.convolution` of a run comes to on this machine.
+    """Chooses "native" or "xla" for this machine; says why not native where it could have been.
 
     "auto" is "native" where JAX has nothing but one CPU device, so that all runs of a machine with
     several compute alike, whatever `num_devices` says.
-
-    Returns:
-      "native" or "xla", and why it is not native where it could have been, else "".
     """
     if settings.model.convolution == XLA:
         return XLA, ""
@@ -31,7 +28,7 @@ def choose_convolution(settings: Settings) -> tuple[str, str]:
 
 
 def _what_rules_it_out(settings: Settings) -> str:
-    """What of the settings does, or of JAX's devices, before anything has to be built."""
+    """What in the settings or JAX's devices does; looks before anything has to be built."""
     if settings.model.dtype != "float32":
         return f"they compute in float32, not {settings.model.dtype}"
     if settings.model.convolution == AUTO and jax.device_count() > 1:
@@ -52,15 +49,8 @@ def settle_convolution(
 ) -> Settings:
     """The settings with "native" or "xla" for `model.convolution`, as it is kept.
 
-    A run goes on with what it was begun with, whatever has been installed since.
-
-    Args:
-      settings: of the run.
-      reporter: is told of what takes a while, and of what a user would not expect.
-      begun_with: "native" or "xla" where the run was begun, None for a new one.
-
-    Raises:
-      UserError: where it was begun with convolutions that cannot be used here.
+    A run goes on with what it was begun with (None for a new one), whatever has been installed
+    since; where that cannot be used here, a UserError says so.
     """
     wanted = settings.model.convolution
     if begun_with == XLA and wanted != XLA:

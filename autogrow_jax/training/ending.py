@@ -12,12 +12,11 @@ import numpy as np
 
 import autogrow_jax
 from autogrow_jax import build
-from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
-from autogrow_jax.reporting import Reporter, read_result
-from autogrow_jax.reporting.result import RESULT_KEYS, Result
-from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
+from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.convolutions import settle_convolution
@@ -26,18 +25,9 @@ from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
 
-def finish(
-    settings: Settings, trainer: Trainer, state: RunState, dataset: Dataset, clock: Clock
-) -> Result:
-    """Looks at the test set, once, and puts the result together.
-
-    Args:
-      settings: of the run.
-      trainer: after the last epoch.
-      state: its `seconds` are brought up to date.
-      dataset: the trainer's.
-      clock: of this start.
-    """
+def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
+    """Looks at the test set, once, and puts the result together."""
+    settings, dataset = trainer.settings, trainer.dataset
     tested = trainer.evaluate("test")
     variables = trainer.exact_variables()
     clock.update()
@@ -77,13 +67,7 @@ def finish(
 def evaluate_run(
     settings: Settings, workdir: Workdir, reporter: Reporter, started: float
 ) -> Result:
-    """Evaluates the newest checkpoint of a run on these settings' data.
-
-    Args:
-      settings: where to evaluate. The network and its training are the saved run's.
-      workdir: of that run.
-      reporter: is told the validation accuracy, then the result.
-      started: `time.perf_counter()` when this start began.
+    """Evaluates the newest checkpoint of a run on these settings' data; all else is the run's.
 
     Raises:
       UserError: where there is no checkpoint, or it does not fit the data.
@@ -96,8 +80,7 @@ def evaluate_run(
         latest = store.latest()
         if latest is None:
             raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
-        dataset = build.load_data(settings)
-        trainer = Trainer(settings, dataset)
+        trainer = Trainer(settings, build.load_data(settings))
         state = resume(trainer, store, latest)
         clock = Clock(state, trainer, started)
         validated = trainer.evaluate("validation")
@@ -105,18 +88,12 @@ def evaluate_run(
             f"{workdir.root} after {state.epoch} epochs: validation accuracy"
             f" {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
         )
-        result = finish(settings, trainer, state, dataset, clock)
+        result = finish(trainer, state, clock)
         reporter.end_run(result.to_dict())
         return result
 
 
-def plot(
-    workdir: Workdir,
-    lines: list[dict[str, Any]],
-    dataset: Dataset,
-    settings: Settings,
-    test_accuracy: float | None = None,
-) -> None:
+def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | None = None) -> None:
     """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only."""
     if jax.process_index() or not lines:
         return
@@ -124,12 +101,13 @@ def plot(
     from autogrow_jax.reporting.plots import draw_growth
     from autogrow_jax.reporting.result import validation_label
 
+    settings, dataset = trainer.settings, trainer.dataset
     draw_growth(
         lines,
-        workdir.picture,
+        folder.picture,
         title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
         validation_name=validation_label(settings.data.validation, len(dataset.validation.labels)),
-        test_accuracy=test_accuracy,
+        test_accuracy=tested,
     )
 
 
@@ -145,11 +123,9 @@ def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) 
     if lacking or latest is None:
         what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
         raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
-    height_width_channels = tuple(content["image_shape"])
-    network = build.make_network(
-        settings, content["num_classes"], height_width_channels[-1], content["depths"]
-    )
-    image = jax.ShapeDtypeStruct((1, *height_width_channels), np.float32)
+    shape, num_classes = content["image_shape"], content["num_classes"]
+    network = build.make_network(settings, num_classes, shape[-1], content["depths"])
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
     variables = rebuild(evaluated_arrays(store.read(latest).arrays), like)
     return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
@@ -167,15 +143,13 @@ def find_versions() -> dict[str, str]:
 
 def describe_devices() -> dict[str, Any]:
     """What the run computed on: the devices, the processor's name and the cores it may use."""
-    devices = jax.devices()
+    devices, mine = jax.devices(), getattr(os, "sched_getaffinity", None)
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(mine(0)) if mine else os.cpu_count(),
     }
 
 

@@ -5,7 +5,7 @@ no account of the run: what to train with comes as a recipe at each call.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from typing import Any, NamedTuple, cast
 
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset, Split
-from autogrow_jax.training.parallel import replicate
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.state import TrainState, replicate
 from autogrow_jax.training.step import (
     Mask,
     Recipe,
     Sums,
+    Trained,
     epoch_order,
     make_batch_step,
     make_evaluate,
@@ -32,9 +32,10 @@ ON_DEVICE_BYTES = 4 * 2**30
 # About so long runs one dispatch while somebody watches the bar.
 SECONDS_PER_DISPATCH = 0.5
 
+Arguments = tuple[Any, ...]
 Progress = Callable[[int, int], None]
-# (state, sums, first step, number of steps) -> (state, sums).
-TrainFn = Callable[[TrainState, Sums, int, int], Any]
+# (state, sums, first step, number of steps) -> the state and the sums after these.
+TrainFn = Callable[[TrainState, Sums, int, int], Trained]
 
 
 class Epoch(NamedTuple):
@@ -44,7 +45,6 @@ class Epoch(NamedTuple):
       order_key: decides the permutation.
       augment_key: decides crops and flips.
       depths: int32 [num_stages], live.
-      learning_rate: the epoch's.
     """
 
     order_key: jax.Array
@@ -63,18 +63,15 @@ def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: s
 
 
 class Feed:
-    """Trains for epochs and evaluates parts of a data set.
+    """Trains for epochs and evaluates parts of a data set: "train", "validation" and "test".
 
-    Args:
-      dataset: its parts "train", "validation" and "test".
-      recipe: of the run, for the batch size and the devices; all later ones have the same.
-      programs: compiles and counts.
+    All later recipes have the batch size and the devices of the first.
 
     Attributes:
       steps_per_epoch: whole batches in the training part.
     """
 
-    make_train: Callable[[Recipe], Callable[..., tuple[TrainState, Sums]]]
+    make_train: Callable[[Recipe], Callable[..., Trained]]
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         self._num_train = len(dataset.train.labels)
@@ -82,7 +79,6 @@ class Feed:
         self._batch_size, self._mesh = recipe.batch_size, recipe.mesh
         self._evaluated_at_once = recipe.images_evaluated_at_once
         self._programs = programs
-        self._functions: dict[tuple[Any, Recipe], Callable] = {}
 
     def train_epoch(
         self,
@@ -91,36 +87,32 @@ class Feed:
         epoch: Epoch,
         progress: Progress | None = None,
         mask: Mask | None = None,
-    ) -> tuple[TrainState, Sums]:
+    ) -> Trained:
         """Trains for an epoch.
 
         Args:
-          recipe: of the step.
           state: of the recipe's capacities and optimiser; donated.
           epoch: which batches, and how fast.
           progress: called now and then as `progress(steps_done, images_done)`.
           mask: what the steps may change; None for all.
         """
         kind = "train" if mask is None else "pretrain"
-        function = self._function(type(self).make_train, recipe)
+        function = self._programs.make(type(self).make_train, recipe)
         order = self._order(epoch)
         masks = () if mask is None else (mask,)
 
-        def train(state: TrainState, sums: Sums, first: int, steps: int):
-            arguments = self._train_arguments(epoch, order, sums, first, steps)
-            return self._programs.call(kind, function, state, *arguments, *masks, donate=(0,))
+        def train(state: TrainState, sums: Sums, first: int, steps: int) -> Trained:
+            more = *self._train_arguments(epoch, order, first, steps), *masks
+            return self._programs.call(kind, function, state, sums, *more, donate=(0,))
 
         return self._run(train, state, replicate(Sums.zero(), self._mesh), progress)
 
     def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
         """Returns sums over the "validation" or "test" part."""
-        function = self._function(make_evaluate, recipe)
-        sums = (
-            self._programs.call(
-                "evaluate", function, variables, *self._evaluate_arguments(part, depths, first)
-            )
-            for first in self._evaluation_starts(part)
+        program = partial(
+            self._programs.call, "evaluate", self._programs.make(make_evaluate, recipe)
         )
+        sums = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
         return reduce(partial(jax.tree.map, jnp.add), sums)
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
@@ -130,47 +122,31 @@ class Feed:
     def compile_ahead(self, recipe: Recipe, state: TrainState, epoch: Epoch) -> None:
         """Compiles in the background what training and validating with a recipe lead to.
 
-        Args:
-          recipe: of the present capacity or of another.
-          state: of that capacity, as `programs.describe` makes it.
-          epoch: any, as training will be given.
+        `state` is described, of the recipe's capacities; any epoch will do.
         """
         # In the order in which they will be asked for.
-        sums = replicate(Sums.zero(), self._mesh)
-        arguments = self._train_arguments(epoch, self._order(epoch), sums, 0, 1)
-        train = self._function(type(self).make_train, recipe)
-        self._programs.compile_ahead(train, state, *arguments, donate=(0,))
-        arguments = self._evaluate_arguments("validation", epoch.depths, 0)
-        evaluate = self._function(make_evaluate, recipe)
-        self._programs.compile_ahead(evaluate, state.variables(), *arguments)
+        sums, order = replicate(Sums.zero(), self._mesh), self._order(epoch)
+        given = self._train_arguments(epoch, order, 0, 1)
+        train = self._programs.make(type(self).make_train, recipe)
+        self._programs.compile_ahead(train, state, sums, *given, donate=(0,))
+        given = next(self._evaluate_arguments("validation", epoch.depths))
+        evaluate = self._programs.make(make_evaluate, recipe)
+        self._programs.compile_ahead(evaluate, state.variables(), *given)
 
     def _order(self, epoch: Epoch) -> jax.Array:
         return replicate(epoch_order(epoch.order_key, self._num_train), self._mesh)
 
-    def _function(self, make: Callable[[Recipe], Callable], recipe: Recipe) -> Callable:
-        # Once for each recipe: a program made ahead is found again by its function.
-        key = make, recipe
-        if key not in self._functions:
-            self._functions[key] = make(recipe)
-        return self._functions[key]
-
-    def _train_arguments(
-        self, epoch: Epoch, order: jax.Array, sums: Sums, first: int, steps: int
-    ) -> tuple[Any, ...]:
-        """What a program that trains takes between the state and the mask."""
+    def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
+        """What a program that trains takes between the sums and the mask."""
         raise NotImplementedError
 
-    def _evaluation_starts(self, part: str) -> range:
-        """The first image of each call that evaluates a part."""
-        raise NotImplementedError
-
-    def _evaluate_arguments(self, part: str, depths: jax.Array, first: int) -> tuple[Any, ...]:
-        """What a program that evaluates takes beside the variables."""
+    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
+        """What a program that evaluates takes beside the variables, for each call."""
         raise NotImplementedError
 
     def _run(
         self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> tuple[TrainState, Sums]:
+    ) -> Trained:
         """Takes all steps of an epoch."""
         raise NotImplementedError
 
@@ -203,7 +179,7 @@ class DeviceFeed(Feed):
 
     def _run(
         self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> tuple[TrainState, Sums]:
+    ) -> Trained:
         total = self.steps_per_epoch
         if progress is None:
             return train(state, sums, 0, total)
@@ -220,32 +196,25 @@ class DeviceFeed(Feed):
                 jax.block_until_ready(before)
             if ended:
                 progress(ended, ended * self._batch_size)
-                self._adapt(self._clock() - start)
+                seconds = self._clock() - start
+                if seconds < SECONDS_PER_DISPATCH / 2:
+                    self._steps_per_dispatch *= 2
+                elif seconds > SECONDS_PER_DISPATCH * 2:
+                    self._steps_per_dispatch = max(1, self._steps_per_dispatch // 2)
         return state, sums
 
     def _clock(self) -> float:
         """Seconds, those spent on compilation left out."""
         return time.perf_counter() - self._programs.seconds
 
-    def _adapt(self, seconds: float) -> None:
-        if seconds < SECONDS_PER_DISPATCH / 2:
-            self._steps_per_dispatch *= 2
-        elif seconds > SECONDS_PER_DISPATCH * 2:
-            self._steps_per_dispatch = max(1, self._steps_per_dispatch // 2)
-
-    def _train_arguments(
-        self, epoch: Epoch, order: jax.Array, sums: Sums, first: int, steps: int
-    ) -> tuple[Any, ...]:
+    def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         data = self._images, self._labels, order
         numbers = jnp.float32(epoch.learning_rate), jnp.int32(first), jnp.int32(steps)
-        return sums, *data, epoch.augment_key, epoch.depths, *numbers
+        return *data, epoch.augment_key, epoch.depths, *numbers
 
-    def _evaluation_starts(self, part: str) -> range:
-        return range(1)
-
-    def _evaluate_arguments(self, part: str, depths: jax.Array, first: int) -> tuple[Any, ...]:
+    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
         whole = (jnp.int32(number) for number in self._range[part])
-        return self._images, self._labels, *whole, depths
+        yield self._images, self._labels, *whole, depths
 
 
 class HostFeed(Feed):
@@ -263,7 +232,7 @@ class HostFeed(Feed):
 
     def _run(
         self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> tuple[TrainState, Sums]:
+    ) -> Trained:
         for step in range(self.steps_per_epoch):
             before = sums
             state, sums = train(state, sums, step, 1)
@@ -273,22 +242,19 @@ class HostFeed(Feed):
                 progress(step, step * self._batch_size)
         return state, sums
 
-    def _train_arguments(
-        self, epoch: Epoch, order: jax.Array, sums: Sums, first: int, steps: int
-    ) -> tuple[Any, ...]:
+    def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         rows = np.asarray(order)[first * self._batch_size :][: steps * self._batch_size]
         rate, batch = jnp.float32(epoch.learning_rate), self._read(self._parts["train"], rows)
-        return sums, *batch, epoch.augment_key, epoch.depths, rate, jnp.int32(first)
+        return *batch, epoch.augment_key, epoch.depths, rate, jnp.int32(first)
 
-    def _evaluation_starts(self, part: str) -> range:
-        return range(0, len(self._parts[part].labels), self._evaluated_at_once)
-
-    def _evaluate_arguments(self, part: str, depths: jax.Array, first: int) -> tuple[Any, ...]:
+    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
         split, size = self._parts[part], self._evaluated_at_once
         count = len(split.labels)
-        # The last batch is filled up with images that then count for nothing.
-        rows = np.minimum(np.arange(first, first + size), count - 1)
-        return *self._read(split, rows), jnp.int32(0), jnp.int32(min(size, count - first)), depths
+        for first in range(0, count, size):
+            # The last batch is filled up with images that then count for nothing.
+            rows = np.minimum(np.arange(first, first + size), count - 1)
+            whole = jnp.int32(0), jnp.int32(min(size, count - first))
+            yield *self._read(split, rows), *whole, depths
 
     def _read(self, split: Split, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
         # Sorted reading is kinder to a memory map; the order within the batch is put back.

@@ -4,7 +4,7 @@ Where the initialiser says so, the block is then trained alone for a few epochs,
 the paper's Adam initialiser (PAPER, section "Initialisers").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from autogrow_jax.data.augment import normalize
+from autogrow_jax.data import normalize
+from autogrow_jax.growth import get_initializer
 from autogrow_jax.growth.grow import in_stage, place_block, start_block, write_block
-from autogrow_jax.growth.initializers import get_initializer, make_adam, trained_by_adam
-from autogrow_jax.models.network import Network
+from autogrow_jax.growth.initializers import make_adam, trained_by_adam
+from autogrow_jax.models import Network
 from autogrow_jax.training.feed import Epoch, Feed
 from autogrow_jax.training.state import TrainState
 from autogrow_jax.training.step import Mask, Recipe, percent
@@ -36,12 +37,8 @@ def make_grow_state(
 ) -> Callable[..., TrainState]:
     """Makes the growth step on a padded state; to be jitted.
 
-    Args:
-      recipe: of the training; its network's depths are the capacities.
-      initializer: a registered name. One that says `pretrain` gets no loss: its epochs of
-        training are those of `pretrain` below.
-      reset_optimizer: whether the whole optimiser starts anew; otherwise old moments are kept and
-        those of the new block start at the start.
+    An initialiser that says `pretrain` gets no loss: its epochs of training are those of `pretrain`
+    below. Unless the whole optimiser starts anew, old moments are kept and the new block's begin.
 
     Returns:
       grow_state(state, key, stage, depths, images, labels) -> state with one more block in `stage`
@@ -55,17 +52,11 @@ def make_grow_state(
     def grow_stage(stage, state, key, depths, images, labels):
         slot = depths[stage] - 1
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        needed = chosen.needs_data(network.family)
+        data: tuple[Any, Any] = (None, None)
+        if chosen.needs_data(network.family):
+            data = normalize(images, recipe.preprocessing), labels
         block = start_block(
-            network,
-            variables,
-            stage,
-            key,
-            chosen,
-            normalize(images, recipe.preprocessing) if needed else None,
-            labels if needed else None,
-            live_depths=depths,
-            slot=slot,
+            network, variables, stage, key, chosen, *data, live_depths=depths, slot=slot
         )
         grown = place_block(variables, stage, slot, block)
         params = grown["params"]
@@ -92,19 +83,10 @@ def pretrain(
     key: jax.Array,
     train_accuracy: float,
 ) -> TrainState:
-    """Trains the newest block of a stage by Adam, all else frozen.
+    """Trains the newest block of a stage of a padded state by Adam, all else frozen.
 
-    Args:
-      feed: of the run.
-      recipe: of the run's training; its network's depths are the capacities.
-      state: padded, grown.
-      stage: that grew.
-      depths: int32 [num_stages], live.
-      key: decides the epochs' order and augmentation.
-      train_accuracy: of the last epoch before growth in percent.
-
-    Returns:
-      The state with the block's parameters and running statistics trained.
+    `depths` are live, int32 [num_stages]; `key` decides the epochs' order and augmentation;
+    `train_accuracy` is that of the last epoch before growth in percent.
     """
     alone = recipe._replace(optimizer=_ADAM, ema=0.0)
     mask = make_mask(recipe.network, state, stage, int(depths[stage]) - 2)
@@ -125,21 +107,14 @@ def pretrain(
 def make_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mask:
     """What pre-training a new block may change: its own parameters and running statistics.
 
-    Of a residual block only scale and shift of the last batch normalisation.
-
-    Args:
-      network: its depths are the capacities.
-      state: padded.
-      stage: stage that grew.
-      slot: the new block's entry in the stacked axis.
+    Of a residual block only scale and shift of the last batch normalisation. `slot` is the block's
+    entry in the stacked axis.
     """
-    family = network.family
 
     def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
-        shape: Sequence[int] = (leaf.shape[0],) + (1,) * (leaf.ndim - 1) if leaf.ndim else ()
-        if not in_stage(path, stage) or not (all_params or trained_by_adam(family, path)):
-            return jnp.zeros(shape, leaf.dtype)
-        return jnp.zeros(shape, leaf.dtype).at[slot].set(1)
+        nothing = jnp.zeros(leaf.shape[:1] + (1,) * (leaf.ndim - 1), leaf.dtype)
+        is_own = in_stage(path, stage) and (all_params or trained_by_adam(network.family, path))
+        return nothing.at[slot].set(1) if is_own else nothing
 
     return Mask(
         jax.tree_util.tree_map_with_path(lambda p, a: mask(p, a, False), state.params),

@@ -7,26 +7,20 @@ import jax
 import numpy as np
 
 from autogrow_jax.growth import Policy, ask, deepen
-from autogrow_jax.growth.policy import State
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.settings import Settings
 from autogrow_jax.training.run_state import RunState
-from autogrow_jax.training.state import TrainState
+from autogrow_jax.training.state import Depths, TrainState
 from autogrow_jax.training.trainer import Trainer
 
 
 class Trial(NamedTuple):
-    """A net that was tried: the stage that gained a block, and the line of metrics.jsonl about it.
-
-    Attributes:
-      arrays: at exact depth on the host; None while the trainer holds them.
-    """
+    """A net that was tried: which stage gained a block, and the line of metrics.jsonl on it."""
 
     stage: int
     line: dict[str, Any]
-    depths: tuple[int, ...]
-    arrays: TrainState | None = None
+    depths: Depths
+    arrays: TrainState | None = None  # At exact depth, on the host; None while the trainer's.
 
 
 class Trials:
@@ -70,11 +64,7 @@ class Trials:
     def close(self, stages: Sequence[int]) -> Trial | None:
         """Makes the trainer's net the one to go on with, and returns the trial that is kept.
 
-        Args:
-          stages: the one whose net is kept; empty for the net that all trials started from.
-
-        Raises:
-          ValueError: where the weights of such a net are not there.
+        `stages` holds the one whose net is kept, or none for the net that all trials started from.
         """
         if not stages:
             self._restore(self._base, self.base_depths)
@@ -101,7 +91,7 @@ class Trials:
         with self._trainer.timed("growth"):
             return jax.tree.map(np.array, self._trainer.exact_state())
 
-    def _restore(self, arrays: TrainState, depths: tuple[int, ...]) -> None:
+    def _restore(self, arrays: TrainState, depths: Depths) -> None:
         with self._trainer.timed("growth"):
             arrays = jax.tree.map(np.array, arrays)
             self._trainer.restore(arrays, depths, self._trainer.capacities)
@@ -112,29 +102,14 @@ class Grower:
 
     A round of trials begins with the epoch after the decision, not with the decision: until then
     trainer and state are those of the net that is kept, and can be saved. While a round goes on
-    nothing can; a run that is killed then begins the round again.
-
-    Args:
-      settings: of the run.
-      trainer: whose net grows.
-      state: of the same run.
-      policy: None where nothing grows.
-      reporter: told of each growth.
+    nothing can; a run that is killed then begins the round again. Without a policy nothing grows.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        trainer: Trainer,
-        state: RunState,
-        policy: Policy | None,
-        reporter: Reporter,
+        self, trainer: Trainer, state: RunState, policy: Policy | None, reporter: Reporter
     ):
-        self._settings = settings
-        self._trainer = trainer
-        self._state = state
-        self._policy = policy
-        self._reporter = reporter
+        self._trainer, self._state = trainer, state
+        self._policy, self._reporter = policy, reporter
         self._trials: Trials | None = None
         self._foreseen_from: Any = None
 
@@ -146,8 +121,7 @@ class Grower:
     def prepare(self) -> int:
         """Lets the net grow that the next epoch tries, if it tries one.
 
-        Returns:
-          The epoch whose random draws the next one uses: its own, or the first of a round.
+        Returns the epoch whose random draws the next one uses: its own, or the first of a round.
         """
         state = self._state
         if state.trial is None:
@@ -158,12 +132,7 @@ class Grower:
         return self._trials.epoch
 
     def decide(self, line: dict[str, Any], measurements: Mapping[str, float]) -> None:
-        """Asks the policy, in the growth phase, and does as it says.
-
-        Args:
-          line: of metrics.jsonl, of the epoch that is over.
-          measurements: for the policy.
-        """
+        """Asks the policy, in the growth phase, and does as it says; takes what an epoch gave."""
         state = self._state
         if state.phase != "growth" or self._policy is None:
             return
@@ -186,27 +155,23 @@ class Grower:
             self._note_growth(before, zip(decision.stages, passed, strict=True))
         if decision.action == "finetune":
             state.phase, state.phase_start = "finetune", state.epoch
+            length = self._trainer.settings.finetune.length(state.phase_start)
             self._reporter.message(
-                f"growth ended after {state.epoch} epochs;"
-                f" fine-tuning for {self._settings.finetune.length(state.phase_start)} epochs"
+                f"growth ended after {state.epoch} epochs; fine-tuning for {length} epochs"
             )
 
     def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
         """Lets the programs be compiled that the next growth beyond a capacity needs.
 
         Once a stage is full and not before, as every run ends at a depth that nobody knows.
-
-        Args:
-          line: of metrics.jsonl, of the epoch that is over.
-          measurements: of the same epoch, as the policy got them.
         """
-        state, trainer = self._state, self._trainer
+        state, trainer, growth = self._state, self._trainer, self._trainer.settings.growth
         if state.phase != "growth" or self._policy is None or self.in_trials:
             trainer.programs.drop_ahead()
             return
         here = trainer.depths, trainer.capacities
         is_full = any(d == c for d, c in zip(*here, strict=True))
-        if not self._settings.growth.compile_ahead or not is_full or here == self._foreseen_from:
+        if not growth.compile_ahead or not is_full or here == self._foreseen_from:
             return
         self._foreseen_from = here
         capacities = foresee_capacities(
@@ -215,7 +180,7 @@ class Grower:
             *here,
             trainer.choose_capacities,
             {**measurements, "validation_accuracy": line["validation_accuracy"]},
-            patience=2 * self._settings.growth.interval,
+            patience=2 * growth.interval,
             trial=state.trial,
         )
         if capacities:
@@ -232,27 +197,23 @@ class Grower:
         self._note_growth(trials.base_depths, [(kept.stage, kept.depths)])
         self._state.record(kept.line)
 
-    def _note_growth(
-        self, before: tuple[int, ...], grown: Iterable[tuple[int, tuple[int, ...]]]
-    ) -> None:
+    def _note_growth(self, before: Depths, grown: Iterable[tuple[int, Depths]]) -> None:
         """Notes each stage that gained a block, with the depths then, and tells of the growth."""
-        for stage, depths in grown:
-            self._state.growth.append(
-                {"epoch": self._state.epoch, "stage": stage, "depths": list(depths)}
-            )
-        self._reporter.growth(before, self._trainer.depths, self._settings.growth.initializer)
+        epoch, initializer = self._state.epoch, self._trainer.settings.growth.initializer
+        self._state.growth += [{"epoch": epoch, "stage": s, "depths": list(d)} for s, d in grown]
+        self._reporter.growth(before, self._trainer.depths, initializer)
 
 
 def foresee_capacities(
     policy: Policy,
-    state: State,
-    depths: tuple[int, ...],
-    capacities: tuple[int, ...],
-    choose: Callable[[tuple[int, ...], tuple[int, ...]], tuple[int, ...]],
+    state: dict[str, Any],
+    depths: Depths,
+    capacities: Depths,
+    choose: Callable[[Depths, Depths], Depths],
     measurements: Mapping[str, float],
     patience: int,
     trial: int | None = None,
-) -> tuple[tuple[int, ...], ...]:
+) -> tuple[Depths, ...]:
     """Foresees the capacities of the first growth that these have no room for.
 
     The policy is asked as if accuracy went on to rise, so that growth pays. Where it does not grow
@@ -260,22 +221,18 @@ def foresee_capacities(
     waits for.
 
     Args:
-      policy: of the run; pure, so that asking it changes nothing.
-      state: the policy's.
+      policy: pure, so that asking it changes nothing; with its state.
       depths: of the net that the policy lets grow.
-      capacities: room in each stage.
       choose: depths and the capacities so far to those that they are given room in.
       measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
-      patience: epochs.
       trial: stage that the policy has decided to try, if any.
 
     Returns:
-      Several, where a growth of several stages takes them on its way; none where no such growth
-      is in sight.
+      Several, where a growth of several stages takes them on its way; none where none is in sight.
     """
     measured = dict(measurements)
     on_trial, waited = trial is not None, 0
-    stages: tuple[int, ...] = () if trial is None else (trial,)
+    stages: Sequence[int] = () if trial is None else (trial,)
     while waited < 2 * patience:
         deeper, found = depths, [capacities]
         for stage in stages:

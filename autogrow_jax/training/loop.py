@@ -10,7 +10,7 @@ import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -21,16 +21,18 @@ from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
     Reporter,
+    Result,
     TensorBoardWriter,
+    Workdir,
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.reporting.workdir import Workdir, open_workdir
+from autogrow_jax.reporting.workdir import open_workdir
 from autogrow_jax.settings import Settings, differences
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
-from autogrow_jax.training.ending import Result, evaluate_run, finish, plot, read_finished
+from autogrow_jax.training.ending import evaluate_run, finish, plot, read_finished
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState, begin
@@ -107,18 +109,17 @@ def _train(
         trainer = Trainer(settings, dataset)
         opened.callback(trainer.programs.close)
         trainer.seconds |= seconds
-        policy = None
-        if settings.mode == "grow":
-            policy = build.make_policy(settings, dataset.image_shape, dataset.num_classes)
-        state = begin(trainer, store, policy, settings.growth.compile_ahead)
+        data = dataset.image_shape, dataset.num_classes
+        policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
+        state = begin(trainer, store, policy)
         schedule = build.make_schedule(settings, policy)
-        grower = Grower(settings, trainer, state, policy, reporter)
+        grower = Grower(trainer, state, policy, reporter)
         clock = Clock(state, trainer, started)
         lines = truncate(workdir.metrics, state.epoch)
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
         snapshots.begin(trainer, state.epoch)
-        title = f"{settings.model.family} on {dataset.name}"
-        reporter.begin_run(f"{title}: {workdir.root}", previous=lines)
+        title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
+        reporter.begin_run(title, previous=lines)
         with MetricsWriter(workdir.metrics) as metrics:
             board = None
             if settings.log.tensorboard:
@@ -137,11 +138,10 @@ def _train(
             #   saved, and a killed run begins the round again.
             while not _is_done(settings, state):
                 stop_if_terminated()
-                rate = schedule(state.phase, state.epoch_of_phase, _length(settings, state))
-                draws_of = grower.prepare()
-                line, measured = run_epoch(
-                    settings, trainer, state, clock, reporter, rate, draws_of
-                )
+                length = settings.finetune.length(state.phase_start)
+                rate = schedule(state.phase, state.epoch_of_phase, length)
+                how = rate, grower.prepare()
+                line, measured = run_epoch(trainer, state, clock, reporter, *how)
                 metrics.write(line)
                 if board is not None:
                     board.write(line)
@@ -152,34 +152,29 @@ def _train(
                 grower.decide(line, measured)
                 grower.compile_ahead(line, measured)
                 if not grower.in_trials:
-                    _save(settings, trainer, state, store, clock)
+                    _save(trainer, state, store, clock)
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
-                    plot(workdir, lines, dataset, settings)
+                    plot(workdir, lines, trainer)
         snapshots.end(trainer, state.epoch)
-        result = finish(settings, trainer, state, dataset, clock)
+        result = finish(trainer, state, clock)
         # The result comes last: where it is, the run is finished and all else is on disk.
         with trainer.timed("checkpoint"):
             store.wait()
         write_result(workdir.result, result.to_dict())
-        plot(workdir, lines, dataset, settings, result.test_accuracy)
+        plot(workdir, lines, trainer, result.test_accuracy)
         reporter.end_run(result.to_dict())
         return result
 
 
 def _is_done(settings: Settings, state: RunState) -> bool:
-    return state.phase != "growth" and state.epoch_of_phase >= _length(settings, state)
+    length = settings.finetune.length(state.phase_start)
+    return state.phase != "growth" and state.epoch_of_phase >= length
 
 
-def _length(settings: Settings, state: RunState) -> int:
-    """Epochs of the phase that goes on, which growth does not know."""
-    return settings.finetune.length(state.phase_start)
-
-
-def _save(
-    settings: Settings, trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock
-) -> None:
+def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> None:
     """Saves when it is time, right after a growth, and at the end."""
+    settings = trainer.settings
     grew = bool(state.growth) and state.growth[-1]["epoch"] == state.epoch
     if state.epoch % settings.checkpoint.every and not grew and not _is_done(settings, state):
         return
@@ -189,42 +184,18 @@ def _save(
         store.save(state.epoch, trainer.exact_state(), memory, state.validation_accuracy)
 
 
-class Trained(NamedTuple):
-    """What an epoch measured.
-
-    Attributes:
-      line: of metrics.jsonl.
-      measurements: for the policy, beside the validation accuracy: train_accuracy in percent,
-        train_loss and validation_loss in nats, seconds since the start of the run over all its
-        starts, latency in seconds per validation image.
-    """
-
-    line: dict[str, Any]
-    measurements: dict[str, float]
-
-
 def run_epoch(
-    settings: Settings,
-    trainer: Trainer,
-    state: RunState,
-    clock: Clock,
-    reporter: Reporter,
-    rate: float,
-    draws_of: int,
-) -> Trained:
-    """Trains and validates.
+    trainer: Trainer, state: RunState, clock: Clock, reporter: Reporter, rate: float, draws_of: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Trains and validates, and notes it in `state`; of a trial only that it took place.
 
     Args:
-      settings: of the run.
-      trainer: whose arrays are trained.
-      state: told of the epoch; of what a trial measured only that it took place.
-      clock: brought up to date.
-      reporter: told about progress within the epoch.
-      rate: the learning rate.
       draws_of: the epoch whose order of batches and augmentation this one uses.
 
     Returns:
-      The line of metrics.jsonl, and what the policy may look at.
+      The line of metrics.jsonl, and what the policy may look at beside the validation accuracy:
+      train_accuracy in percent, train_loss and validation_loss in nats, seconds since the start of
+      the run over all its starts, latency in seconds per validation image.
 
     Raises:
       DivergedError: when the loss or a weight is no longer finite.
@@ -235,18 +206,17 @@ def run_epoch(
         seconds = max(time.perf_counter() - start, 1e-9)
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
-    trained = trainer.train_epoch(draws_of, rate, progress if settings.log.progress else None)
+    watch = progress if trainer.settings.log.progress else None
+    trained = trainer.train_epoch(draws_of, rate, watch)
     before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")
     latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
     _check_finite(trainer, epoch, rate, trained, validated)
     clock.update()
-    measurements = {
-        "train_accuracy": percent(trained),
+    measured = {
         "train_loss": mean_loss(trained),
+        "train_accuracy": percent(trained),
         "validation_loss": mean_loss(validated),
-        "seconds": state.seconds["total"],
-        "latency": latency,
     }
     line = {
         "epoch": epoch,
@@ -255,9 +225,7 @@ def run_epoch(
         **({} if state.kept is None else {"kept": state.kept}),
         "depths": list(trainer.depths),
         "train_images": int(trained.examples),
-        **{
-            name: measurements[name] for name in ("train_loss", "train_accuracy", "validation_loss")
-        },
+        **measured,
         "validation_accuracy": percent(validated),
         "learning_rate": rate,
         "seconds": time.perf_counter() - start,
@@ -268,7 +236,7 @@ def run_epoch(
         state.record(line)
     else:
         state.trial_epochs += 1
-    return Trained(line, measurements)
+    return line, {**measured, "seconds": state.seconds["total"], "latency": latency}
 
 
 def _check_finite(

@@ -26,7 +26,6 @@ from autogrow_jax.process import machine_key, submit
 # the same bits; level 0 would not: it does not fuse multiplications with additions.
 _RUNS_SELDOM = {"xla_backend_optimization_level": "1"}
 
-
 # Of those called last: a program for each depth would fill the memory of a long run.
 _MOST_KEPT = 64
 
@@ -37,18 +36,12 @@ _MAX_BYTES = 2 * 2**30
 
 
 def choose_folder(root: str) -> Path | None:
-    """Keeps programs on disk where a run's settings say.
+    """Keeps programs on disk where a run's settings say; the rest is as for `keep_in`.
 
     Args:
-      root: the folder that holds the folders of all machines; "" for `DEFAULT_ROOT`, unless JAX was
-        told of a folder already (JAX_COMPILATION_CACHE_DIR, or an earlier run), which then stays;
-        "none" to leave JAX as it is, with the folder it was told of, if any.
-
-    Returns:
-      This machine's folder, None where nothing was changed.
-
-    Raises:
-      OSError: the folder cannot be written; nothing was changed.
+      root: "" for `DEFAULT_ROOT`, unless JAX was told of a folder already
+        (JAX_COMPILATION_CACHE_DIR, or an earlier run), which then stays; "none" to leave JAX as it
+        is, with the folder it was told of, if any. Then nothing is changed and None returned.
     """
     if root == "none" or (not root and _folder_now()):
         return None
@@ -56,16 +49,10 @@ def choose_folder(root: str) -> Path | None:
 
 
 def keep_in(root: str | os.PathLike[str]) -> Path:
-    """Keeps all programs compiled from now on by this process, and finds those kept before.
+    """Keeps all programs this process compiles from now on, and finds those kept before.
 
-    Args:
-      root: the folder that holds the folders of all machines; shared by any number of processes.
-
-    Returns:
-      This machine's folder.
-
-    Raises:
-      OSError: the folder cannot be written; nothing was changed.
+    They lie in this machine's folder in `root`, which any number of processes share. Where it
+    cannot be written, an OSError says so and nothing was changed.
     """
     folder = Path(root) / machine_key()
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +94,18 @@ class Programs:
         self.seconds_ahead = 0.0
         self.counts: Counter[str] = Counter()
         self.counts_ahead: Counter[str] = Counter()
+        self._made: dict[Any, Callable] = {}
         self._compiled: dict[Any, Any] = {}
         self._ahead: dict[Any, Future[Any]] = {}
         # One thread, which the first program starts.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
+
+    def make(self, make: Callable[..., Callable], recipe: Any, *more: Any) -> Callable:
+        """`make(recipe, *more)`, once: a program made ahead is found again by its function."""
+        key = make, recipe, *more
+        if key not in self._made:
+            self._made[key] = make(*key[1:])
+        return self._made[key]
 
     def call(
         self,
@@ -124,7 +119,7 @@ class Programs:
 
         Args:
           kind: what the program is, such as "train"; counted under this name.
-          function: pure; the same object each time, as it is part of the key.
+          function: pure; from `make`, as it is part of the key.
           *args: pytrees of arrays; Python numbers are traced.
           donate: positions of arguments whose buffers may be reused.
           runs_seldom: whether a quick compilation is worth more than a quick program.
@@ -137,17 +132,14 @@ class Programs:
                 compiled = _compile(function, args, donate, runs_seldom)
             else:
                 self.counts_ahead[kind] += 1
-            self._keep(key, compiled)
+            self._compiled[key] = compiled
+            while len(self._compiled) > _MOST_KEPT:
+                del self._compiled[next(iter(self._compiled))]
             self.seconds += time.perf_counter() - start
             self.counts[kind] += 1
         else:
             self._compiled[key] = self._compiled.pop(key)  # The newest last.
         return self._compiled[key](*args)
-
-    def _keep(self, key: Any, compiled: Any) -> None:
-        self._compiled[key] = compiled
-        while len(self._compiled) > _MOST_KEPT:
-            del self._compiled[next(iter(self._compiled))]
 
     def compile_ahead(
         self,
@@ -156,16 +148,10 @@ class Programs:
         donate: tuple[int, ...] = (),
         runs_seldom: bool = False,
     ) -> None:
-        """Compiles in the background what `call` will be asked for.
+        """Compiles in the background what `call` will be asked for, whose arguments it takes.
 
-        A `call` that comes earlier waits for what is left. Where this fails, `call` compiles, and
-        meets the same error.
-
-        Args:
-          function: and the rest as for `call`.
-          *args: pytrees of arrays, or of `jax.ShapeDtypeStruct` as `describe` makes them.
-          donate: as for `call`.
-          runs_seldom: as for `call`.
+        Instead of arrays it takes what `describe` makes of them, too. A `call` that comes earlier
+        waits for what is left. Where this fails, `call` compiles, and meets the same error.
         """
         args = describe(args)
         key = _make_key(function, args)
@@ -200,8 +186,7 @@ class Programs:
             return None
         try:
             return future.result()
-        # Whatever it was, it is the foreground's to meet.
-        except (Exception, CancelledError):
+        except (Exception, CancelledError):  # Whatever it was, it is the foreground's to meet.
             return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autogrow_jax.growth import Policy
-from autogrow_jax.reporting.result import AHEAD, TIMED
+from autogrow_jax.reporting.result import AHEAD
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.trainer import Trainer
 
@@ -15,10 +15,11 @@ from autogrow_jax.training.trainer import Trainer
 class RunState:
     """The host's side of a run between two epochs; depths and capacities are the trainer's.
 
+    Accuracies are in percent, and of nets that were kept.
+
     Attributes:
       epoch: epochs done.
-      phase: "growth", "finetune" or "scratch".
-      phase_start: epoch with which the phase began.
+      phase: "growth", "finetune" or "scratch"; began with epoch `phase_start`.
       evaluated_depths: of the network whose validation accuracy the last epoch measured: the
         trainer's, or those before the growth that followed. The first blocks of the saved arrays
         are it.
@@ -28,9 +29,6 @@ class RunState:
       kept: stages whose trials were kept by the round that ended after the last epoch; None where
         none ended then.
       trial_epochs: epochs of trial so far, those of networks that were kept included.
-      train_accuracy: of the last epoch in percent, as all accuracies here of kept networks.
-      validation_accuracy: of the last epoch in percent.
-      best_validation_accuracy: so far, in percent.
       growth: a dict for each block added: epoch, stage, depths.
       seconds: spent so far, by what on, over all starts; "total" too, and `AHEAD`, of a thread
         beside.
@@ -50,9 +48,7 @@ class RunState:
     validation_accuracy: float = 0.0
     best_validation_accuracy: float = 0.0
     growth: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    seconds: dict[str, float] = dataclasses.field(
-        default_factory=lambda: dict.fromkeys(("total", *TIMED, AHEAD), 0.0)
-    )
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     compilations: dict[str, int] = dataclasses.field(default_factory=dict)
     compilations_ahead: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -61,11 +57,7 @@ class RunState:
         return self.epoch - self.phase_start
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Takes over what an epoch measured on a network that is kept.
-
-        Args:
-          line: of metrics.jsonl.
-        """
+        """Takes over the line of metrics.jsonl about an epoch of a network that is kept."""
         self.evaluated_depths = tuple(line["depths"])
         self.train_accuracy = line["train_accuracy"]
         self.validation_accuracy = line["validation_accuracy"]
@@ -73,8 +65,8 @@ class RunState:
 
     def to_dict(self, trainer: Trainer) -> dict[str, Any]:
         """JSON-able; with the depths and capacities that the trainer's arrays have."""
-        arrays = {"depths": trainer.depths, "capacities": trainer.capacities}
-        return dataclasses.asdict(self) | arrays
+        own = dataclasses.asdict(self)
+        return own | {"depths": trainer.depths, "capacities": trainer.capacities}
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "RunState":
@@ -87,10 +79,7 @@ class RunState:
 class Clock:
     """Adds this start's seconds and compilations to those a run's state brought along.
 
-    Args:
-      state: of the run, as it began or was read.
-      trainer: of the run.
-      started: `time.perf_counter()` when this start began.
+    `started` is the `time.perf_counter()` at which this start began.
     """
 
     def __init__(self, state: RunState, trainer: Trainer, started: float):
@@ -117,12 +106,7 @@ def _add(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
 
 
 def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
-    """The state of a checkpoint, whose arrays go to the trainer.
-
-    Args:
-      trainer: takes over the arrays, with their depths and capacities.
-      store: of the run.
-      latest: number of epochs done at the checkpoint.
+    """The state of checkpoint `latest`, whose arrays, depths and capacities go to the trainer.
 
     Raises:
       UserError: where the checkpoint is damaged or does not fit the settings.
@@ -133,21 +117,9 @@ def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
     return RunState.from_dict(restored.memory)
 
 
-def begin(
-    trainer: Trainer, store: CheckpointStore, policy: Policy | None, compile_ahead: bool
-) -> RunState:
-    """The state of the newest checkpoint, or of a new run; the arrays are the trainer's.
-
-    Args:
-      trainer: takes over the arrays.
-      store: of the run.
-      policy: of a run that grows; None for one that does not.
-      compile_ahead: whether a thread compiles at once what training will ask for.
-
-    Raises:
-      UserError: where the checkpoint is damaged or does not fit the settings.
-    """
-    latest = store.latest()
+def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None) -> RunState:
+    """Resumes from the newest checkpoint, or starts a new run; without a policy nothing grows."""
+    latest, compile_ahead = store.latest(), trainer.settings.growth.compile_ahead
     if latest is not None:
         state = resume(trainer, store, latest)
         if compile_ahead:

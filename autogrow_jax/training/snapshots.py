@@ -21,7 +21,6 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import replace_file
 from autogrow_jax.training.trainer import Trainer
 
-Tree = Any
 _NAME = re.compile(r"epoch_(\d+)\.npz")
 
 
@@ -30,13 +29,12 @@ class Snapshot(NamedTuple):
 
     Attributes:
       epoch: number of epochs done.
-      depths: blocks of each stage.
       variables: {"params": ..., "batch_stats": ...} of NumPy arrays at exact depth.
     """
 
     epoch: int
     depths: tuple[int, ...]
-    variables: dict[str, Tree]
+    variables: dict[str, Any]
 
 
 class Snapshots:
@@ -56,10 +54,6 @@ class Snapshots:
 
         The epochs after the checkpoint are trained again and leave the same snapshots again, so a
         run that was killed and resumed has those of one that was not.
-
-        Args:
-          trainer: as it starts or resumes.
-          epoch: number of epochs done.
         """
         for done, path in _files(self._directory):
             if done > epoch:
@@ -68,30 +62,19 @@ class Snapshots:
             self.after_epoch(trainer, 0)
 
     def after_epoch(self, trainer: Trainer, epoch: int) -> None:
-        """Keeps the trainer's weights if it is time.
-
-        Args:
-          trainer: before the growth that may follow.
-          epoch: number of epochs done.
-        """
+        """Keeps the weights after `epoch` epochs, if it is time, before a growth changes them."""
         if self._every and epoch % self._every == 0:
             self._write(trainer, epoch)
 
     def end(self, trainer: Trainer, epoch: int) -> None:
-        """Keeps the last weights of a run, if `after_epoch` did not.
-
-        Args:
-          trainer: whose run is at its end.
-          epoch: number of epochs done.
-        """
+        """Keeps the last weights of a run, if `after_epoch` did not."""
         if self._every and epoch % self._every:
             self._write(trainer, epoch)
 
     def _write(self, trainer: Trainer, epoch: int) -> None:
         with trainer.timed("checkpoint"):
-            write_snapshot(
-                self._directory, Snapshot(epoch, trainer.depths, trainer.exact_variables())
-            )
+            snapshot = Snapshot(epoch, trainer.depths, trainer.exact_variables())
+            write_snapshot(self._directory, snapshot)
 
 
 def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Path:
@@ -108,12 +91,8 @@ def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Pat
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(snapshot.variables)
     }
-    buffer = io.BytesIO()
-    head: dict[str, Any] = {
-        "epoch": np.int64(snapshot.epoch),
-        "depths": np.asarray(snapshot.depths, np.int64),
-    }
-    np.savez(buffer, **head, **arrays)
+    buffer, depths = io.BytesIO(), np.asarray(snapshot.depths, np.int64)
+    np.savez(buffer, epoch=np.int64(snapshot.epoch), depths=depths, **arrays)
     path = Path(directory) / f"epoch_{snapshot.epoch:06d}.npz"
     replace_file(path, buffer.getvalue())
     return path

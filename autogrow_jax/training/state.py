@@ -1,4 +1,4 @@
-"""What training changes, and its two forms: exact depth, and padded to a capacity.
+"""What training changes, its two forms (exact depth, and padded to a capacity), where it lies.
 
 Exact depth is what is saved, returned and grown in public. While the loop runs, the stacked axes
 are padded to a capacity and the depth is data, so that growth within the capacity needs no new
@@ -11,20 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autogrow_jax.growth.grow import cut
-from autogrow_jax.models.network import Network
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import Network
 
 Tree = Any
+Depths = tuple[int, ...]
+# Of the mesh, whose devices each train on a part of every batch.
+AXIS = "data"
 
 
 class TrainState(NamedTuple):
     """All arrays of a run.
 
     Attributes:
-      params: of the network.
       batch_stats: running statistics; empty without batch normalisation.
-      opt_state: of the optimiser, for `params`.
       ema: exponential average of `params`; empty where none is kept.
     """
 
@@ -45,15 +47,7 @@ def init_state(
     image_shape: tuple[int, int, int],
     ema: bool,
 ) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      network: at exact depth.
-      optimizer: whose state is made.
-      key: decides the random start.
-      image_shape: height and width in pixels, channels.
-      ema: whether an average of the weights is kept.
-    """
+    """The state before the first step; `image_shape` is height and width in pixels, channels."""
     variables = network.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     params = variables["params"]
     # Copies: the training step donates its input, and one buffer must not be given away twice.
@@ -61,16 +55,12 @@ def init_state(
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params), average)
 
 
-def choose_capacities(depths: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
-    """Blocks to make room for in each stage.
+def choose_capacities(depths: Depths, now: Depths) -> Depths:
+    """Blocks to make room for in each stage, where there is room for `now` so far.
 
     Capacities only grow, by doubling. When one stage runs out, stages within a quarter of their
     capacity grow along, because round robin is about to fill them and each change costs a
     compilation.
-
-    Args:
-      depths: what has to fit.
-      now: the capacities so far; at the start those to begin with.
     """
     if all(depth <= capacity for depth, capacity in zip(depths, now, strict=True)):
         return now
@@ -84,37 +74,54 @@ def choose_capacities(depths: tuple[int, ...], now: tuple[int, ...]) -> tuple[in
     return tuple(result)
 
 
-def pad_state(
-    state: TrainState,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    capacities: tuple[int, ...],
-    image_shape: tuple[int, int, int],
-) -> TrainState:
-    """Pads the stacked axes of a state to a capacity with zeros; on the host, as NumPy arrays.
+def pad_state(state: TrainState, template: TrainState) -> TrainState:
+    """Pads the stacked axes to those of `template` with zeros; on the host, as NumPy arrays.
 
-    Dead slots hold zeros, so decay and momentum leave them zero and no norm counts them.
+    Dead slots hold zeros, so decay and momentum leave them zero and no norm counts them. The leaves
+    of `template` need nothing but a shape.
     """
-    roomy = network.clone(depths=capacities)
-    template = jax.eval_shape(
-        lambda: init_state(roomy, optimizer, jax.random.key(0), image_shape, bool(state.ema))
-    )
-    return pad_like(state, template)
+
+    def pad(leaf: Any, like: jax.ShapeDtypeStruct) -> np.ndarray:
+        # On the host: on the device every shape would be a program of its own to compile.
+        leaf = np.asarray(leaf)
+        more = [(0, new - old) for old, new in zip(leaf.shape, like.shape, strict=True)]
+        return np.pad(leaf, more) if leaf.shape != like.shape else leaf
+
+    return jax.tree.map(pad, state, template)
 
 
-def pad_like(state: TrainState, template: TrainState) -> TrainState:
-    """The same to the shapes of `template`, whose leaves need nothing but a shape."""
-    return jax.tree.map(_pad, state, template)
+# --- Where arrays lie.
 
 
-def _pad(leaf: Any, like: jax.ShapeDtypeStruct) -> np.ndarray:
-    # On the host: on the device every shape would be a program of its own to compile.
-    leaf = np.asarray(leaf)
-    if leaf.shape == like.shape:
-        return leaf
-    return np.pad(leaf, [(0, new - old) for old, new in zip(leaf.shape, like.shape, strict=True)])
+def make_mesh(num_devices: int, batch_size: int) -> Mesh:
+    """A mesh of the first `num_devices` devices, 0 for all.
+
+    Raises:
+      UserError: where there are fewer devices, or they do not divide the batch.
+    """
+    devices = jax.devices()
+    count = num_devices or len(devices)
+    if count > len(devices):
+        raise UserError(
+            f"config.num_devices is {count}, but JAX sees {len(devices)} {devices[0].platform}"
+            " device(s); lower it, or 0 for all there are"
+        )
+    if batch_size % count:
+        fitting = max(n for n in range(1, count + 1) if batch_size % n == 0)
+        raise UserError(
+            f"config.data.batch_size is {batch_size}, which {count} devices do not divide; make it"
+            f" a multiple of {count}, or set config.num_devices={fitting}"
+        )
+    return Mesh(np.asarray(devices[:count]), (AXIS,))
 
 
-def cut_state(state: TrainState, depths: tuple[int, ...]) -> TrainState:
-    """The exact-depth form of a padded state."""
-    return cut(state, depths)
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every leaf on each device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_batch(array: jax.Array, mesh: Mesh) -> jax.Array:
+    """Inside jit: spreads the leading axis over the mesh, and with it the computation."""
+    if mesh.size == 1:
+        return array
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(AXIS)))

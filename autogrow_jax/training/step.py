@@ -6,7 +6,7 @@ A program trains for any number of consecutive steps of an epoch. Batches are a 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,9 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from autogrow_jax.data.augment import augment, normalize
-from autogrow_jax.data.types import Preprocessing
-from autogrow_jax.models.network import Network
-from autogrow_jax.training.parallel import AXIS, split_batch
-from autogrow_jax.training.state import TrainState
-
-Tree = Any
+from autogrow_jax.data import Preprocessing, augment, normalize
+from autogrow_jax.models import Network
+from autogrow_jax.training.state import AXIS, TrainState, Tree, split_batch
 
 
 class Sums(NamedTuple):
@@ -40,8 +36,7 @@ class Sums(NamedTuple):
 
     @staticmethod
     def zero() -> "Sums":
-        whole = jnp.int32
-        return Sums(jnp.float32(0), whole(0), whole(0), whole(-1))
+        return Sums(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
 
 def percent(sums: Sums) -> float:
@@ -54,13 +49,15 @@ def mean_loss(sums: Sums) -> float:
     return float(sums.loss) / int(sums.examples)
 
 
+Trained = tuple[TrainState, Sums]
+
+
 class Recipe(NamedTuple):
     """What a training step is made of; hashable, fixed for a run.
 
     Attributes:
       network: its depths are the capacities.
       optimizer: without its learning rate.
-      preprocessing: augmentation and normalisation.
       batch_size: over all devices.
       ema: decay of the weights' average, 0 for none.
       parallel: "jit" normalises by the statistics of the whole batch, "pmap" by those of each
@@ -89,8 +86,7 @@ class Recipe(NamedTuple):
         return self.evaluation_batch_size or self.batch_size
 
 
-def _example_losses(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+_example_losses = optax.softmax_cross_entropy_with_integer_labels
 
 
 def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_rate, mask):
@@ -116,12 +112,8 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
         correct = lax.psum(correct, AXIS)
     if mask is not None:
         grads = jax.tree.map(jnp.multiply, grads, mask.params)
-        stats = jax.tree.map(
-            lambda new, old, m: new * m + old * (1 - m),
-            stats,
-            state.batch_stats,
-            mask.batch_stats,
-        )
+        trees = stats, state.batch_stats, mask.batch_stats
+        stats = jax.tree.map(lambda new, old, m: new * m + old * (1 - m), *trees)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     if mask is not None:
         updates = jax.tree.map(jnp.multiply, updates, mask.params)
@@ -139,10 +131,9 @@ class Mask(NamedTuple):
     batch_stats: Tree
 
 
-def _train_on(
-    recipe: Recipe, state: TrainState, sums: Sums, images, labels, key, depths, rate, step, mask
-) -> tuple[TrainState, Sums]:
+def _train_on(recipe: Recipe, trained, batch, key, depths, rate, step, mask) -> Trained:
     """One step on uint8 images [N, H, W, C]: the whole batch, under "pmap" this device's part."""
+    (state, sums), (images, labels) = trained, batch
     key = jax.random.fold_in(key, step)
     if recipe.parallel == "jit":
         images, labels = split_batch(images, recipe.mesh), split_batch(labels, recipe.mesh)
@@ -155,59 +146,42 @@ def _train_on(
     return state, Sums(sums.loss + loss * count, sums.correct + correct, sums.examples + count, bad)
 
 
-def make_train_steps(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
+def make_train_steps(recipe: Recipe) -> Callable[..., Trained]:
     """Makes the function that trains for some steps; to be jitted, its first argument donated.
 
     Returns:
-      train_steps(state, sums, images, labels, order, key, depths, learning_rate, first_step,
-      num_steps, mask=None) -> (state, sums): images uint8 [M, H, W, C] and labels int32 [M] hold
-      the whole set, order int32 [N] the epoch's permutation of training examples, depths int32
-      [num_stages]; steps first_step to first_step + num_steps - 1 are taken. `sums` goes in and
-      out, so that an epoch's sums do not depend on how many calls it was cut into.
+      train_steps(state, sums, images, labels, order, key, depths, rate, first, steps, mask=None) ->
+      (state, sums): images uint8 [M, H, W, C] and labels int32 [M] hold the whole set, order int32
+      [N] the epoch's permutation of training examples, depths int32 [num_stages]; steps first to
+      first + steps - 1 are taken. `sums` goes in and out, so that an epoch's sums do not depend on
+      how many calls it was cut into.
     """
 
-    def train_steps(
-        state,
-        sums,
-        images,
-        labels,
-        order,
-        key,
-        depths,
-        learning_rate,
-        first_step,
-        num_steps,
-        mask=None,
-    ):
+    def train_steps(state, sums, images, labels, order, key, depths, rate, first, steps, mask=None):
         def body(i, carry):
-            step = first_step + i
-            first, size = _own_rows(recipe)
-            chosen = lax.dynamic_slice_in_dim(order, step * recipe.batch_size + first, size)
-            batch, wanted = images[chosen], labels[chosen]
-            state, sums = carry
-            return _train_on(
-                recipe, state, sums, batch, wanted, key, depths, learning_rate, step, mask
-            )
+            step = first + i
+            row, size = _own_rows(recipe)
+            chosen = lax.dynamic_slice_in_dim(order, step * recipe.batch_size + row, size)
+            batch = images[chosen], labels[chosen]
+            return _train_on(recipe, carry, batch, key, depths, rate, step, mask)
 
-        return lax.fori_loop(0, num_steps, body, (state, sums))
+        return lax.fori_loop(0, steps, body, (state, sums))
 
     return _everywhere(train_steps, recipe)
 
 
-def make_batch_step(recipe: Recipe) -> Callable[..., tuple[TrainState, Sums]]:
+def make_batch_step(recipe: Recipe) -> Callable[..., Trained]:
     """The same for a batch that comes from the host, where the set does not fit on the device.
 
     Returns:
-      batch_step(state, sums, images, labels, key, depths, learning_rate, step, mask=None) ->
-      (state, sums) with images uint8 [batch_size, H, W, C].
+      batch_step(state, sums, images, labels, key, depths, rate, step, mask=None) -> (state, sums)
+      with images uint8 [batch_size, H, W, C].
     """
 
-    def batch_step(state, sums, images, labels, key, depths, learning_rate, step, mask=None):
+    def batch_step(state, sums, images, labels, key, depths, rate, step, mask=None):
         rows = _own_rows(recipe)
-        images, labels = (lax.dynamic_slice_in_dim(a, *rows) for a in (images, labels))
-        return _train_on(
-            recipe, state, sums, images, labels, key, depths, learning_rate, step, mask
-        )
+        batch = tuple(lax.dynamic_slice_in_dim(array, *rows) for array in (images, labels))
+        return _train_on(recipe, (state, sums), batch, key, depths, rate, step, mask)
 
     return _everywhere(batch_step, recipe)
 
@@ -224,18 +198,10 @@ def _everywhere(function: Callable, recipe: Recipe) -> Callable:
     """Under "pmap": runs `function` on every device with all arguments; it picks its own rows."""
     if recipe.parallel == "jit":
         return function
-
-    def run(*args):
-        mapped = jax.shard_map(
-            function,
-            mesh=recipe.mesh,
-            in_specs=tuple(PartitionSpec() for _ in args),
-            out_specs=PartitionSpec(),
-            check_vma=False,
-        )
-        return mapped(*args)
-
-    return run
+    whole = PartitionSpec()
+    return jax.shard_map(
+        function, mesh=recipe.mesh, in_specs=whole, out_specs=whole, check_vma=False
+    )
 
 
 def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
@@ -254,20 +220,14 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
             # The last batch is filled up with examples that then count for nothing.
             chosen = first + jnp.minimum(offsets, count - 1)
             batch = normalize(split_batch(images[chosen], mesh), recipe.preprocessing)
-            logits = cast(
-                jax.Array,
-                recipe.network.apply(
-                    variables, batch, train=False, live_depths=recipe.live(depths)
-                ),
-            )
+            live = recipe.live(depths)
+            logits: Any = recipe.network.apply(variables, batch, train=False, live_depths=live)
             wanted = labels[chosen]
             valid = offsets < count
             loss = jnp.sum(jnp.where(valid, _example_losses(logits, wanted), 0.0))
             correct = jnp.sum(valid & (jnp.argmax(logits, -1) == wanted), dtype=jnp.int32)
-            seen = jnp.sum(valid, dtype=jnp.int32)
-            return Sums(
-                sums.loss + loss, sums.correct + correct, sums.examples + seen, sums.bad_step
-            )
+            seen = sums.examples + jnp.sum(valid, dtype=jnp.int32)
+            return Sums(sums.loss + loss, sums.correct + correct, seen, sums.bad_step)
 
         num_batches = (count + batch_size - 1) // batch_size
         return lax.fori_loop(0, num_batches, body, Sums.zero())
@@ -276,12 +236,7 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
 
 
 def choose_evaluation_batch_size(batch_size: int, num_examples: int, num_devices: int) -> int:
-    """As many batches as those of `batch_size` would be, with as few images to fill up the last.
-
-    Args:
-      batch_size: at most so many images at once; a multiple of the devices.
-      num_examples: that are evaluated most often, at least one.
-      num_devices: that share a batch.
+    """At most `batch_size`: in no more batches, as few images as possible fill up the last.
 
     >>> choose_evaluation_batch_size(128, 285, 1)
     96

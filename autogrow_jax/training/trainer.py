@@ -17,20 +17,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.growth import deepen, get_initializer
+from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.grow_step import make_grow_state, pretrain
-from autogrow_jax.training.parallel import make_mesh, replicate
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import (
+    Depths,
     TrainState,
     choose_capacities,
-    cut_state,
     init_state,
-    pad_like,
+    make_mesh,
+    pad_state,
+    replicate,
 )
 from autogrow_jax.training.step import Recipe, Sums, choose_evaluation_batch_size
 
@@ -41,10 +43,6 @@ PURPOSES = ("init", "order", "augment", "growth", "pretrain")
 class Trainer:
     """Holds a run's state, padded and on the devices, and so owns the depths of the run.
 
-    Args:
-      settings: of the run.
-      dataset: loaded.
-
     Attributes:
       depths: blocks of each stage.
       capacities: blocks of each stage there is room for.
@@ -54,49 +52,43 @@ class Trainer:
     """
 
     def __init__(self, settings: Settings, dataset: Dataset):
-        self._settings = settings
+        self.settings, self.dataset = settings, dataset
         self._image_shape = dataset.image_shape
         self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
         self._optimizer = build.make_optimizer(settings)
-        self.depths: tuple[int, ...] = tuple(settings.model.depths)
+        self.depths: Depths = tuple(settings.model.depths)
         self._exact = settings.growth.capacity == 0
         first_capacities = (settings.growth.capacity,) * len(self.depths)
         self.capacities = self.choose_capacities(self.depths, first_capacities)
-        network = build.make_network(
-            settings, dataset.num_classes, dataset.image_shape[2], self.depths
-        )
+        data = dataset.num_classes, dataset.image_shape[2]
+        network = build.make_network(settings, *data, self.depths)
         self.convolution, _ = choose_convolution(settings)
         options = network.options._replace(convolution=self.convolution)
         self._network = network.clone(options=options)
         self._root = jax.random.key(settings.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
+        batch_size, num_validated = settings.data.batch_size, len(dataset.validation.labels)
         self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
             self._optimizer,
             dataset.preprocessing,
-            settings.data.batch_size,
+            batch_size,
             settings.optimizer.ema,
             settings.parallel,
             self._mesh,
             self._exact,
-            choose_evaluation_batch_size(
-                settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
-            ),
+            choose_evaluation_batch_size(batch_size, num_validated, self._mesh.size),
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
-        self._grow_states: dict[Recipe, Callable[..., TrainState]] = {}
-        self._abstract_states: dict[tuple[int, ...], TrainState] = {}
+        self.steps_per_epoch = self._feed.steps_per_epoch
+        self._abstract_states: dict[Depths, TrainState] = {}
         self._state: TrainState | None = None
 
     @property
     def network(self) -> Network:
         """At its exact depths."""
         return self._network.clone(depths=self.depths)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._feed.steps_per_epoch
 
     def key(self, purpose: str, epoch: int) -> jax.Array:
         """The key of everything random for a purpose (one of `PURPOSES`) in an epoch."""
@@ -111,13 +103,9 @@ class Trainer:
         self.seconds[what] += spent - (self.programs.seconds - compiled)
 
     def _grow_state(self, recipe: Recipe) -> Callable[..., TrainState]:
-        # Once for each recipe: a program made ahead is found again by its function.
-        if recipe not in self._grow_states:
-            growth = self._settings.growth
-            self._grow_states[recipe] = make_grow_state(
-                recipe, growth.initializer, growth.reset_optimizer
-            )
-        return self._grow_states[recipe]
+        growth = self.settings.growth
+        how = growth.initializer, growth.reset_optimizer
+        return self.programs.make(make_grow_state, recipe, *how)
 
     def start(self) -> None:
         """Makes the state before the first epoch."""
@@ -125,83 +113,64 @@ class Trainer:
         # serves all depths, also those of other runs where compiled programs are kept on disk.
         init = partial(self._init_state, self._recipe.network)
         roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
-        exact = cut_state(jax.device_get(roomy), self.depths)
-        self._state = replicate(pad_like(exact, roomy), self._mesh)
+        exact = cut(jax.device_get(roomy), self.depths)
+        self._state = replicate(pad_state(exact, roomy), self._mesh)
 
     def _init_state(self, network: Network, key: jax.Array) -> TrainState:
         return init_state(network, self._optimizer, key, self._image_shape, self._recipe.ema > 0)
 
-    def abstract_state(self, depths: tuple[int, ...]) -> TrainState:
-        """Shapes and dtypes of the state at these depths."""
+    def abstract_state(self, depths: Depths) -> TrainState:
+        """Shapes, dtypes and places of the state at these depths."""
         if depths not in self._abstract_states:
-            network = self._network.clone(depths=depths)
-            self._abstract_states[depths] = jax.eval_shape(
-                partial(self._init_state, network), self._root
+            init = partial(self._init_state, self._network.clone(depths=depths))
+            place = NamedSharding(self._mesh, PartitionSpec())
+            self._abstract_states[depths] = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                jax.eval_shape(init, self._root),
             )
         return self._abstract_states[depths]
 
-    def restore(
-        self, exact: TrainState, depths: tuple[int, ...], capacities: tuple[int, ...]
-    ) -> None:
+    def restore(self, exact: TrainState, depths: Depths, capacities: Depths) -> None:
         """Takes over an exact-depth state, padded to `capacities`."""
         self.depths = depths
-        capacities = depths if self._exact else capacities
-        if capacities != self.capacities:
-            self._set_capacities(capacities)
-        self._place(exact)
+        self._place(exact, depths if self._exact else capacities)
 
-    def _place(self, exact: TrainState) -> None:
-        padded = pad_like(exact, self.abstract_state(self.capacities))
-        self._state = replicate(padded, self._mesh)
+    def _place(self, exact: TrainState, capacities: Depths) -> None:
+        self.capacities, self._recipe = capacities, self._recipe_of(capacities)
+        self._state = replicate(pad_state(exact, self.abstract_state(capacities)), self._mesh)
 
-    def choose_capacities(self, depths: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
+    def choose_capacities(self, depths: Depths, now: Depths) -> Depths:
         """The capacities that a net of these depths is held in after those of `now`."""
         return depths if self._exact else choose_capacities(depths, now)
 
-    def _set_capacities(self, capacities: tuple[int, ...]) -> None:
-        self.capacities = capacities
-        self._recipe = self._recipe_of(capacities)
-
-    def _recipe_of(self, capacities: tuple[int, ...]) -> Recipe:
+    def _recipe_of(self, capacities: Depths) -> Recipe:
         return self._recipe._replace(network=self._network.clone(depths=capacities))
 
-    def compile_ahead(self, capacities: Sequence[tuple[int, ...]] = (), grows: bool = True) -> None:
+    def compile_ahead(self, capacities: Sequence[Depths] = (), grows: bool = True) -> None:
         """Compiles in the background what will be asked for, in that order.
 
-        That is training, evaluation and growth; not the pre-training of an initialiser. What
-        was begun for other capacities is dropped.
-
-        Args:
-          capacities: those that a growth will lead to, one after the other; by default the present
-            ones.
-          grows: whether the run will grow.
+        That is training, evaluation and growth, where the run `grows`; not the pre-training of an
+        initialiser. `capacities` are those that a growth will lead to in turn, by default the
+        present ones. What was begun for others is dropped.
         """
         self.programs.drop_ahead()
         for each in capacities:
             self._compile_growth_ahead(each)
         last = capacities[-1] if capacities else self.capacities
-        state = self._described_state(last)
-        self._feed.compile_ahead(self._recipe_of(last), state, self._describe_epoch(0, 1.0))
+        given = self.abstract_state(last), self._describe_epoch(0, 1.0)
+        self._feed.compile_ahead(self._recipe_of(last), *given)
         # Where each depth has its own programs, the next growth is one of the next depth's.
         if grows and not capacities and not self._exact:
             self._compile_growth_ahead(last)
 
-    def _compile_growth_ahead(self, capacities: tuple[int, ...]) -> None:
+    def _compile_growth_ahead(self, capacities: Depths) -> None:
         function = self._grow_state(self._recipe_of(capacities))
-        arguments = self._growth_arguments(self._described_state(capacities), 0, self._root)
+        arguments = self._growth_arguments(self.abstract_state(capacities), 0, self._root)
         self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
-
-    def _described_state(self, capacities: tuple[int, ...]) -> TrainState:
-        """Shapes, dtypes and places of a padded state."""
-        place = NamedSharding(self._mesh, PartitionSpec())
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.abstract_state(capacities),
-        )
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
-        return cut_state(jax.device_get(self.padded_state), self.depths)
+        return cut(jax.device_get(self.padded_state), self.depths)
 
     @property
     def padded_state(self) -> TrainState:
@@ -216,11 +185,9 @@ class Trainer:
         self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
-        given = self._describe_epoch(epoch, learning_rate)
         with self.timed("train"):
-            self._state, sums = self._feed.train_epoch(
-                self._recipe, self.padded_state, given, progress
-            )
+            given = self.padded_state, self._describe_epoch(epoch, learning_rate), progress
+            self._state, sums = self._feed.train_epoch(self._recipe, *given)
             return jax.device_get(sums)
 
     def _describe_epoch(self, epoch: int, learning_rate: float) -> Epoch:
@@ -233,33 +200,22 @@ class Trainer:
             arguments = self.padded_state.variables(), part, self._live_depths()
             return jax.device_get(self._feed.evaluate(self._recipe, *arguments))
 
-    def grow(
-        self, stages: Sequence[int], epoch: int, train_accuracy: float
-    ) -> list[tuple[int, ...]]:
-        """Appends a block to each of `stages`, in this order.
+    def grow(self, stages: Sequence[int], epoch: int, train_accuracy: float) -> list[Depths]:
+        """Appends a block to each of `stages` in turn, and returns the depths after each block.
 
         Args:
           stages: indices; one may come several times.
           epoch: the epoch about to begin; decides the draws.
           train_accuracy: of the last epoch in percent, for Adam pre-training.
-
-        Returns:
-          The depths after each block.
         """
         passed = []
         for number, stage in enumerate(stages):
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
-                if get_initializer(self._settings.growth.initializer).pretrain:
-                    self._state = pretrain(
-                        self._feed,
-                        self._recipe,
-                        self.padded_state,
-                        stage,
-                        self._live_depths(),
-                        jax.random.fold_in(self.key("pretrain", epoch), number),
-                        train_accuracy,
-                    )
+                if get_initializer(self.settings.growth.initializer).pretrain:
+                    grown = self.padded_state, stage, self._live_depths()
+                    key = jax.random.fold_in(self.key("pretrain", epoch), number)
+                    self._state = pretrain(self._feed, self._recipe, *grown, key, train_accuracy)
             passed.append(self.depths)
         return passed
 
@@ -267,16 +223,10 @@ class Trainer:
         deeper = deepen(self.depths, stage)
         capacities = self.choose_capacities(deeper, self.capacities)
         if capacities != self.capacities:
-            exact = self.exact_state()
-            self._set_capacities(capacities)
-            self._place(exact)
-        self._state = self.programs.call(
-            "growth",
-            self._grow_state(self._recipe),
-            *self._growth_arguments(self.padded_state, stage, key),
-            donate=(0,),
-            runs_seldom=True,
-        )
+            self._place(self.exact_state(), capacities)
+        program = "growth", self._grow_state(self._recipe)
+        arguments = self._growth_arguments(self.padded_state, stage, key)
+        self._state = self.programs.call(*program, *arguments, donate=(0,), runs_seldom=True)
         self.depths = deeper
 
     def _growth_arguments(self, state: TrainState, stage: int, key: jax.Array) -> tuple[Any, ...]:
