@@ -12,7 +12,7 @@ from typing import Any
 
 from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import keep_freed_memory, leave
+from autogrow_jax.process import find_start, leave
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
@@ -126,9 +126,8 @@ def _run_one(cells: Sequence[Cell], options: argparse.Namespace) -> int:
             " that --list shows"
         )
     cell = wanted[options.cell]
-    keep_freed_memory()
     try:
-        run_cell(cell, options.workdir, by_name.get(cell.found_by))
+        run_cell(cell, options.workdir, by_name.get(cell.found_by), started=find_start())
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.

@@ -160,7 +160,9 @@ def _stop(running: Sequence[_Running]) -> None:
 # --- One cell, in this process.
 
 
-def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
+def run_cell(
+    cell: Cell, workdir: Path, finder: Cell | None = None, started: float | None = None
+) -> None:
     """Runs a cell, from the start or from where it was left; nothing where it is done.
 
     Why it failed stays in the cell's folder, for the table.
@@ -169,6 +171,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
       cell: what to run.
       workdir: of the study.
       finder: the cell that finds this one's net, where `cell.found_by` names one.
+      started: as for `training.run`.
 
     Raises:
       UserError: also where another process runs this cell, or the finder is not done.
@@ -191,7 +194,7 @@ def run_cell(cell: Cell, workdir: Path, finder: Cell | None = None) -> None:
                         " is not done; run that one first"
                     )
                 settings = with_depths(cell, tuple(found["depths"]))
-            run(settings, folder.run)
+            run(settings, folder.run, started=started)
         except UserError as error:
             folder.fail(str(error))
             raise
