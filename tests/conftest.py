@@ -47,7 +47,9 @@ jax.config.update("jax_compilation_cache_dir", _CACHE)
 # Also for processes that tests start: none is to leave anything in the user's home.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 # The library of convolutions outlives a session, in a folder that git ignores.
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "user")
+os.environ.setdefault(
+    "XDG_CACHE_HOME", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "user")
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -43,9 +43,9 @@ def kernel(tmp_path, monkeypatch) -> str:
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": "tests", "language": "python"}
     (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("HOME", str(tmp_path))  # Jupyter and IPython leave files there.
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path[1:]]))
-    monkeypatch.setenv("XLA_FLAGS", "")
     return folder.name
 
 
@@ -57,7 +57,7 @@ def test_a_notebook_runs(path, kernel, tmp_path):
     replaced = {line.split(" =")[0] for line in settings.source.splitlines()}
     assert replaced == {line.split(" =")[0] for line in TINY[path.stem].splitlines()}
     settings.source = TINY[path.stem]
-    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name=kernel)
+    client = nbclient.NotebookClient(notebook, timeout=900, kernel_name=kernel)
     client.execute(cwd=str(tmp_path))
 
     written = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -247,7 +247,7 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch, tmp_path):
 
 
 def _environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.multiprocess
