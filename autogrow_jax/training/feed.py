@@ -98,8 +98,7 @@ class Feed:
         """
         kind = "train" if mask is None else "pretrain"
         function = self._programs.make(type(self).make_train, recipe)
-        order = self._order(epoch)
-        masks = () if mask is None else (mask,)
+        order, masks = self._order(epoch), () if mask is None else (mask,)
 
         def train(state: TrainState, sums: Sums, first: int, steps: int) -> Trained:
             more = *self._train_arguments(epoch, order, first, steps), *masks
@@ -109,9 +108,8 @@ class Feed:
 
     def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
         """Returns sums over the "validation" or "test" part."""
-        program = partial(
-            self._programs.call, "evaluate", self._programs.make(make_evaluate, recipe)
-        )
+        function = self._programs.make(make_evaluate, recipe)
+        program = partial(self._programs.call, "evaluate", function)
         sums = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
         return reduce(partial(jax.tree.map, jnp.add), sums)
 

@@ -139,8 +139,7 @@ def _train(
             while not _is_done(settings, state):
                 stop_if_terminated()
                 length = settings.finetune.length(state.phase_start)
-                rate = schedule(state.phase, state.epoch_of_phase, length)
-                how = rate, grower.prepare()
+                how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
                 line, measured = run_epoch(trainer, state, clock, reporter, *how)
                 metrics.write(line)
                 if board is not None:
@@ -168,8 +167,8 @@ def _train(
 
 
 def _is_done(settings: Settings, state: RunState) -> bool:
-    length = settings.finetune.length(state.phase_start)
-    return state.phase != "growth" and state.epoch_of_phase >= length
+    is_over = state.epoch_of_phase >= settings.finetune.length(state.phase_start)
+    return is_over and state.phase != "growth"
 
 
 def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> None:
@@ -180,8 +179,8 @@ def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Cloc
         return
     with trainer.timed("checkpoint"):
         clock.update()
-        memory = state.to_dict(trainer)
-        store.save(state.epoch, trainer.exact_state(), memory, state.validation_accuracy)
+        saved = trainer.exact_state(), state.to_dict(trainer)
+        store.save(state.epoch, *saved, state.validation_accuracy)
 
 
 def run_epoch(

@@ -94,11 +94,7 @@ def pad_state(state: TrainState, template: TrainState) -> TrainState:
 
 
 def make_mesh(num_devices: int, batch_size: int) -> Mesh:
-    """A mesh of the first `num_devices` devices, 0 for all.
-
-    Raises:
-      UserError: where there are fewer devices, or they do not divide the batch.
-    """
+    """A mesh of the first `num_devices` devices (0 for all), which have to divide the batch."""
     devices = jax.devices()
     count = num_devices or len(devices)
     if count > len(devices):

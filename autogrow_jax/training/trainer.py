@@ -203,10 +203,8 @@ class Trainer:
     def grow(self, stages: Sequence[int], epoch: int, train_accuracy: float) -> list[Depths]:
         """Appends a block to each of `stages` in turn, and returns the depths after each block.
 
-        Args:
-          stages: indices; one may come several times.
-          epoch: the epoch about to begin; decides the draws.
-          train_accuracy: of the last epoch in percent, for Adam pre-training.
+        The epoch about to begin decides the draws; the train accuracy of the last one, in percent,
+        is for Adam pre-training.
         """
         passed = []
         for number, stage in enumerate(stages):
