@@ -12,10 +12,10 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
-from autogrow_jax.settings import KEYS, Settings, check_key, check_value, flatten
+from autogrow_jax.settings import KEYS, Config, Settings, check_key, check_value, flatten
 
 
-def resolve(config: Any) -> Settings:
+def resolve(config: Config) -> Settings:
     """Checks a config and fills in what depends on other keys.
 
     It is a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults. Of the

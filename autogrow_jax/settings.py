@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 from flax import traverse_util
@@ -62,6 +62,10 @@ class Settings:
         return cls(**{k: parts[k](**v) if isinstance(v, dict) else v for k, v in given.items()})
 
 
+# A config where it comes in: what users write, checked by `build.resolve`.
+Config: TypeAlias = ml_collections.ConfigDict | Mapping[str, Any] | Settings
+
+
 def _collect_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
     for part in dataclasses.fields(section):
         if "key" in part.metadata:
@@ -83,7 +87,7 @@ def default_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def flatten(config: Any) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Settings as {"a.b": value}, of `Settings`, a ConfigDict, or dicts, nested or flat.
 
     Raises:
@@ -107,7 +111,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep=".")
 
 
-def differences(old: Any, new: Any) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """Lines "key: old -> new" for keys that may not change between a run and its resumption."""
     # A key that is younger than the run had the value that is now its default.
     defaults = {name: key.default for name, key in KEYS.items()}

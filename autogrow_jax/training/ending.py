@@ -15,7 +15,7 @@ from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
-from autogrow_jax.reporting.result import RESULT_KEYS
+from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
@@ -99,7 +99,6 @@ def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | N
         return
     # Here, not at the top: matplotlib takes a while and not every run ends with a picture.
     from autogrow_jax.reporting.plots import draw_growth
-    from autogrow_jax.reporting.result import validation_label
 
     settings, dataset = trainer.settings, trainer.dataset
     draw_growth(

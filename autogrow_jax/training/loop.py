@@ -29,7 +29,7 @@ from autogrow_jax.reporting import (
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import open_workdir
-from autogrow_jax.settings import Settings, differences
+from autogrow_jax.settings import Config, Settings, differences
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import evaluate_run, finish, plot, read_finished
@@ -42,7 +42,7 @@ from autogrow_jax.training.trainer import Trainer
 
 
 def run(
-    config: Any,
+    config: Config,
     workdir: str | os.PathLike[str],
     *,
     reporter: Reporter | None = None,
