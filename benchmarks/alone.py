@@ -98,7 +98,7 @@ def is_cpu(machine: Record) -> bool:
 
 
 def _answer(module: str, name: str, arguments: str, path: str) -> None:
-    keep_freed_memory()  # As `autogrow_jax.main` does; serves whatever is compared alike.
+    keep_freed_memory()  # As `training.run` does; serves whatever is compared alike.
     answer = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     Path(path).write_text(json.dumps({**answer, "peak_memory": peak_memory()}))
 

@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
-    keep_freed_memory()  # As `autogrow_jax.main` does.
+    keep_freed_memory()  # As `training.run` does.
 
     machine = describe_machine()
     rows = [

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="measure every depth of the path")
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(arguments)
-    keep_freed_memory()  # As `autogrow_jax.main` does.
+    keep_freed_memory()  # As `training.run` does.
 
     if options.variants is not None and OURS not in options.variants:
         parser.error(f"--variants needs {OURS}, which the others are measured against")

@@ -51,8 +51,8 @@ def run(
     """Runs a config in a folder, from the start or from where an earlier start left it.
 
     On a CPU with glibc this process keeps from now on what memory it frees, see
-    `process.keep_freed_memory`: the steps of a run from Python are then as fast as those of the
-    command line.
+    `process.keep_freed_memory`: all of it, as the command line does, where JAX has not looked for
+    its devices yet, else pieces of up to 64 MB.
 
     Args:
       config: a ConfigDict from `autogrow_jax.config.default_config`, changed at will.
