@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autogrow_jax.data import Dataset, Preprocessing, Split, load_dataset
+from autogrow_jax.data import Dataset, Preprocessing, load_dataset
 from autogrow_jax.data.cache import new_entry, write_info, write_split
+from autogrow_jax.data.types import make_split
 from autogrow_jax.models import build_network, num_params
 from autogrow_jax.models.stack import run_stack
 from benchmarks import __main__ as everything
@@ -157,7 +158,7 @@ def test_unrolled_network_computes_what_the_scanned_one_does(family):
 def test_sources_of_inputs_can_be_loaded(tmp_path):
     images = np.zeros((40, 8, 8, 3), np.uint8)
     with new_entry(tmp_path / "tfds-tiny-8") as entry:
-        write_split(entry, "train", Split(images, np.arange(40, dtype=np.int32) % 2))
+        write_split(entry, "train", make_split(images, np.arange(40) % 2, 2, "tiny"))
         write_info(entry, ("a", "b"), source="tiny", version="1.0.0")
     with inputs.make_sources(40, 30) as made:
         sources = dict([*inputs.find_sources("", str(tmp_path)), *made])
@@ -253,7 +254,7 @@ def _pytorch_net(family, tmp_path):
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, 8, 8, 1), np.uint8)
-    part = Split(images, np.arange(16, dtype=np.int32) % 10)
+    part = make_split(images, np.arange(16) % 10, 10, "tiny")
     preprocessing = Preprocessing((0.0,), (1.0,), crop_padding=0, flip=False)
     names = tuple(map(str, range(10)))
     data = Dataset("tiny", part, part, part, 10, names, preprocessing, "held-out")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def cache_root(cache_directory: str, directory: str) -> Path:
 
 
 def array_path(entry: Path, part: str, kind: str) -> Path:
-    """Where an entry keeps the array `kind` ("images" or "labels") of a part."""
+    """Where an entry keeps the array `kind` ("images", "labels" or "ids") of a part."""
     return entry / f"{part}_{kind}.npy"
 
 
@@ -55,12 +56,15 @@ def new_entry(entry: Path) -> Iterator[Path]:
 
 def write_split(folder: Path, part: str, split: Split) -> None:
     """Writes a part that is in memory. Large ones are better filled in place as memory maps."""
-    np.save(array_path(folder, part, "images"), split.images)
-    np.save(array_path(folder, part, "labels"), split.labels)
+    for kind, array in split._asdict().items():
+        np.save(array_path(folder, part, kind), array)
 
 
-def write_info(folder: Path, class_names: tuple[str, ...], **facts: str) -> None:
-    """Writes the entry's JSON file, last of all: class names and where the set came from."""
+def write_info(folder: Path, class_names: tuple[str, ...], **facts: Any) -> None:
+    """Writes the entry's JSON file, last of all: class names and where the set came from.
+
+    Where one of the facts is `notes`, a list of lines, they come back as those of the source.
+    """
     (folder / _INFO).write_text(json.dumps({"class_names": class_names, **facts}, indent=1))
 
 
@@ -74,15 +78,22 @@ def open_entry(entry: Path, fill: Callable[[Path], None], where: str) -> Source:
         with new_entry(entry) as partial:
             fill(partial)
     try:
-        class_names = tuple(json.loads((entry / _INFO).read_text())["class_names"])
+        info = json.loads((entry / _INFO).read_text())
+        class_names = tuple(info["class_names"])
         parts = {}
         for part in PARTS:
             path = array_path(entry, part, "images")
             if path.exists():
-                arrays = np.load(path, mmap_mode="r"), np.load(array_path(entry, part, "labels"))
-                parts[part] = make_split(*arrays, len(class_names), str(path))
-        optional = (parts.get("validation"), parts.get("test"))
-        return Source(parts["train"], *optional, class_names, where)
+                images, labels = np.load(path, mmap_mode="r"), array_path(entry, part, "labels")
+                ids = array_path(entry, part, "ids")  # Entries of before they were kept lack them.
+                given = np.load(ids) if ids.exists() else None
+                where_part = len(class_names), str(path)
+                parts[part] = make_split(images, np.load(labels), *where_part, given)
+        if not parts:
+            raise ValueError("there is no image in it")
+        train, validation, test = (parts.get(part) for part in PARTS)
+        notes = tuple(info.get("notes", ()))
+        return Source(train, validation, test, class_names, where, notes)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "

@@ -77,9 +77,9 @@ def _source(
         name: decode(data, f"{where}/{name}{suffix}", len(class_names), layout)
         for name, data in files.items()
     }
-    images = np.concatenate([parts[name].images for name in train_names])
-    labels = np.concatenate([parts[name].labels for name in train_names])
-    return Source(Split(images, labels), None, parts[layout.test], class_names, str(where))
+    batches = zip(*(parts[name] for name in train_names), strict=True)
+    train = Split(*(np.concatenate(arrays) for arrays in batches))
+    return Source(train, None, parts[layout.test], class_names, str(where))
 
 
 def _members(path: Path, wanted: tuple[str, ...], suffix: str) -> dict[str, bytes]:

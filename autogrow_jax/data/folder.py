@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from autogrow_jax.data.cache import array_path, open_entry, write_info
 from autogrow_jax.data.pixels import decode_image, image_header
-from autogrow_jax.data.types import Source
+from autogrow_jax.data.types import Source, image_ids
 from autogrow_jax.errors import UserError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
@@ -47,7 +47,9 @@ def read_image_folder(root: Path, image_size: int, cache: Path) -> Source:
         _decode(root, parts, image_size, folder)
         write_info(folder, class_names, source=str(root))
 
-    return open_entry(entry, fill, str(root))
+    source = open_entry(entry, fill, str(root))
+    files = {part: [path for path, _ in labelled] for part, labelled in parts.items()}
+    return source._replace(files=files)
 
 
 def _list(root: Path) -> tuple[_Parts, tuple[str, ...]]:
@@ -107,7 +109,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _fingerprint(root: Path, parts: _Parts, image_size: int) -> str:
-    digest = hashlib.sha256(f"{root.resolve()} {image_size}".encode())
+    digest = hashlib.sha256(f"{root.resolve()} {image_size} ids".encode())
     for part, files in parts.items():
         for path, _ in files:
             status = path.stat()
@@ -136,11 +138,15 @@ def _decode(root: Path, parts: _Parts, image_size: int, folder: Path) -> None:
                 path, whole = array_path(folder, part, "images"), (len(labelled), *shape)
                 images = np.lib.format.open_memmap(path, "w+", np.uint8, whole)
 
-                def write(row: int, files=labelled, images=images) -> None:
+                def write(row: int, files=labelled, images=images) -> np.ndarray:
                     images[row] = decode_image(files[row][0], mode, image_size)
+                    return image_ids([files[row][0].read_bytes()])
 
-                for _ in threads.map(write, range(len(labelled))):
+                ids = []
+                for found in threads.map(write, range(len(labelled))):
+                    ids.append(found)
                     bar.update()
                 images.flush()
+                np.save(array_path(folder, part, "ids"), np.concatenate(ids))
                 labels = np.asarray([label for _, label in labelled], np.int32)
                 np.save(array_path(folder, part, "labels"), labels)

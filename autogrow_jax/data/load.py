@@ -12,7 +12,7 @@ from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, sea
 from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
 from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.tfds_source import read_tfds
-from autogrow_jax.data.types import Dataset, Preprocessing, Source, Split, check_source
+from autogrow_jax.data.types import Dataset, Preprocessing, Source, check_source, make_split
 from autogrow_jax.errors import UserError, nearest
 
 HELD_OUT, TEST = "held-out", "test"
@@ -94,8 +94,7 @@ def load_dataset(
         if value != int(value) or value < 0:
             raise UserError(f"{key} is {value}, expected a whole number from 0")
     source = _read(name, directory, image_size, cache_root(cache_directory, directory))
-    check_source(source)
-    train, test = source.train, source.test
+    train, test = check_source(source), source.test
     if test is None and validation == TEST:
         test = source.validation
     if test is None:
@@ -204,5 +203,5 @@ def _read_digits() -> Source:
 
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    part = Split(images, labels.astype(np.int32))
-    return Source(part, None, None, DIGITS, "scikit-learn's digits")
+    where = "scikit-learn's digits"
+    return Source(make_split(images, labels, len(DIGITS), where), None, None, DIGITS, where)

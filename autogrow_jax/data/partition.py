@@ -66,4 +66,4 @@ def _chosen(
 
 def _take(part: Split, mask: np.ndarray) -> Split:
     # Copies what it takes into memory; only parts left whole stay memory maps.
-    return Split(np.asarray(part.images[mask]), part.labels[mask])
+    return Split(np.asarray(part.images[mask]), part.labels[mask], part.ids[mask])

@@ -9,7 +9,7 @@ import numpy as np
 
 from autogrow_jax.data.cache import PARTS, open_entry, write_info, write_split
 from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import Source, Split, make_split
+from autogrow_jax.data.types import Source, Split, image_ids, make_split
 from autogrow_jax.errors import UserError
 
 
@@ -99,9 +99,10 @@ def _fill(builder: Any, name: str, image_size: int, folder: Path) -> None:
     for part in (part for part in PARTS if part in builder.info.splits):
         where = f"TFDS set {name!r}, part {part!r}"
         rows = [
-            (resize_center_crop(_as_pixels(example[image_key], where), image_size), label)
+            (resize_center_crop(pixels, image_size), label, image_ids([pixels]))
             for example in _examples(builder, part)
             if (label := int(example[label_key])) >= 0 or part == "train"
+            for pixels in [_as_pixels(example[image_key], where)]
         ]
         if rows:  # TFDS labels the images of a test part without labels -1.
             write_split(folder, part, _stack(rows, len(class_names), where))
@@ -139,12 +140,13 @@ def _as_pixels(image: Any, where: str) -> np.ndarray:
     return pixels
 
 
-def _stack(rows: list[tuple[np.ndarray, int]], num_classes: int, where: str) -> Split:
-    images, labels = zip(*rows, strict=True)
+def _stack(rows: list[tuple[np.ndarray, int, np.ndarray]], num_classes: int, where: str) -> Split:
+    images, labels, ids = zip(*rows, strict=True)
     shapes = list({pixels.shape: list(pixels.shape) for pixels in images}.values())
     if len(shapes) > 1:
         raise UserError(
             f"{where}: images differ in shape ({shapes[0]}, {shapes[1]}); set the image size, and "
             "all are resized to it"
         )
-    return make_split(np.stack(images), np.asarray(labels), num_classes, where)
+    ids = np.concatenate(ids)
+    return make_split(np.stack(images), np.asarray(labels), num_classes, where, ids)

@@ -1,6 +1,10 @@
 """What a data set is, once read and once loaded, and the checks that every reader's passes."""
 
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +20,7 @@ class Split(NamedTuple):
 
     images: np.ndarray  # uint8 [N, H, W, C], pixels 0..255; may be a read-only memory map.
     labels: np.ndarray  # int32 [N], class indices from 0.
+    ids: np.ndarray  # uint64 [N], see `image_ids`; copies of one image have one.
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,41 @@ class Dataset:
         return height, width, channels
 
 
+def image_ids(images: Iterable[np.ndarray | bytes]) -> np.ndarray:
+    """Hashes the bytes of each image, an array or the content of its file, to uint64 [N].
+
+    Of an image as its source has it, before it is resized or padded. By it an image is known again,
+    whatever its place in the set.
+    """
+    contents = (image if isinstance(image, bytes) else image.tobytes() for image in images)
+    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
 class Source(NamedTuple):
     """What a reader hands over: the parts a set comes with, before anything is held out."""
 
-    train: Split
+    train: Split | None  # None where a set brings none: it can be evaluated, not trained on.
     validation: Split | None
     test: Split | None
     class_names: tuple[str, ...]
     where: str  # The file or folder it was read from, for messages.
+    notes: tuple[str, ...] = ()  # Lines to be said before training, such as what was passed over.
+    # Of each part the files in the order of its images, where each image is one.
+    files: Mapping[str, Sequence[Path]] = MappingProxyType({})
 
 
-def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: str) -> Split:
+def make_split(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    where: str,
+    ids: np.ndarray | None = None,
+) -> Split:
     """Checks one part of a set and gives its labels their final type.
 
-    Images are uint8 [N, H, W, C], labels integers [N] or [N, 1] from 0 to num_classes - 1.
+    Images are uint8 [N, H, W, C], labels integers [N] or [N, 1] from 0 to num_classes - 1. Ids
+    are computed where they are not given.
 
     Raises:
       UserError: names `where`; no images, another shape or type, counts that differ, labels out of
@@ -103,11 +129,21 @@ def make_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: 
             f"{where}: labels run from {low} to {high}, expected 0..{num_classes - 1} "
             f"for {num_classes} classes"
         )
-    return Split(images, labels.astype(np.int32))
+    ids = image_ids(images) if ids is None else ids
+    if len(ids) != len(images):
+        raise UserError(f"{where}: {len(images)} images but {len(ids)} ids; they must agree")
+    return Split(images, labels.astype(np.int32), ids)
 
 
-def check_source(source: Source) -> None:
-    """UserError for parts whose images differ in shape, one class, one without training images."""
+def check_source(source: Source) -> Split:
+    """Returns the training part of a set that can be trained on.
+
+    Raises:
+      UserError: no training part, parts whose images differ in shape, a single class, a class
+        without training images.
+    """
+    if source.train is None:
+        raise UserError(f"{source.where}: no training part in it, so nothing can be trained on it")
     shape = source.train.images.shape[1:]
     for part_name, part in (("validation", source.validation), ("test", source.test)):
         if part is not None and part.images.shape[1:] != shape:
@@ -126,3 +162,4 @@ def check_source(source: Source) -> None:
             f"{source.where}: {missing.size} of {num_classes} classes have no training image: "
             f"{names}{', ...' if missing.size > 5 else ''}; number the classes 0..K-1 without gaps"
         )
+    return source.train
