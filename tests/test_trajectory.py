@@ -20,12 +20,13 @@ from autogrow_jax.trajectory.__main__ import main
 from autogrow_jax.trajectory.compute import final_depths, labels, read_run
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
-from autogrow_jax.trajectory.plane import principal_plane, random_plane
-from autogrow_jax.trajectory.surface import (
+from autogrow_jax.trajectory.plane import (
     choose_examples,
     grid_axes,
     loss_in_plane,
-    loss_of_each,
+    make_loss,
+    principal_plane,
+    random_plane,
 )
 
 _generator = np.random.default_rng(0)
@@ -302,33 +303,29 @@ def test_the_loss_at_a_foot_in_the_plane_is_the_nets_own(digits):
         chosen = jax.nn.log_softmax(logits)[np.arange(40), examples.labels[0]]
         own.append(-np.mean(chosen))
     params, stats = [point["params"] for point in points], points[0]["batch_stats"]
-    np.testing.assert_allclose(loss_of_each(deepest, params, stats, examples), own, rtol=1e-4)
+    measure = make_loss(deepest, stats, examples)
+    np.testing.assert_allclose([measure(each) for each in params], own, rtol=1e-4)
     plane = principal_plane(params, 2)
     x, y = plane.coordinates.T
     counted = []
-    loss = loss_in_plane(deepest, plane, stats, examples, x, y, counted.append)
+    loss = loss_in_plane(measure, plane, x, y, counted.append)
     np.testing.assert_allclose(np.diag(loss), own, rtol=1e-3)
     assert loss.shape == (3, 3) and counted == [3, 3, 3]
     # x goes along the columns: elsewhere than on the diagonal it matters.
-    np.testing.assert_allclose(
-        loss_in_plane(deepest, plane, stats, examples, x[:1], y[2:])[0, 0], loss[2, 0], rtol=1e-5
-    )
+    (corner,) = loss_in_plane(measure, plane, x[:1], y[2:])
+    np.testing.assert_allclose(corner, loss[2, :1], rtol=1e-5)
 
 
 def test_the_loss_is_the_mean_over_batches(digits):
     network = build_network("narrow_plain3", (1, 1), image_channels=1)
     examples = choose_examples(digits, "train", 60, 20, seed=0)
     variables = _draw(network, 0, (8, 8, 1))
-    (loss,) = loss_of_each(network, [variables["params"]], variables["batch_stats"], examples)
-    means = [
-        loss_of_each(
-            network,
-            [variables["params"]],
-            variables["batch_stats"],
-            jax.tree.map(lambda a, i=i: a[i : i + 1], examples),
-        )[0]
-        for i in range(3)
-    ]
+
+    def measure(some):
+        return make_loss(network, variables["batch_stats"], some)(variables["params"])
+
+    loss = measure(examples)
+    means = [measure(jax.tree.map(lambda a, i=i: a[i : i + 1], examples)) for i in range(3)]
     assert loss == pytest.approx(np.mean(means), rel=1e-5)
     assert np.ptp(means) > 0
 

@@ -5,48 +5,69 @@ Drawn from the lines of metrics.jsonl alone, without pyplot and its global state
 
 import io
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import marks, result
-from autogrow_jax.reporting.marks import MARK_COLOR, Axis, series
-from autogrow_jax.reporting.metrics import Lines, best_accuracy, find_kept, kept_depths
+from autogrow_jax.reporting import result
+from autogrow_jax.reporting.metrics import (
+    Lines,
+    best_accuracy,
+    find_kept,
+    growth_events,
+    kept_depths,
+)
 from autogrow_jax.reporting.workdir import replace_file
 
-# Of the palette of Okabe and Ito, as are the colours of the stages: colour-blind readers can tell
-# them apart. The train curve is the smoother one and would be lost under the other.
+# Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARK_COLOR, _SHADE_COLOR = "#595959", "#f2eee3"
+# The train curve is the smoother one and would be lost under the other.
 _TRAIN_STYLE: dict[str, Any] = {"color": "#e69f00", "zorder": 2.2}
 _VALIDATION_STYLE: dict[str, Any] = {"color": "#000000", "zorder": 2.1}
 
 # So few points are drawn as dots too: a single one would not be seen in a line.
 _MAX_EPOCHS_WITH_DOTS = 40
+# More lines than this would hide the curves; the ticks at the bottom always show them all.
+_MAX_GROWTH_LINES = 40
+# A schedule with more steps than this is a smooth one, and its steps are no events.
+_MAX_RATE_LINES = 8
 # The part of a panel's height that is kept free at the bottom, for the growth ticks.
 _BOTTOM_ROOM = 0.07
 
 
+def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
+    """Writes a figure into files, each of the kind its suffix names and replaced in one step.
+
+    The same figure gives the same bytes. `how` is passed on to `savefig`.
+    """
+    for path in paths:
+        buffer = io.BytesIO()
+        metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+        with matplotlib.rc_context({"svg.hashsalt": "autogrow_jax"}):
+            drawing.savefig(buffer, format=path.suffix[1:], metadata=metadata, **how)
+        replace_file(path, buffer.getvalue())
+    return list(paths)
+
+
 def draw_growth(
-    metrics: Lines,
-    path: str | os.PathLike[str],
-    *,
-    title: str = "",
-    validation_name: str = "validation",
-    test_accuracy: float | None = None,
-    svg: bool = False,
+    metrics: Lines, path: str | os.PathLike[str], *, svg: bool = False, **how: Any
 ) -> list[Path]:
     """Draws a run into a PNG file of 150 dots an inch; an old one is replaced in one step.
 
     Args:
       metrics: lines of metrics.jsonl, at least one.
       path: the picture to write, such as `plots/growth.png`; its directory is made if missing.
-      title: as `validation_name` and `test_accuracy`, see `figure`.
       svg: whether to write an SVG file beside it too.
+      **how: what else `figure` takes.
 
     Returns:
       The files written.
@@ -62,15 +83,8 @@ def draw_growth(
             f"There is nothing to draw into {str(path)!r}: the metrics hold no epoch yet. "
             "Wait for the first epoch to end."
         )
-    drawing = figure(
-        metrics, title=title, validation_name=validation_name, test_accuracy=test_accuracy
-    )
-    paths = [path, path.with_suffix(".svg")] if svg else [path]
-    for target in paths:
-        buffer = io.BytesIO()
-        drawing.savefig(buffer, format=target.suffix[1:])
-        replace_file(target, buffer.getvalue())
-    return paths
+    paths = (path, path.with_suffix(".svg")) if svg else (path,)
+    return save_figure(figure(metrics, **how), *paths)
 
 
 def figure(
@@ -101,13 +115,14 @@ def figure(
         3, 2, sharex="col", sharey="row", gridspec_kw={"height_ratios": (1.3, 1, 1)}
     )
     if metrics:
-        axes = marks.epoch_axis(metrics), marks.time_axis(metrics)
+        epochs = _series(metrics, "epoch")
+        axes = _Axis(epochs, epochs + 1, "epochs done"), _time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
             accuracy, loss, depth = column
             _draw_accuracy(accuracy, metrics, axis, validation_name, test_accuracy)
             _draw_loss(loss, metrics, axis)
             _draw_depths(depth, metrics, axis)
-            marks.draw_marks(column, metrics, axis)
+            _draw_marks(column, metrics, axis)
             depth.set_xlim(0, 1.015 * axis.end[-1])
             depth.set_xlabel(axis.label)
         panels[2, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -128,12 +143,76 @@ def figure(
     return drawing
 
 
+class _Axis(NamedTuple):
+    """Where each epoch begins and ends on an x axis, both [epochs]; the axis begins at 0."""
+
+    start: np.ndarray
+    end: np.ndarray
+    label: str
+
+
+def _series(metrics: Lines, key: str) -> np.ndarray:
+    """The values of `key` [epochs]; NaN, which draws as a gap, where a line has none."""
+    return np.array([line.get(key) for line in metrics], dtype=np.float64)
+
+
+def _end_times(metrics: Lines) -> np.ndarray:
+    """When each epoch ended, in seconds since the run's start [epochs]."""
+    elapsed = _series(metrics, "elapsed")
+    if not np.isfinite(elapsed).all():
+        elapsed = np.cumsum(np.nan_to_num(_series(metrics, "seconds")))
+    return np.maximum.accumulate(elapsed)
+
+
+def _time_axis(metrics: Lines) -> _Axis:
+    end = _end_times(metrics)
+    # What lies between two epochs (growth, a checkpoint) is counted to the later one.
+    start = np.append(max(0.0, end[0] - (metrics[0].get("seconds") or 0.0)), end[:-1])
+    units = ((10 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
+    unit, label = next((unit, label) for least, unit, label in units if end[-1] >= least)
+    return _Axis(start / unit, end / unit, label)
+
+
+def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis) -> None:
+    """Draws growths, fine-tune and drops of the learning rate into a column of panels.
+
+    These are of the accuracy, the loss, whose legend names the marks, and the depths, whose steps
+    are the growths already.
+    """
+    legend = panels[1]
+    if events := growth_events(metrics):
+        starts = {line["epoch"]: start for line, start in zip(metrics, axis.start, strict=True)}
+        x = [starts[event["epoch"]] for event in events]
+        stages = [event["stage"] for event in events]
+        colors = [MARK_COLOR if stage is None else PALETTE[stage % 5] for stage in stages]
+        for panel in panels[:2]:
+            across: dict[str, Any] = {"transform": panel.get_xaxis_transform()}
+            panel.vlines(x, 0, 0.04, colors=colors, linewidth=1.0, **across)
+            if len(events) <= _MAX_GROWTH_LINES:
+                panel.vlines(x, 0.04, 1, colors="#d0d0d0", linewidth=0.6, zorder=0.9, **across)
+        legend.plot([], [], "|", color=MARK_COLOR, markersize=8, label="growth (colour: stage)")
+    finetune = axis.start[[line.get("phase") == "finetune" for line in metrics]]
+    if finetune.size:
+        for panel in panels:
+            panel.axvspan(finetune[0], axis.end[-1], color=_SHADE_COLOR, linewidth=0, zorder=0)
+        legend.patches[-1].set_label("fine-tune")
+    rates = pairwise(_series(metrics, "learning_rate"))
+    drops = [(i, rate) for i, (before, rate) in enumerate(rates, start=1) if rate < before]
+    if 0 < len(drops) <= _MAX_RATE_LINES:
+        dashed: dict[str, Any] = {"color": MARK_COLOR, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+        for panel in panels:
+            for i, _ in drops:
+                panel.axvline(axis.start[i], **dashed)
+        values = ", ".join(f"{rate:.3g}" for _, rate in drops)
+        legend.plot([], [], label=f"learning rate drops:\n{values}", **dashed)
+
+
 def _draw_accuracy(
-    panel: Axes, metrics: Lines, axis: Axis, validation_name: str, test_accuracy: float | None
+    panel: Axes, metrics: Lines, axis: _Axis, validation_name: str, test_accuracy: float | None
 ) -> None:
     kept = np.array(find_kept(metrics))
-    validation = series(metrics, "validation_accuracy")
-    train = np.where(kept, series(metrics, "train_accuracy"), np.nan)
+    validation = _series(metrics, "validation_accuracy")
+    train = np.where(kept, _series(metrics, "train_accuracy"), np.nan)
     best = best_accuracy(metrics)
     name = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
     _draw_curve(panel, axis.end[kept], train[kept], "train", _TRAIN_STYLE)
@@ -164,9 +243,9 @@ def _draw_accuracy(
     panel.set_ylim(bottom - _BOTTOM_ROOM * span, top + 0.04 * span)
 
 
-def _draw_loss(panel: Axes, metrics: Lines, axis: Axis) -> None:
+def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     kept = np.array(find_kept(metrics))
-    curves = [series(metrics, key)[kept] for key in ("train_loss", "validation_loss")]
+    curves = [_series(metrics, key)[kept] for key in ("train_loss", "validation_loss")]
     _draw_curve(panel, axis.end[kept], curves[0], "train", _TRAIN_STYLE)
     _draw_curve(panel, axis.end[kept], curves[1], "validation", _VALIDATION_STYLE)
     panel.margins(y=_BOTTOM_ROOM)
@@ -179,7 +258,7 @@ def _draw_loss(panel: Axes, metrics: Lines, axis: Axis) -> None:
         panel.yaxis.set_minor_formatter("")
 
 
-def _draw_depths(panel: Axes, metrics: Lines, axis: Axis) -> None:
+def _draw_depths(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     depths = np.array(kept_depths(metrics))  # [epochs, stages]
     times = np.stack([axis.start, axis.end], axis=1).ravel()
     for stage, course in enumerate(depths.T):
@@ -187,7 +266,7 @@ def _draw_depths(panel: Axes, metrics: Lines, axis: Axis) -> None:
         panel.plot(
             times,
             np.repeat(course, 2),
-            color=marks.stage_color(stage),
+            color=PALETTE[stage % 5],
             # Round robin keeps the stages equal: each line is thinner than the one under it, so
             # that lines at one depth are all seen.
             linewidth=len(depths.T) - stage,
@@ -218,4 +297,4 @@ def _summary(metrics: Lines) -> str:
         )
     epochs = result.format_count(metrics[-1]["epoch"] + 1, "epoch")
     trials = result.on_trial(sum(line.get("trial") is not None for line in metrics))
-    return f"{depths}, {epochs}{trials}, {result.format_duration(marks.end_times(metrics)[-1])}"
+    return f"{depths}, {epochs}{trials}, {result.format_duration(_end_times(metrics)[-1])}"

@@ -3,22 +3,19 @@
 Drawn from the same lines as the tables, without pyplot and its global state.
 """
 
-import io
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autogrow_jax.reporting import replace_file
-from autogrow_jax.reporting.marks import MARK_COLOR
+from autogrow_jax.reporting.plots import MARK_COLOR, save_figure
 from autogrow_jax.studies.marks import (
     MIN_POINTS,
     Mark,
@@ -61,22 +58,16 @@ def draw_figures(title: str, tables: Sequence[Table], folder: Path) -> list[Path
     Returns:
       The files written.
     """
-    paths: dict[Path, None] = {}
+    paths: list[Path] = []
     for table in tables:
         drawing = figure(table, title=title)
         name = re.sub(r"[^a-z0-9]+", "-", table.section.title.lower()).strip("-") or "section"
         # Numbered where the letters and digits of two titles are alike.
         names = [name, *(f"{name}-{number}" for number in range(2, len(tables) + 2))]
-        stem = next(n for n in names if folder / "plots" / f"{n}.png" not in paths)
-        for suffix in ("png", "svg"):
-            buffer = io.BytesIO()
-            metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
-            with matplotlib.rc_context({"svg.hashsalt": "autogrow_jax"}):
-                drawing.savefig(buffer, format=suffix, metadata=metadata)
-            path = folder / "plots" / f"{stem}.{suffix}"
-            replace_file(path, buffer.getvalue())
-            paths[path] = None
-    return list(paths)
+        pictures = (folder / "plots" / f"{name}.png" for name in names)
+        png = next(path for path in pictures if path not in paths)
+        paths += save_figure(drawing, png, png.with_suffix(".svg"))
+    return paths
 
 
 def figure(table: Table, *, title: str = "") -> Figure:

@@ -8,12 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from autogrow_jax.reporting.marks import stage_color
+from autogrow_jax.reporting.plots import PALETTE
 from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Table
 
-# Of the palette of Okabe and Ito, as the stages of a run; then its remaining ones.
-_COLORS = (*(stage_color(i) for i in range(5)), "#e69f00", "#000000")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 # Rows so many times the spread of all others under them are left below the panels; a quarter of
 # all rows at most.
@@ -123,7 +121,7 @@ def _in_order(lines: Sequence[Line], series: Sequence[str]) -> list[tuple[str, s
     for i, (group, line) in enumerate(kinds):
         if line.found:
             number = sum(other.found for other in lines[:i])
-            styles.append((_COLORS[(number + 1) % len(_COLORS)], "*"))
+            styles.append((PALETTE[(number + 1) % len(PALETTE)], "*"))
             continue
         others = [j for j, (name, other) in enumerate(kinds) if name == group and not other.found]
         share = others.index(i) / max(1, len(others) - 1)
@@ -138,9 +136,9 @@ def _apart(series: Sequence[str], variants: Sequence[str]) -> list[tuple[str, st
     """Colour and shape of rows in no order: a colour for a series, a shape for a variant."""
     groups, kinds = list(dict.fromkeys(series)), list(dict.fromkeys(variants))
     pairs = [(groups.index(s), kinds.index(v)) for s, v in zip(series, variants, strict=True)]
-    if len(groups) == 1 or len(groups) > len(_COLORS) or len(kinds) > len(_SHAPES):
-        pairs = [(i, i // len(_COLORS)) for i in range(len(series))]
-    return [(_COLORS[i % len(_COLORS)], _SHAPES[j % len(_SHAPES)]) for i, j in pairs]
+    if len(groups) == 1 or len(groups) > len(PALETTE) or len(kinds) > len(_SHAPES):
+        pairs = [(i, i // len(PALETTE)) for i in range(len(series))]
+    return [(PALETTE[i % len(PALETTE)], _SHAPES[j % len(_SHAPES)]) for i, j in pairs]
 
 
 def _is_near(value: float, values: Sequence[float], least: float) -> bool:

@@ -8,46 +8,31 @@ from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.process import leave
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.trajectory.compute import DIRECTIONS, trajectory
-from autogrow_jax.trajectory.surface import SPLITS
+from autogrow_jax.trajectory.plane import SPLITS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      argv: the arguments; by default those of the process.
-
-    Returns:
-      The exit status, see `run_command`.
-    """
-    return run_command(_make_parser().read, _run, argv)
-
-
-def _make_parser() -> Parser:
+    """Runs the command on `argv`, by default the process's; returns its exit status."""
     parser = Parser(
         "autogrow_jax.trajectory",
         "Draws the paths that the weights of runs took over the loss, from the snapshots they kept"
         " (--config.snapshots.every).",
     )
-    parser.add_argument(
-        "--runs", nargs="+", required=True, metavar="WORKDIR", help="runs of one family and set"
-    )
-    parser.add_argument("--out", required=True, help="folder for trajectory.png, .svg and .json")
-    parser.add_argument("--data-dir", default="", help="where the data lie, if they were moved")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="images of the loss")
-    parser.add_argument("--directions", choices=DIRECTIONS, default="pca", help="of the plane")
-    parser.add_argument("--grid", type=int, default=25, help="points of a side")
-    parser.add_argument("--examples", type=int, default=1000, help="images the loss is measured on")
-    parser.add_argument("--batch", type=int, default=1000, help="images normalised together")
-    parser.add_argument("--seed", type=int, default=0, help="of images and random directions")
-    return parser
+    add = parser.add_argument
+    add("--runs", nargs="+", required=True, metavar="WORKDIR", help="runs of one family and set")
+    add("--out", required=True, help="folder for trajectory.png, .svg and .json")
+    add("--data-dir", default="", help="where the data lie, if they were moved")
+    add("--split", choices=SPLITS, default="train", help="images of the loss")
+    add("--directions", choices=DIRECTIONS, default="pca", help="of the plane")
+    add("--grid", type=int, default=25, help="points of a side")
+    add("--examples", type=int, default=1000, help="images the loss is measured on")
+    add("--batch", type=int, default=1000, help="images normalised together")
+    add("--seed", type=int, default=0, help="of images and random directions")
+    return run_command(parser.read, _draw, argv)
 
 
-def _run(given: argparse.Namespace) -> None:
-    arguments = vars(given)
-    out = arguments.pop("out")
-    content = trajectory(arguments.pop("runs"), out, **arguments)
-    for run in content["runs"]:
+def _draw(given: argparse.Namespace) -> None:
+    for run in trajectory(**vars(given))["runs"]:
         last = run["points"][-1]
         farthest = max(point["distance"] for point in run["points"])
         print(
@@ -56,7 +41,7 @@ def _run(given: argparse.Namespace) -> None:
             f" {farthest:.3g} from the plane"
         )
     for kind in ("png", "svg", "json"):
-        print(f"wrote {Path(out) / f'trajectory.{kind}'}")
+        print(f"wrote {Path(given.out) / f'trajectory.{kind}'}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """From workdirs to a picture: read, pad, find the plane, evaluate the grid, write."""
 
-import io
-import itertools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,18 +13,20 @@ from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.metrics import growth_events, read
+from autogrow_jax.reporting.plots import save_figure
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.ending import describe_devices, find_versions
 from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
-from autogrow_jax.trajectory.plane import principal_plane, random_plane
-from autogrow_jax.trajectory.surface import (
+from autogrow_jax.trajectory.plane import (
     choose_examples,
     grid_axes,
     loss_in_plane,
-    loss_of_each,
+    make_loss,
+    principal_plane,
+    random_plane,
 )
 
 DIRECTIONS = ("pca", "random")
@@ -109,36 +109,23 @@ def trajectory(
     pad = make_pad(network, chosen.images[0])
     snapshots = [snapshot for run in loaded for snapshot in run.snapshots]
     hidden = None if show_progress is None else not show_progress
-    padded = [
-        pad(snapshot.variables, snapshot.depths)
-        for snapshot in tqdm(snapshots, desc="pad", unit="snapshot", disable=hidden)
+    bar = tqdm(snapshots, desc="pad", unit="snapshot", disable=hidden)
+    padded = [pad(snapshot.variables, snapshot.depths) for snapshot in bar]
+    params = [variables["params"] for variables, _ in padded]
+    center, is_pca = len(loaded[0].snapshots) - 1, directions == "pca"
+    plane = principal_plane(params, center) if is_pca else random_plane(params, center, seed)
+    x, y = grid_axes(plane.coordinates, grid, least=0.0 if is_pca else 1.0)
+    loss = make_loss(network, padded[0][0]["batch_stats"], chosen)
+    points = [
+        {"epoch": snapshot.epoch, "depths": snapshot.depths}
+        | {"x": place[0], "y": place[1], "loss": loss(tree), "distance": distance}
+        for snapshot, tree, place, distance in zip(
+            snapshots, params, plane.coordinates, plane.distances, strict=True
+        )
     ]
-    points = [variables["params"] for variables, _ in padded]
-    stats = padded[0][0]["batch_stats"]
-    center = len(loaded[0].snapshots) - 1
-    if directions == "pca":
-        plane = principal_plane(points, center)
-    else:
-        plane = random_plane(points, center, seed)
-    x, y = grid_axes(plane.coordinates, grid, least=0.0 if directions == "pca" else 1.0)
-    losses = loss_of_each(network, points, stats, chosen)
     with tqdm(total=grid * grid, desc="loss", unit="point", disable=hidden) as bar:
-        surface = loss_in_plane(network, plane, stats, chosen, x, y, bar.update)
-    points_of_runs = iter(
-        [
-            {
-                "epoch": snapshot.epoch,
-                "depths": snapshot.depths,
-                "x": place[0],
-                "y": place[1],
-                "loss": loss,
-                "distance": distance,
-            }
-            for snapshot, place, loss, distance in zip(
-                snapshots, plane.coordinates, losses, plane.distances, strict=True
-            )
-        ]
-    )
+        surface = loss_in_plane(loss, plane, x, y, bar.update)
+    rest = iter(points)
     content = {
         "family": settings.model.family,
         "dataset": settings.data.name,
@@ -152,7 +139,7 @@ def trajectory(
                 "initializer": run.settings.growth.initializer,
                 "seed": run.settings.seed,
                 "finetune_epoch": run.finetune,
-                "points": list(itertools.islice(points_of_runs, len(run.snapshots))),
+                "points": [next(rest) for _ in run.snapshots],
                 "growth": run.growth,
             }
             for run, label in zip(loaded, labels(loaded), strict=True)
@@ -175,12 +162,9 @@ def trajectory(
         "device": describe_devices(),
         "versions": find_versions(),
     }
-    drawing = figure(content)
-    for name in ("png", "svg"):
-        buffer = io.BytesIO()
-        # Tight: an equal aspect moves the panel after the layout has made room for its labels.
-        drawing.savefig(buffer, format=name, bbox_inches="tight", pad_inches=0.15)
-        replace_file(out / f"trajectory.{name}", buffer.getvalue())
+    # Tight: an equal aspect moves the panel after the layout has made room for its labels.
+    files = [out / f"trajectory.{suffix}" for suffix in ("png", "svg")]
+    save_figure(figure(content), *files, bbox_inches="tight", pad_inches=0.15)
     text = to_json(content, "trajectory", indent=1)
     replace_file(out / "trajectory.json", text.encode("ascii") + b"\n")
     return content

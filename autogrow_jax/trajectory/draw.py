@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from autogrow_jax.reporting.marks import MARK_COLOR
+from autogrow_jax.reporting.plots import MARK_COLOR, PALETTE
 from autogrow_jax.reporting.result import format_depths
 
-# Of the palette of Okabe and Ito: colour-blind readers can tell them apart.
-_RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # The ground is grey, so that every colour belongs to a run; valleys are light.
 _GROUND = LinearSegmentedColormap.from_list("ground", ["#ffffff", "#dcdcdc", "#6e6e6e"])
 _NUM_LEVELS = 24
@@ -34,22 +32,15 @@ def figure(content: Mapping[str, Any]) -> Figure:
     The ground is the loss in the plane. A dot is a snapshot, at its foot in the plane, filled with
     the loss of the net itself in the colours of the ground: where the two differ, the net lies off
     the plane. A growth stands between the snapshots before and after it, on a thinner line: this
-    part of the path is a jump rather than training.
-
-    Args:
-      content: of trajectory.json.
-
-    Returns:
-      A figure of its own, not known to pyplot.
+    part of the path is a jump rather than training. The figure is not known to pyplot.
     """
     drawing = Figure(figsize=(12.5, 7.2), dpi=150, layout="constrained")
     panel = drawing.subplots()
     ground = _draw_ground(panel, content)
-    norm = ground.norm
     handles: list[Line2D] = []
     for number, run in enumerate(content["runs"]):
-        color = _RUN_COLORS[number % len(_RUN_COLORS)]
-        _draw_run(panel, run, color, norm)
+        color = PALETTE[number % len(PALETTE)]
+        _draw_run(panel, run, color, ground.norm)
         handles.append(Line2D([], [], color=color, linewidth=_LINE_WIDTH, label=_describe(run)))
     grid = content["grid"]
     panel.set_xlim(grid["x"][0], grid["x"][-1])
@@ -87,11 +78,9 @@ def _draw_ground(panel: Axes, content: Mapping[str, Any]) -> ContourSet:
     high = max(high, low * 1.1)
     levels = np.geomspace(low, high, _NUM_LEVELS + 1)
     clipped = np.clip(np.where(np.isfinite(loss), loss, 2 * high), low, 2 * high)
-    shared: dict[str, Any] = {"levels": levels, "norm": LogNorm(low, high), "extend": "max"}
-    x, y = _array(grid["x"]), _array(grid["y"])
-    ground = panel.contourf(x, y, clipped, cmap=_GROUND, **shared)
-    panel.contour(x, y, clipped, levels=levels[::2], colors="#8a8a8a", linewidths=0.4)
-    return ground
+    given = _array(grid["x"]), _array(grid["y"]), clipped
+    panel.contour(*given, levels=levels[::2], colors="#8a8a8a", linewidths=0.4)
+    return panel.contourf(*given, levels, norm=LogNorm(low, high), extend="max", cmap=_GROUND)
 
 
 def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> None:
@@ -99,32 +88,23 @@ def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> Non
     x, y = (_array([point[axis] for point in points]) for axis in "xy")
     epochs = [point["epoch"] for point in points]
     grown_in = _segments_of_growth(run["growth"], epochs)
+    line: dict[str, Any] = {"color": color, "path_effects": _OUTLINE, "zorder": 3}
     for segment in range(len(points) - 1):
         tuned = run["finetune_epoch"] is not None and epochs[segment] >= run["finetune_epoch"]
-        panel.plot(
-            x[segment : segment + 2],
-            y[segment : segment + 2],
-            color=color,
-            linewidth=_JUMP_WIDTH if segment in grown_in else _LINE_WIDTH,
-            linestyle=_FINETUNE_DASHES if tuned else "-",
-            path_effects=_OUTLINE,
-            zorder=3,
-        )
+        width = _JUMP_WIDTH if segment in grown_in else _LINE_WIDTH
+        ends, dashes = slice(segment, segment + 2), _FINETUNE_DASHES if tuned else "-"
+        panel.plot(x[ends], y[ends], linewidth=width, linestyle=dashes, **line)
     own = np.nan_to_num(_array([point["loss"] for point in points]), nan=norm.vmax)
     size = float(np.clip(900 / len(points), 8, 26))
     fill: dict[str, Any] = {"cmap": _GROUND, "norm": norm, "edgecolors": color, "zorder": 4}
     own = np.clip(own, norm.vmin, norm.vmax)
     panel.scatter(x[1:], y[1:], size, c=own[1:], linewidths=1.1, **fill)
     panel.scatter(x[:1], y[:1], 60, c=own[:1], marker="s", linewidths=1.8, **fill)
+    triangle = _growth_style(color, len(run["growth"]))
     for segment, count in grown_in.items():
-        part = np.arange(1, count + 1) / (count + 1)
-        panel.plot(
-            x[segment] + part * (x[segment + 1] - x[segment]),
-            y[segment] + part * (y[segment + 1] - y[segment]),
-            linestyle="none",
-            zorder=5,
-            **_growth_style(color, len(run["growth"])),
-        )
+        parts, ends = np.linspace(0, 1, count + 2)[1:-1], slice(segment, segment + 2)
+        between = (np.interp(parts, (0, 1), axis[ends]) for axis in (x, y))
+        panel.plot(*between, linestyle="none", zorder=5, **triangle)
     panel.plot(x[-1:], y[-1:], zorder=6, **_end_style(color))
 
 

@@ -74,22 +74,18 @@ def make_pad(
 
 def _make_room(variables: Tree, template: Tree) -> Tree:
     """Appends blocks of zeros on the host: on the device each shape would be a program."""
-    given = {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
+    given = dict(jax.tree_util.tree_leaves_with_path(variables))
 
     def make(path, like):
-        name = jax.tree_util.keystr(path)
-        leaf = given.get(name)
-        if leaf is None or leaf.ndim != len(like.shape):
-            raise UserError(f"the snapshot is of another network: {name} is not in it or differs")
-        missing = [new - old for old, new in zip(leaf.shape, like.shape, strict=True)]
-        if any(missing[1:]) or min(missing, default=0) < 0 or leaf.dtype != like.dtype:
+        leaf = np.asarray(given.get(path, np.float32(0)))
+        fits = leaf.ndim == len(like.shape) and leaf.shape[1:] == like.shape[1:]
+        if not fits or leaf.shape[:1] > like.shape[:1] or leaf.dtype != like.dtype:
+            found = f"{leaf.dtype}{list(leaf.shape)}" if path in given else "not in it"
             raise UserError(
-                f"the snapshot is of another network: {name} is {leaf.dtype}{list(leaf.shape)} and"
+                f"the snapshot is of another network: {jax.tree_util.keystr(path)} is {found} and"
                 f" should fit in {like.dtype}{list(like.shape)}; other classes or channels?"
             )
+        missing = [new - old for old, new in zip(leaf.shape, like.shape, strict=True)]
         return np.pad(leaf, [(0, more) for more in missing])
 
     return jax.tree_util.tree_map_with_path(make, template)
