@@ -65,7 +65,10 @@ def test_held_out_is_a_stratified_part_of_train(tmp_path, validation, fraction):
     assert dataset.validation_source == "held-out"
     assert sorted(ids(dataset.train) + ids(dataset.validation)) == list(range(60))
     assert ids(dataset.test) == list(range(2000, 2012))
-    assert np.bincount(dataset.validation.labels).tolist() == [round(20 * fraction)] * 3
+    # Each image is decided on its own, so counts are not exact: within three standard deviations.
+    counts, expected = np.bincount(dataset.validation.labels, minlength=3), 20 * fraction
+    assert counts.min() >= 1
+    assert np.abs(counts - expected).max() <= 3 * np.sqrt(expected * (1 - fraction))
     for split in (dataset.train, dataset.validation):
         assert np.array_equal(split.labels, np.asarray(ids(split)) % 3)
 
@@ -91,7 +94,8 @@ def test_a_set_with_its_own_validation_part_uses_it_unless_a_number_says_otherwi
 def test_a_set_without_test_part_gives_a_fifth(tmp_path):
     path = write_npz(tmp_path / "a.npz", **NO_VAL, **NO_TEST)
     dataset = load_dataset(path)
-    assert np.bincount(dataset.test.labels).tolist() == [4, 4, 4]
+    counts = np.bincount(dataset.test.labels)
+    assert len(counts) == 3 and counts.min() >= 1 and 7 <= counts.sum() <= 17
     everything = ids(dataset.train) + ids(dataset.validation) + ids(dataset.test)
     assert sorted(everything) == list(range(60))
 
@@ -123,7 +127,8 @@ def test_validation_is_held_out_of_the_fraction_not_of_what_it_leaves(tmp_path):
     used = set(ids(load_dataset(path, fraction=0.5, validation="test").train))
     part = load_dataset(path, fraction=0.5, validation="0.2")
     assert set(ids(part.train)) | set(ids(part.validation)) == used
-    assert np.bincount(part.validation.labels).tolist() == [2, 2, 2]
+    counts = np.bincount(part.validation.labels)
+    assert len(counts) == 3 and counts.min() >= 1 and counts.max() <= 5
     # However small the fraction, there is an image of each class to train and one to validate on.
     least = load_dataset(path, fraction=0.001)
     assert np.bincount(least.train.labels).tolist() == [1, 1, 1]

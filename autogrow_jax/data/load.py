@@ -46,10 +46,10 @@ def load_dataset(
 
     Relative paths are tried as they are, then inside `directory`.
 
-    Parts. A set without a test part gives a stratified 20 % of train to it, the same for every
-    `seed`. The validation part is then chosen by `validation`:
+    Parts. A set without a test part gives about 20 % of train to it, the same for every `seed`;
+    see `data.partition` for what decides. The validation part is then chosen by `validation`:
 
-    - "held-out": the set's own validation part; where it has none, a stratified part of train of
+    - "held-out": the set's own validation part; where it has none, a part of train of about
       `validation_fraction`, drawn from `seed`. Test is not touched.
     - a number, as "0.2": a part of train of that fraction, even where the set has its own.
     - "test": the paper's protocol, validation IS the test part and all of train trains. Where a set

@@ -1,48 +1,82 @@
-"""Which images go where: held-out parts and dataset-size subsets, drawn from a seed."""
+"""Which images go where: held-out parts and dataset-size subsets, drawn from a seed.
+
+Each image is held out or not by a draw of its own from [0, 1), made of the seed and the image's id:
+below the fraction or not. So images that are added later move no other one, above all none from
+train to test, and copies of one image go together. What this gives up is exact counts: no rule that
+takes a fifth of every number of images can do without moving some. A part of n images, or a class
+of n in it, is as large as asked for but for a standard deviation of sqrt(n * fraction * (1 -
+fraction)).
+
+A class that would have no image in one of two parts is mended: its image of the smallest draw is
+held out, or that of the largest is not. When images are added, the first kind can go back to train,
+which harms nothing. Only the second, the last training image of a class whose draws are all below
+the fraction, can become a test image.
+"""
+
+import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
 from autogrow_jax.data.types import Split
 from autogrow_jax.errors import UserError
 
-# Every use of the seed draws from a stream of its own, so that one never shifts another.
-_TEST, _VALIDATION, _SUBSET = 0, 1, 2
+# Every use of the seed draws from a stream of its own, so that one never shifts another. Any
+# numbers would do; with these scikit-learn's digits come close to the fractions in every class.
+_TEST, _VALIDATION, _SUBSET = 18561, 5216, 2
 TEST_FRACTION = 0.2
 
 
 def hold_out_test(part: Split, where: str) -> tuple[Split, Split]:
-    """Takes a stratified 20 % test part from a set that brings none: (rest, test).
+    """Takes a test part of about 20 % from a set that brings none: (rest, test).
 
-    It depends on the labels alone, never on a run's seed: every run tests on the same images.
+    It depends on the images alone, never on a run's seed: every run tests on the same images.
     """
-    return _hold_out(part, TEST_FRACTION, [_TEST], where)
+    return _hold_out(part, TEST_FRACTION, _draw(part.ids, _TEST), where)
 
 
 def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> tuple[Split, Split]:
-    """Takes a stratified validation part out of train: (rest, validation), in train's order.
+    """Takes a validation part out of train: (rest, validation), in train's order.
 
-    Each class gives `fraction` of its images, rounded, but at least one and never its last.
+    Each class gives about `fraction` of its images, but at least one and never its last.
 
     Raises:
       UserError: names `where`; no class has two images.
     """
-    return _hold_out(part, fraction, [seed, _VALIDATION], where)
+    return _hold_out(part, fraction, _draw(part.ids, _VALIDATION, seed), where)
 
 
 def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     """Keeps a random fraction of train: the paper's dataset-size study.
 
-    Stratified, so that the study varies the size and not the class balance: each class keeps
-    `fraction` of its images, rounded, and at least `least` as far as it has them, in train's order.
-    For one seed smaller subsets lie inside larger. A fraction of 1 returns `part` itself.
+    Stratified, so that the study varies the size and not the class balance: each class keeps the
+    images of its smallest draws, `fraction` of them, rounded, and at least `least` as far as it has
+    them, in train's order. For one seed smaller subsets lie inside larger. The counts are exact, as
+    what is left out here is not tested on either. A fraction of 1 returns `part` itself.
     """
     if fraction == 1:
         return part
-    return _take(part, _chosen(part.labels, fraction, [seed, _SUBSET], keep=0, least=least))
+
+    def count(ranked: np.ndarray) -> int:
+        return min(max(int(fraction * len(ranked) + 0.5), least), len(ranked))
+
+    return _take(part, _choose(part.labels, _draw(part.ids, _SUBSET, seed), count))
 
 
-def _hold_out(part: Split, fraction: float, stream: list[int], where: str) -> tuple[Split, Split]:
-    chosen = _chosen(part.labels, fraction, stream, keep=1)
+def _draw(ids: np.ndarray, stream: int, seed: int = 0) -> np.ndarray:
+    """Draws from [0, 1) for uint64 ids [N], one for copies of one image: SplitMix64's mixing."""
+    start = hashlib.blake2b(f"{stream} {seed}".encode(), digest_size=8).digest()
+    mixed: np.ndarray = ids ^ np.frombuffer(start, "<u8").astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def _hold_out(part: Split, fraction: float, draws: np.ndarray, where: str) -> tuple[Split, Split]:
+    def count(ranked: np.ndarray) -> int:
+        return min(max(int(np.sum(ranked < fraction)), 1), len(ranked) - 1)
+
+    chosen = _choose(part.labels, draws, count)
     if not chosen.any():
         raise UserError(
             f"{where}: no class has two images, so none can be held out of the {len(chosen)}; "
@@ -51,16 +85,18 @@ def _hold_out(part: Split, fraction: float, stream: list[int], where: str) -> tu
     return _take(part, ~chosen), _take(part, chosen)
 
 
-def _chosen(
-    labels: np.ndarray, fraction: float, stream: list[int], keep: int, least: int = 1
+def _choose(
+    labels: np.ndarray, draws: np.ndarray, count: Callable[[np.ndarray], int]
 ) -> np.ndarray:
-    """bool [N]: `fraction` of each class, at least `least`, leaving at least `keep` of it."""
-    rng = np.random.default_rng(stream)
+    """bool [N]: of each class the images of the smallest draws, `count(its sorted draws)` of them.
+
+    Copies of one image count as one.
+    """
     chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = min(max(int(fraction * len(members) + 0.5), least), len(members) - keep)
-        chosen[rng.permutation(members)[:count]] = True
+    by_class = np.argsort(labels, kind="stable")
+    for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
+        ranked = np.unique(draws[members])
+        chosen[members] = draws[members] < np.append(ranked, 1.0)[count(ranked)]
     return chosen
 
 
