@@ -9,7 +9,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.settings import KEYS, Settings, flatten, nest
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies import cells as cells_lib
-from autogrow_jax.studies.cells import Folder, expand, with_depths
+from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.records import read_record
 
 DIGITS = "configs/digits_plain3.py"
@@ -75,7 +75,7 @@ def test_names_change_with_what_is_computed_and_with_nothing_else(monkeypatch):
 def test_a_baseline_trains_the_net_that_was_found():
     settings = {"finetune.epochs": 7}
     cells, _ = expand(_study(Row(("a",), DIGITS, scratch=settings), seeds=(3,)))
-    found = with_depths(cells[1], (4, 3, 3))
+    found = cells[1].with_depths((4, 3, 3))
     assert (found["mode"], found["model"]["depths"]) == ("scratch", (4, 3, 3))
     assert (found["finetune"]["epochs"], found["seed"]) == (7, 3)
     assert found["model"]["family"] == cells[0].settings["model"]["family"]

@@ -32,13 +32,12 @@ def _line(names, depths, accuracy, *, seeds=2, found=False, published=None, fami
                 training_flops=1e12 * sum(blocks) ** 2,
             )
         )
-    return Line(tuple(names), tuple(records), (), published, found)
+    return Line(Row(tuple(names), published=published, found=found), tuple(records))
 
 
 def _table(lines, columns=("net",), *, title="Some section", x=""):
-    section = Section(title, columns, [Row(line.names) for line in lines], x=x)
-    seeds = tuple(record.cell.seed for record in lines[0].records)
-    return Table(section, seeds, tuple(lines))
+    section = Section(title, columns, [line.row for line in lines], x=x)
+    return Table(section, tuple(lines))
 
 
 def _sweep():

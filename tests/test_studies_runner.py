@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import Slot, make_slots
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
-from autogrow_jax.studies.progress import StudyProgress
-from autogrow_jax.studies.runner import Slot, make_slots, run_cell, run_cells
+from autogrow_jax.studies.runner import Progress, run_cell, run_cells
 
 pytestmark = pytest.mark.multiprocess
 
@@ -53,7 +53,7 @@ def _run(cells, workdir, what=None, workers=1):
         run = Folder(workdir, cell).run
         return [sys.executable, "-c", _WORK, str(run), what.get(cells.index(cell), "")]
 
-    run_cells(cells, workdir, make_slots(workers), make_command, StudyProgress("A", told))
+    run_cells(cells, workdir, make_slots(workers), make_command, "A", told)
     return told.getvalue()
 
 
@@ -202,7 +202,5 @@ def test_a_damaged_result_is_told_by_the_progress(tmp_path):
     folder.run.mkdir(parents=True)
     (folder.run / "result.json").write_text(json.dumps([1]))
     told = io.StringIO()
-    progress = StudyProgress("A", told)
-    progress.begin(1, 0)
-    progress.end(cell, folder)
+    Progress("A", 1, 0, told).end(folder)
     assert "cannot be read" in told.getvalue()

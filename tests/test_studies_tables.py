@@ -46,13 +46,13 @@ def _record(name, seed, state="done", **fields):
 
 
 def _line(name, records, baselines=(), published=None, found=False):
-    return Line((name,), tuple(records), tuple(baselines), published, found)
+    row = Row((name,), published=published, found=found)
+    return Line(row, tuple(records), tuple(baselines))
 
 
 def _table(lines, title="Some section", columns=("net",), note="", x=""):
-    rows = [Row(line.names) for line in lines]
-    seeds = tuple(record.cell.seed for record in lines[0].records)
-    return Table(Section(title, columns, rows, note, x), seeds, tuple(lines))
+    rows = [line.row for line in lines]
+    return Table(Section(title, columns, rows, note, x), tuple(lines))
 
 
 @pytest.fixture

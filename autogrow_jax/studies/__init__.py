@@ -27,10 +27,8 @@ __all__ = ["Published", "Row", "Section", "Study"]
 class Published:
     """What the paper says of a row: of one seed, measured on the test set that steered growth.
 
-    Attributes:
-      accuracy: in percent.
-      depths: of the net that was found; empty where the paper has none.
-      delta: accuracy less that of the same net trained from scratch, in points.
+    Accuracy is in percent. `depths`, empty where the paper has none, are those of the net that was
+    found; `delta` is accuracy less that of the same net trained from scratch, in points.
     """
 
     accuracy: float
@@ -67,8 +65,7 @@ class Row:
             check_key(key)
             if key == "seed":
                 raise UserError(
-                    f"row {' / '.join(self.names)} overrides 'seed'; seeds are the study's, or"
-                    " its section's"
+                    f"row {self.label} overrides 'seed'; seeds are the study's, or its section's"
                 )
 
     @property
@@ -99,6 +96,7 @@ class Section:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
         object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "seeds", check_seeds(self.seeds) if self.seeds else ())
         if not self.rows:
             raise UserError(f"section {self.title!r} has no rows")
         for row in self.rows:
@@ -113,12 +111,9 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Tables that are made together.
+    """Tables that are made together, at least one; each row is run with each of the seeds.
 
-    Attributes:
-      title: over everything.
-      sections: at least one. A run that several of them hold is done once.
-      seeds: each row is run with each.
+    A run that several sections hold is done once. The title stands over everything.
     """
 
     title: str
@@ -134,9 +129,6 @@ class Study:
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise UserError(f"two sections are called {twice[0]!r}; give each its own title")
-
-    def seeds_of(self, section: Section) -> tuple[int, ...]:
-        return check_seeds(section.seeds) if section.seeds else self.seeds
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

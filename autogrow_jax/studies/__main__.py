@@ -12,18 +12,12 @@ from typing import Any
 
 from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import find_start, leave
+from autogrow_jax.process import find_start, leave, make_slots, stop_with_parent
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
-from autogrow_jax.studies.progress import StudyProgress
 from autogrow_jax.studies.records import collect
-from autogrow_jax.studies.runner import (
-    make_slots,
-    run_cell,
-    run_cells,
-    stop_with_parent,
-)
+from autogrow_jax.studies.runner import run_cell, run_cells
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
             make_slots(options.workers),
             # By name: a study file that is edited meanwhile may number its cells otherwise.
             lambda cell: [*python, *options.of_worker, f"--cell={cell.name}"],
-            StudyProgress(study.title),
+            study.title,
         )
     return _report(study, entries, options)
 
@@ -102,9 +96,8 @@ def _list(cells: Sequence[Cell], workdir: Path) -> None:
     """A line for each cell, so that `wc -l` counts them; the index first, for `--cell`."""
     index = {cell.name: number for number, cell in enumerate(cells)}
     for number, cell in enumerate(cells):
-        folder = Folder(workdir, cell)
-        state = "done" if folder.is_done else "failed" if folder.why_failed() else "missing"
         after = f"  (after {index[cell.found_by]})" if cell.found_by else ""
+        state = Folder(workdir, cell).state
         print(f"{number:>4}  {state:<7}  {cell.label}  {cell.name}{after}")
     first = sum(1 for cell in cells if not cell.found_by)
     if first < len(cells):

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
@@ -21,6 +21,8 @@ from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Row, Section, Study
 
+# "missing": not run yet, or still running.
+State = Literal["done", "failed", "missing"]
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.
 _QUIET = {"log.progress": False, "log.tensorboard": False, "checkpoint.keep": 1}
 # What trains from scratch: the net's depths are known once it is found.
@@ -29,21 +31,17 @@ _SCRATCH = {"mode": "scratch", "model.depths": ()}
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of a study.
+    """A run of a study."""
 
-    Attributes:
-      name: of its folder; unique in the study.
-      label: for people.
-      seed: of the run.
-      settings: nested, complete but for `model.depths` where `found_by` is given.
-      found_by: name of the cell that finds the net which this one trains from scratch.
-    """
-
-    name: str
-    label: str
+    name: str  # Of its folder; unique in the study.
+    label: str  # For people.
     seed: int
-    settings: dict[str, Any]
-    found_by: str = ""
+    settings: dict[str, Any]  # Nested; `model.depths` is open where `found_by` is given.
+    found_by: str = ""  # The name of the cell whose found net this one trains from scratch.
+
+    def with_depths(self, depths: Sequence[int]) -> dict[str, Any]:
+        """The settings for training from scratch a net of these depths."""
+        return nest(flatten(self.settings) | {"model.depths": tuple(depths)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Folder:
     """The files of a cell, in `WORKDIR/cells/NAME`."""
 
     def __init__(self, workdir: Path, cell: Cell):
+        self.cell = cell
         self.root = workdir / "cells" / cell.name
         self.run = self.root / "run"  # The workdir of the run itself.
         self.log = self.root / "log.txt"  # What the run printed.
@@ -67,18 +66,18 @@ class Folder:
         self.lock = self.root / "lock"  # Held by the process that runs the cell.
 
     @property
+    def state(self) -> State:
+        if self.why_failed():
+            return "failed"
+        return "done" if Workdir(self.run).result.is_file() else "missing"
+
+    @property
     def is_done(self) -> bool:
-        """Whether the cell's run has finished, and did not fail since."""
-        return Workdir(self.run).result.is_file() and not self.error.exists()
+        return self.state == "done"
 
     def fail(self, reason: str) -> None:
         """Keeps the reason for the table, until the cell is run again."""
         replace_file(self.error, f"{reason}\n".encode())
-
-    def result(self) -> dict[str, Any] | None:
-        """Reads the run's result.json, None where there is none yet; UserError if damaged."""
-        path = Workdir(self.run).result
-        return read_result(path) if path.is_file() else None
 
     def why_failed(self) -> str:
         """Reads the error of the last start, "" where it did not fail."""
@@ -86,11 +85,14 @@ class Folder:
             return self.error.read_text(encoding="utf-8").strip()
         return ""
 
+    def result(self) -> dict[str, Any] | None:
+        """Reads the run's result.json, None where there is none yet; UserError if damaged."""
+        path = Workdir(self.run).result
+        return read_result(path) if path.is_file() else None
+
 
 def expand(
-    study: Study,
-    changes: Mapping[str, Any] | None = None,
-    seeds: Sequence[int] = (),
+    study: Study, changes: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
 ) -> tuple[list[Cell], list[Entry]]:
     """Lists the cells of a study, none before the one it waits for.
 
@@ -112,7 +114,6 @@ def expand(
     # A config file may register a family or a policy: it is run once.
     load = functools.cache(lambda name: flatten(load_config(name)) if name else {})
     cells: dict[str, Cell] = {}
-    baselines: dict[str, Cell] = {}
     entries = []
     for section in study.sections:
         for row in section.rows:
@@ -120,7 +121,7 @@ def expand(
                 base = _QUIET | load(row.config) | dict(row.overrides)
                 found = [
                     _make_cell(row, base | changes | {"seed": seed})
-                    for seed in seeds or study.seeds_of(section)
+                    for seed in seeds or section.seeds or study.seeds
                 ]
                 scratch = base | _SCRATCH | dict(row.scratch or {}) | changes
                 trained = [
@@ -129,19 +130,15 @@ def expand(
                 ]
             except UserError as error:
                 raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
-            runs = tuple(cells.setdefault(cell.name, cell) for cell in found)
-            extra = tuple(baselines.setdefault(cell.name, cell) for cell in trained)
-            entries.append(Entry(section, row, runs, extra))
+            runs, baselines = (
+                tuple(cells.setdefault(cell.name, cell) for cell in each)
+                for each in (found, trained)
+            )
+            entries.append(Entry(section, row, runs, baselines))
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
     seen = list(dict.fromkeys(cell.seed for cell in cells.values()))
-    every = (*cells.values(), *baselines.values())
-    return sorted(every, key=lambda c: (bool(c.found_by), seen.index(c.seed))), entries
-
-
-def with_depths(cell: Cell, depths: tuple[int, ...]) -> dict[str, Any]:
-    """The settings of a cell that trains from scratch the net another cell found."""
-    return nest(flatten(cell.settings) | {"model.depths": tuple(depths)})
+    return sorted(cells.values(), key=lambda c: (bool(c.found_by), seen.index(c.seed))), entries
 
 
 def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:

@@ -1,8 +1,8 @@
 """What each row of a study looks like in its figures, and what of the rows fits into them."""
 
-import dataclasses
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,122 +13,109 @@ from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Table
 
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
+# Of rows in an order, from light to dark: alone, or beside other such series.
+_ALONE, _MAPS = "viridis_r", ("Blues", "Oranges", "Greens", "Purples", "Reds", "Greys")
+# The least spread of accuracies that counts as one, in points.
+MIN_POINTS = 0.5
 # Rows so many times the spread of all others under them are left below the panels; a quarter of
 # all rows at most.
 _FAR_BELOW = 3
 # The paper's marks may widen an axis by this part of it at either end.
 _PAPER_ROOM = 0.35
-# The least that the accuracy axis spans, in percentage points.
-MIN_POINTS = 0.5
-# Of rows in an order, from light to dark: alone, or beside other such series.
-_ALONE, _MAPS = "viridis_r", ("Blues", "Oranges", "Greens", "Purples", "Reds", "Greys")
 
 
-@dataclasses.dataclass
-class Mark:
-    """A row in a figure.
-
-    Attributes:
-      line: of the table.
-      label: those of its names that tell it from the others.
-      series: rows of one series are joined where there is something to join.
-      color: as "#rrggbb".
-      shape: a marker of matplotlib; "*" for a net that was found among fixed depths.
-      is_below: whether its accuracy lies so far below all others that it is not in the panels.
-      paper: what the paper has, where that lies near enough to our marks to be drawn.
-    """
+class Mark(NamedTuple):
+    """A row in a figure."""
 
     line: Line
-    label: str
-    series: str
+    label: str  # Those of its names that tell it from the others.
+    series: str  # Rows of one series are joined where there is something to join.
     color: str
-    shape: str
-    is_below: bool = False
-    paper: Published | None = None
+    shape: str  # "*" for a net that was found among fixed depths.
+    mean: float | None
+    is_drawn: bool  # It has a mean, which is not so far below all others that it is left out.
+    paper: Published | None  # Where that lies near enough to our marks to be drawn.
 
     def points(self, x: str | float | None) -> np.ndarray:
         """Gives `x`, or a number of each seed's record, and accuracy in percent [seeds, 2]."""
         pairs = [
             (getattr(record, x) if isinstance(x, str) else x, record.accuracy)
-            for record in self.line.done
+            for record in self.line.records
         ]
         known = [pair for pair in pairs if None not in pair]
         return np.array(known, dtype=np.float64).reshape(-1, 2)
 
     @property
-    def mean(self) -> float | None:
-        return self.line.stat("accuracy").mean
-
-    @property
     def style(self) -> dict[str, Any]:
-        edge = "black" if self.shape == "*" else "white"
-        size = 15 if self.shape == "*" else 7
+        size, edge = (15, "black") if self.shape == "*" else (7, "white")
         return {"color": self.color, "ms": size, "mec": edge, "mew": 0.8}
 
 
 def make_marks(table: Table) -> list[Mark]:
-    lines, section, told = table.lines, table.section, telling_columns(table)
-    # Rows in an order, along `Section.x` or of fixed depths around a net that was found.
-    is_ordered = bool(section.x) or any(line.found for line in lines)
-    if section.x:
-        series = [
-            _join(line, [i for i in told if section.columns[i] != section.x]) for line in lines
-        ]
-    elif is_ordered:
+    lines, told, x = table.lines, telling_columns(table), table.section.x
+    if x:
+        others = [i for i in told if table.section.columns[i] != x]
+        series = [join(line.row.names, others) for line in lines]
+    elif any(line.row.found for line in lines):  # Among rows of fixed depths.
         settings = [line.records[0].cell.settings for line in lines]
         series = [f"{each['model']['family']} {each['data']['name']}" for each in settings]
     else:
-        series = [_join(line, told[:-1]) for line in lines]
-    variants = [line.names[told[-1]] for line in lines]
-    styles = _in_order(lines, series) if is_ordered else _apart(series, variants)
-    marks = [
-        Mark(line, escape(_join(line, told)), group, *style)
-        for line, group, style in zip(lines, series, styles, strict=True)
-    ]
-    for mark in _far_below([mark for mark in marks if mark.mean is not None]):
-        mark.is_below = True
-    ours = [m.line for m in marks if m.mean is not None and not m.is_below]
-    accuracies = [value for line in ours for value in line.stat("accuracy").values]
-    blocks = [value for line in ours for value in line.stat("blocks").values]
-    for mark in marks:
-        paper = mark.line.published
-        if paper and mark.line in ours and _is_near(paper.accuracy, accuracies, MIN_POINTS):
-            is_drawn = not paper.depths or _is_near(sum(paper.depths), blocks, 10)
-            mark.paper = paper if is_drawn else None
+        series = [join(line.row.names, told[:-1]) for line in lines]
+    if x or any(line.row.found for line in lines):
+        styles = _in_order(lines, series)
+    else:
+        styles = _apart(series, [line.row.names[told[-1]] for line in lines])
+    means = [line.stat("accuracy").mean for line in lines]
+    least = _least_drawn([mean for mean in means if mean is not None])
+    drawn = [mean is not None and mean >= least for mean in means]
+    accuracies, blocks = (
+        [value for i, line in enumerate(lines) if drawn[i] for value in line.stat(name).values]
+        for name in ("accuracy", "blocks")
+    )
+    marks = []
+    for i, line in enumerate(lines):
+        label, paper = escape(join(line.row.names, told)), line.row.published
+        if paper and not (
+            drawn[i]
+            and _is_near(paper.accuracy, accuracies, MIN_POINTS)
+            and (not paper.depths or _is_near(sum(paper.depths), blocks, 10))
+        ):
+            paper = None
+        marks.append(Mark(line, label, series[i], *styles[i], means[i], drawn[i], paper))
     return marks
 
 
 def telling_columns(table: Table) -> list[int]:
     """Finds as few of the first columns as tell the rows apart; none that never changes."""
-    section, lines = table.section, table.lines
+    names = [line.row.names for line in table.lines]
     told: list[int] = []
-    for i, name in enumerate(section.columns):
-        apart = len({_join(line, told) for line in lines}) == len(lines)
-        varies = len({line.names[i] for line in lines}) > 1
-        if varies and (not apart or name == section.x):
+    for i, column in enumerate(table.section.columns):
+        apart = len({join(each, told) for each in names}) == len(names)
+        varies = len({each[i] for each in names}) > 1
+        if varies and (not apart or column == table.section.x):
             told.append(i)
     return told or [0]
 
 
-def _join(line: Line, columns: Iterable[int]) -> str:
-    return " / ".join(line.names[i] for i in columns)
+def join(names: Sequence[str], columns: Iterable[int]) -> str:
+    return " / ".join(names[i] for i in columns)
 
 
 def _in_order(lines: Sequence[Line], series: Sequence[str]) -> list[tuple[str, str]]:
     """Colour and shape of rows in an order: from light to dark, a shape for each series."""
-    groups, kinds = list(dict.fromkeys(series)), list(zip(series, lines, strict=True))
+    groups = list(dict.fromkeys(series))
+    places = [(name, line.row.found) for name, line in zip(series, lines, strict=True)]
     styles = []
-    for i, (group, line) in enumerate(kinds):
-        if line.found:
-            number = sum(other.found for other in lines[:i])
-            styles.append((PALETTE[(number + 1) % len(PALETTE)], "*"))
-            continue
-        others = [j for j, (name, other) in enumerate(kinds) if name == group and not other.found]
-        share = others.index(i) / max(1, len(others) - 1)
-        number = groups.index(group)
-        name = _ALONE if len(groups) == 1 else _MAPS[number % len(_MAPS)]
-        color = to_hex(matplotlib.colormaps[name](0.3 + 0.7 * share))
-        styles.append((color, _SHAPES[number % len(_SHAPES)]))
+    for i, (name, found) in enumerate(places):
+        number = groups.index(name)
+        if found:
+            before = sum(line.row.found for line in lines[:i])
+            styles.append((PALETTE[(before + 1) % len(PALETTE)], "*"))
+        else:
+            share = places[:i].count((name, False)) / max(1, places.count((name, False)) - 1)
+            colors = _ALONE if len(groups) == 1 else _MAPS[number % len(_MAPS)]
+            color = to_hex(matplotlib.colormaps[colors](0.3 + 0.7 * share))
+            styles.append((color, _SHAPES[number % len(_SHAPES)]))
     return styles
 
 
@@ -141,23 +128,19 @@ def _apart(series: Sequence[str], variants: Sequence[str]) -> list[tuple[str, st
     return [(PALETTE[i % len(PALETTE)], _SHAPES[j % len(_SHAPES)]) for i, j in pairs]
 
 
+def _least_drawn(means: Sequence[float]) -> float:
+    """The mean below which rows lie far below all others."""
+    ordered = sorted(means)
+    for count in range(1, len(ordered) // 4 + 1):
+        spread = max(ordered[-1] - ordered[count], MIN_POINTS)
+        if ordered[count] - ordered[count - 1] > _FAR_BELOW * spread:
+            return ordered[count]
+    return -math.inf
+
+
 def _is_near(value: float, values: Sequence[float], least: float) -> bool:
     room = _PAPER_ROOM * max(max(values) - min(values), least)
     return min(values) - room <= value <= max(values) + room
-
-
-def _far_below(marks: Sequence[Mark]) -> list[Mark]:
-    ordered = sorted(marks, key=lambda mark: mark.mean or 0.0)
-    means = [mark.mean or 0.0 for mark in ordered]
-    for count in range(1, len(means) // 4 + 1):
-        spread = max(means[-1] - means[count], 0.5)
-        if means[count] - means[count - 1] > _FAR_BELOW * spread:
-            return ordered[:count]
-    return []
-
-
-def are_fixed_around_found(marks: Sequence[Mark]) -> bool:
-    return len({mark.line.found for mark in marks if mark.mean is not None}) == 2
 
 
 def escape(text: str) -> str:

@@ -5,21 +5,19 @@ finished.
 """
 
 import dataclasses
-import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Workdir, metrics
-from autogrow_jax.studies import Published, Section
-from autogrow_jax.studies.cells import Cell, Entry, Folder
+from autogrow_jax.studies import Row, Section
+from autogrow_jax.studies.cells import Cell, Entry, Folder, State
 
-State = Literal["done", "failed", "missing"]
 # Of a `Record`: what CSV and JSON have beside accuracies.
 _NUMBERS = (
     *("blocks", "epochs", "growth_epochs", "num_params"),
@@ -32,24 +30,10 @@ _TRAINING_PASSES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What became of a cell. All numbers are None where it is not done.
+    """What became of a cell. All numbers are None where it is not done; accuracies are in percent.
 
-    Attributes:
-      state: "done", "failed" (with `error`) or "missing": not run yet, or still running.
-      accuracy: in percent, what is reported: on the test set with the final weights; under the
-        paper's protocol, where the test set steered growth, the best of all epochs.
-      test_accuracy: in percent, of the final weights.
-      best_validation_accuracy: in percent.
-      validation: which split steered: "held-out", "test" or a fraction, of `num_validation` images.
-      growth_epochs: of all epochs those in the growth phase.
-      flops: of one forward pass of one image, two for each multiply-add of convolutions and the
-        linear layer.
-      training_flops: of the whole run, three forward passes a training image, each epoch at its
-        depths.
-      seconds: of the whole run, `compile_seconds` of them compiling, on a machine that may have
-        done other things at the same time.
-      machine: device and processor, in words.
-      versions: of the libraries.
+    What is reported, `accuracy`, is that on the test set with the final weights; under the paper's
+    protocol, where the test set steered growth, it is the best of all epochs.
     """
 
     cell: Cell
@@ -57,18 +41,18 @@ class Record:
     error: str = ""
     depths: tuple[int, ...] | None = None
     accuracy: float | None = None
-    test_accuracy: float | None = None
+    test_accuracy: float | None = None  # Of the final weights.
     best_validation_accuracy: float | None = None
-    validation: str | None = None
-    num_validation: int | None = None
+    validation: str | None = None  # What steered: "held-out", "test" or a fraction.
+    num_validation: int | None = None  # Images of it.
     epochs: int | None = None
-    growth_epochs: int | None = None
+    growth_epochs: int | None = None  # Those of `epochs` in the growth phase.
     num_params: int | None = None
-    flops: int | None = None
-    training_flops: float | None = None
-    seconds: float | None = None
-    compile_seconds: float | None = None
-    machine: str | None = None
+    flops: int | None = None  # Of one image forward; two for each multiply-add.
+    training_flops: float | None = None  # Of the whole run, each epoch at its depths.
+    seconds: float | None = None  # Of the whole run; the machine may have done other things too.
+    compile_seconds: float | None = None  # Those of `seconds` spent compiling.
+    machine: str | None = None  # Device and processor, in words.
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -100,37 +84,19 @@ class Stat:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of a table: a row of the study over its seeds.
+    """A row of the study over its seeds: what became of its cells, and of its baselines."""
 
-    Attributes:
-      names: the first columns.
-      records: of its cells, one for each seed.
-      baselines: of the nets it found, trained from scratch; empty where the row asks for none.
-      published: what the paper has.
-      found: drawn as the net that was found, among fixed depths.
-    """
-
-    names: tuple[str, ...]
+    row: Row
     records: tuple[Record, ...]
-    baselines: tuple[Record, ...]
-    published: Published | None
-    found: bool
+    baselines: tuple[Record, ...] = ()
 
     @property
-    def label(self) -> str:
-        return " / ".join(self.names)
-
-    @property
-    def done(self) -> tuple[Record, ...]:
-        return tuple(record for record in self.records if record.state == "done")
-
-    @property
-    def failed(self) -> tuple[Record, ...]:
-        return tuple(r for r in (*self.records, *self.baselines) if r.state == "failed")
+    def failed(self) -> list[Record]:
+        return [r for r in (*self.records, *self.baselines) if r.state == "failed"]
 
     def stat(self, name: str) -> Stat:
         """Over the seeds that are done, of a number of `Record` such as "accuracy"."""
-        return _stat(getattr(record, name) for record in self.done)
+        return _stat(getattr(record, name) for record in self.records)
 
     @property
     def baseline(self) -> Stat:
@@ -142,7 +108,7 @@ class Line:
         """Accuracy less that of the same seed's net from scratch, in points."""
         pairs = zip(self.records, self.baselines, strict=False)
         accuracies = ((found.accuracy, scratch.accuracy) for found, scratch in pairs)
-        return Stat(tuple(a - b for a, b in accuracies if a is not None and b is not None))
+        return _stat(a - b for a, b in accuracies if a is not None and b is not None)
 
     @property
     def stats(self) -> dict[str, Stat]:
@@ -160,33 +126,28 @@ class Table:
     """A section with its lines."""
 
     section: Section
-    seeds: tuple[int, ...]
     lines: tuple[Line, ...]
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        return tuple(r for line in self.lines for r in (*line.records, *line.baselines))
+    def seeds(self) -> list[int]:
+        return [record.cell.seed for record in self.lines[0].records]
+
+    @property
+    def records(self) -> list[Record]:
+        return [r for line in self.lines for r in (*line.records, *line.baselines)]
 
 
 def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
-    """Makes the tables of a study from whatever its cells have left.
-
-    Args:
-      entries: from `expand`.
-      workdir: of the study.
-    """
+    """Makes the tables of a study from whatever its cells have left in its workdir."""
     cells = {cell.name: cell for entry in entries for cell in (*entry.cells, *entry.baselines)}
     records = {name: read_record(cell, workdir) for name, cell in cells.items()}
-    tables = []
-    for _, group in itertools.groupby(entries, key=lambda entry: entry.section.title):
-        rows = list(group)
-        lines = []
-        for row, *of_row in ((e.row, e.cells, e.baselines) for e in rows):
-            found, scratch = (tuple(records[cell.name] for cell in each) for each in of_row)
-            lines.append(Line(row.names, found, scratch, row.published, row.found))
-        seeds = tuple(cell.seed for cell in rows[0].cells)
-        tables.append(Table(rows[0].section, seeds, tuple(lines)))
-    return tables
+    sections: dict[str, Section] = {}
+    lines: dict[str, list[Line]] = {}
+    for entry in entries:
+        both = (tuple(records[cell.name] for cell in of) for of in (entry.cells, entry.baselines))
+        sections[entry.section.title] = entry.section
+        lines.setdefault(entry.section.title, []).append(Line(entry.row, *both))
+    return [Table(section, tuple(lines[title])) for title, section in sections.items()]
 
 
 def read_record(cell: Cell, workdir: Path) -> Record:

@@ -1,19 +1,23 @@
 """Runs the cells of a study, each in a process of its own, some at a time; and one, in this."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
-import threading
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from tqdm import tqdm
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.studies.cells import Cell, Folder, with_depths
-from autogrow_jax.studies.progress import StudyProgress
+from autogrow_jax.process import Slot
+from autogrow_jax.reporting import Workdir, metrics
+from autogrow_jax.reporting.result import format_depths, format_duration
+from autogrow_jax.studies.cells import Cell, Folder
 from autogrow_jax.training import run
 from autogrow_jax.training.programs import keep_in
 
@@ -23,25 +27,16 @@ except ImportError:  # Windows: there nobody notices that two processes run one 
     fcntl = None  # type: ignore[assignment]
 
 _POLL_SECONDS = 0.1
+_BAR_SECONDS = 1.0
 # From SIGTERM until SIGKILL, when the study itself is stopped.
 _GRACE_SECONDS = 15
 
 
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """What one of several processes may use: variables that name its GPU; its cores, () for all."""
-
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    cores: frozenset[int] = frozenset()
-
-
-@dataclasses.dataclass
-class _Running:
-    cell: Cell
+class _Running(NamedTuple):
     folder: Folder
     slot: Slot
     process: subprocess.Popen
-    parent_end: int  # of the pipe that tells the process when this one has died
+    parent_end: int  # Of the pipe that tells the process when this one has died.
 
 
 def run_cells(
@@ -49,7 +44,8 @@ def run_cells(
     workdir: Path,
     slots: Sequence[Slot],
     make_command: Callable[[Cell], list[str]],
-    progress: StudyProgress,
+    title: str,
+    stream: TextIO | None = None,
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
 
@@ -60,48 +56,49 @@ def run_cells(
       workdir: of the study.
       slots: what each process that runs at the same time may use; at least one.
       make_command: the command line that runs a cell.
-      progress: is told what happens.
+      title: of the study.
+      stream: where to tell of it; standard error by default.
 
     Raises:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, once all processes have ended.
     """
     folders = {cell.name: Folder(workdir, cell) for cell in cells}
-    labels = {cell.name: cell.label for cell in cells}
-    pending = [cell for cell in cells if not folders[cell.name].is_done]
+    pending = [folder for folder in folders.values() if not folder.is_done]
     # What failed in an earlier start says nothing about this one.
-    for cell in pending:
-        folders[cell.name].error.unlink(missing_ok=True)
+    for folder in pending:
+        folder.error.unlink(missing_ok=True)
     free = list(slots)
     running: list[_Running] = []
-    progress.begin(num_cells=len(cells), num_done=len(cells) - len(pending))
+    progress = Progress(title, len(cells), len(cells) - len(pending), stream)
     try:
         while pending or running:
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.insert(0, job.slot)
                 _end(job)
-                progress.end(job.cell, job.folder)
-            waited_for = {job.cell.name for job in running} | {cell.name for cell in pending}
-            for cell in list(pending):
-                folder, finder = folders[cell.name], folders.get(cell.found_by)
-                if cell.found_by in waited_for:
+                progress.end(job.folder)
+            waited_for = {f.cell.name for f in (*pending, *(job.folder for job in running))}
+            for folder in list(pending):
+                found_by = folder.cell.found_by
+                if found_by in waited_for:
                     continue
-                if finder and not finder.is_done:
-                    pending.remove(cell)
-                    folder.fail(f"not run: {labels[cell.found_by]}, which finds its net, failed")
-                    progress.end(cell, folder)
+                if found_by in folders and not folders[found_by].is_done:
+                    pending.remove(folder)
+                    label = folders[found_by].cell.label
+                    folder.fail(f"not run: {label}, which finds its net, failed")
+                    progress.end(folder)
                 elif free:
-                    pending.remove(cell)
-                    running.append(_start(cell, folder, free.pop(0), make_command(cell)))
-                    progress.start(cell)
-            progress.show([(job.cell, job.folder) for job in running], len(pending))
+                    pending.remove(folder)
+                    running.append(_start(folder, free.pop(0), make_command(folder.cell)))
+                    progress.start(folder)
+            progress.show([job.folder for job in running])
             time.sleep(_POLL_SECONDS)
     finally:
         _stop(running)
         progress.close()
 
 
-def _start(cell: Cell, folder: Folder, slot: Slot, command: list[str]) -> _Running:
+def _start(folder: Folder, slot: Slot, command: list[str]) -> _Running:
     folder.root.mkdir(parents=True, exist_ok=True)
     child_end, parent_end = os.pipe()
     cores = os.sched_getaffinity(0) if slot.cores else set()
@@ -123,14 +120,14 @@ def _start(cell: Cell, folder: Folder, slot: Slot, command: list[str]) -> _Runni
         os.close(child_end)
         if slot.cores:
             os.sched_setaffinity(0, cores)
-    return _Running(cell, folder, slot, process, parent_end)
+    return _Running(folder, slot, process, parent_end)
 
 
 def _end(job: _Running) -> None:
     """Keeps why a process ended, where it has left neither a result nor a reason."""
     os.close(job.parent_end)
     folder, status = job.folder, job.process.returncode
-    if folder.is_done or folder.why_failed():
+    if folder.state != "missing":
         return
     if status == -signal.SIGKILL:
         reason = "killed (SIGKILL): most likely the machine had no memory left"
@@ -155,6 +152,83 @@ def _stop(running: Sequence[_Running]) -> None:
             job.process.kill()
             job.process.wait()
         os.close(job.parent_end)
+
+
+class Progress:
+    """Tells where a study stands: a line for each cell that ends, on a terminal a bar below."""
+
+    def __init__(self, title: str, total: int, done: int, stream: TextIO | None = None):
+        self._total, self._ended, self._failed = total, done, 0
+        self._stream = stream or sys.stderr  # The table goes to standard output.
+        self._say(f"{title}: {total} cells{f', {done} done before' if done else ''}")
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            file=self._stream,
+            disable=None,  # On a terminal only.
+            bar_format="{n_fmt}/{total_fmt} |{bar:20}| {desc}",
+            mininterval=_BAR_SECONDS,
+            miniters=0,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def start(self, folder: Folder) -> None:
+        """A cell's process was started."""
+        if self._bar.disable:
+            self._say(f"start   {folder.cell.label}", " ")
+
+    def end(self, folder: Folder) -> None:
+        """A cell ended, or could not be run."""
+        self._ended += 1
+        reason = folder.why_failed()
+        self._failed += bool(reason)
+        how, what = ("FAILED", reason.splitlines()[0]) if reason else ("done  ", _outcome(folder))
+        self._say(f"{how}  {folder.cell.label}: {what}", f"[{self._ended}/{self._total}]")
+        self._bar.update()
+
+    def show(self, running: Sequence[Folder]) -> None:
+        """Renews the bar, not too often."""
+        if self._bar.disable or time.time() - self._bar.last_print_t < _BAR_SECONDS:
+            return
+        parts = [f"{self._failed} failed"] if self._failed else []
+        if ended := self._ended - self._bar.initial:
+            seconds = (time.time() - self._bar.start_t) / ended * (self._total - self._ended)
+            parts.append(f"about {format_duration(seconds)} left")
+        parts += [f"{folder.cell.label} {_epoch(folder)}" for folder in running]
+        self._bar.set_description_str("; ".join(parts), refresh=False)
+        self._bar.update(0)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._bar.close()
+
+    def _say(self, line: str, place: str = "") -> None:
+        """Prints a line, above the bar where there is one."""
+        if place:
+            line = f"{place:>{2 * len(str(self._total)) + 3}} {line}"
+        tqdm.write(line, file=self._stream)
+        self._stream.flush()
+
+
+def _outcome(folder: Folder) -> str:
+    try:
+        result = folder.result() or {}
+        return (
+            f"{format_depths(result['depths'])}, test {result['test_accuracy']:.2f} %,"
+            f" {result['epochs']} epochs, {format_duration(result['seconds']['total'])}"
+        )
+    except (UserError, KeyError, TypeError) as error:
+        return f"its result cannot be read: {error}"
+
+
+def _epoch(folder: Folder) -> str:
+    """Where a run stands that goes on: "epoch 12 3-2-2"."""
+    try:
+        last = metrics.read(Workdir(folder.run).metrics)[-1]
+    except (UserError, IndexError):
+        return "starts"
+    return f"epoch {last['epoch']} {format_depths(last['depths'])}"
 
 
 # --- One cell, in this process.
@@ -193,7 +267,7 @@ def run_cell(
                         f"the net to train from scratch is what cell {cell.found_by} finds, which"
                         " is not done; run that one first"
                     )
-                settings = with_depths(cell, tuple(found["depths"]))
+                settings = cell.with_depths(found["depths"])
             run(settings, folder.run, started=started)
         except UserError as error:
             folder.fail(str(error))
@@ -202,17 +276,6 @@ def run_cell(
             traceback.print_exc()
             folder.fail(f"{type(error).__name__}: {error}")
             raise
-
-
-def stop_with_parent(file_descriptor: int) -> None:
-    """Sends this process SIGTERM once the other end of a pipe closes: its parent has died."""
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            os.read(file_descriptor, 1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True, name="waits for the parent's end").start()
 
 
 @contextlib.contextmanager
@@ -227,52 +290,3 @@ def _locked(path: Path) -> Iterator[None]:
             except OSError:
                 pass  # A file system without locks.
         yield
-
-
-# --- What each process may use; found without JAX, which would take the devices for this process.
-
-
-def make_slots(num_workers: int) -> list[Slot]:
-    """Divides this machine among processes that run at the same time.
-
-    A single worker has everything. Several share the GPUs by turns, where there are any; on a
-    machine without, each has cores of its own: XLA's threads would otherwise wait for each other.
-
-    Raises:
-      UserError: for fewer than one worker.
-    """
-    if num_workers < 1:
-        raise UserError(f"--workers is {num_workers}; it takes a whole number of at least 1")
-    if num_workers == 1:
-        return [Slot()]
-    gpus = _find_gpus()
-    if gpus:
-        environment = {}
-        per_gpu = -(-num_workers // len(gpus))
-        if per_gpu > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
-            # JAX takes three quarters of a GPU's memory at once unless told otherwise.
-            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / per_gpu:.2f}"
-        turns = [gpus[number % len(gpus)] for number in range(num_workers)]
-        return [Slot({"CUDA_VISIBLE_DEVICES": gpu, **environment}) for gpu in turns]
-    if not hasattr(os, "sched_getaffinity"):
-        return [Slot()] * num_workers
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < num_workers:
-        return [Slot(cores=frozenset({cores[n % len(cores)]})) for n in range(num_workers)]
-    return [Slot(cores=frozenset(cores[n::num_workers])) for n in range(num_workers)]
-
-
-def _find_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each GPU there is for this process."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number in range(len(lines))]

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -18,28 +19,18 @@ from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Stat, Table
 from autogrow_jax.studies.remarks import describe, make_remarks
 
-__all__ = ["format_csv", "format_json", "format_markdown", "format_text", "write_tables"]
-
 # A terminal's columns; a table that needs more is continued under itself.
 _WIDTH = 120
 # Texts that are wider than this are broken at their spaces.
 _MAX_CELL = 30
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 _NOTHING = "-"
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
 def write_tables(title: str, tables: Sequence[Table], folder: Path, *, command: str) -> list[Path]:
-    """Writes `table.txt`, `table.md`, `table.csv` and `table.json`, each whole or not at all.
+    """Writes `table.txt`, `.md`, `.csv` and `.json` of a study, each whole or not at all.
 
-    Args:
-      title: of the study.
-      tables: its sections.
-      folder: where to; made if missing.
-      command: with which the numbers can be had again.
-
-    Returns:
-      The files written.
+    `command` is that with which the numbers can be had again. Returns the files written.
     """
     texts = {
         "table.txt": format_text(title, tables, command=command) + "\n",
@@ -62,11 +53,10 @@ def format_text(title: str, tables: Sequence[Table], *, command: str) -> str:
     for table, sentences in zip(tables, own, strict=True):
         heading = table.section.title
         parts.append(f"{heading}\n{'-' * len(heading)}\n{_text_table(table)}")
-        remarks = [_wrap(remark, "- ") for remark in make_remarks(table)]
-        notes = [_wrap(note) for note in (table.section.note, *sentences) if note]
-        parts += ["\n".join(lines) for lines in (remarks, notes) if lines]
-    parts.append("\n".join(_wrap(sentence, "* ") for sentence in common))
-    return "\n\n".join([*parts, command] if command else parts)
+        parts.append("\n".join(_wrap(remark, "- ") for remark in make_remarks(table)))
+        parts.append("\n".join(_wrap(note) for note in (table.section.note, *sentences) if note))
+    parts += ["\n".join(_wrap(sentence, "* ") for sentence in common), command]
+    return "\n\n".join(filter(None, parts))
 
 
 def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str:
@@ -75,7 +65,7 @@ def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str
     parts = [f"# {_escape(title)}"]
     for table, sentences in zip(tables, own, strict=True):
         columns = [
-            column._replace(header=_escape(column.header), cells=list(map(_escape, column.cells)))
+            _Column(column.group, _escape(column.header), list(map(_escape, column.cells)))
             for column in _make_columns(table)
         ]
         parts += [f"## {_escape(table.section.title)}", _draw(columns, "pipe")]
@@ -135,40 +125,40 @@ def _escape(text: str) -> str:
 def _make_columns(table: Table) -> list[_Column]:
     """Makes the columns of a table, without those in which no line has anything."""
     lines = table.lines
-    names = [
-        _Column("name", name, [line.names[i] for line in lines])
-        for i, name in enumerate(table.section.columns)
-    ]
 
-    def paper(show: Callable[[Published], str]) -> list[str]:
-        return [(show(line.published) if line.published else "") or _NOTHING for line in lines]
+    def column(group: str, header: str, show: Callable[[Line], str]) -> _Column:
+        return _Column(group, header, [show(line) or _NOTHING for line in lines])
 
-    def numbers(name: str) -> list[float | None]:
+    def paper(group: str, header: str, show: Callable[[Published], str]) -> _Column:
+        return column(group, header, lambda x: show(x.row.published) if x.row.published else "")
+
+    def means(name: str) -> list[float | None]:
         return [line.stat(name).mean for line in lines]
 
-    baselines = [_stat(line.baseline, len(line.baselines)) for line in lines]
-    deltas = [_stat(line.delta, len(line.baselines), "+") for line in lines]
-    paper_delta = paper(lambda p: "" if p.delta is None else _points(p.delta, "+"))
     optional = [
-        _Column("found", "depths", [_depths(line) for line in lines]),
-        _Column("found", "paper:\ndepths", paper(lambda p: format_depths(p.depths))),
-        _Column("found", "accuracy %", [_accuracy(line) for line in lines]),
-        _Column("found", "paper:\naccuracy", paper(lambda p: _points(p.accuracy))),
-        _Column("scratch", "from\nscratch %", baselines),
-        _Column("scratch", "delta", deltas),
-        _Column("scratch", "paper:\ndelta", paper_delta),
-        _numbers("epochs", numbers("epochs"), whole=True),
-        _scaled("forward", numbers("flops")),
-        _scaled("training", numbers("training_flops")),
-        _numbers("seconds", numbers("seconds")),
-        _numbers("parameters", numbers("num_params"), whole=True),
+        column("found", "depths", _depths),
+        paper("found", "paper:\ndepths", lambda p: format_depths(p.depths)),
+        column("found", "accuracy %", _accuracy),
+        paper("found", "paper:\naccuracy", lambda p: _points(p.accuracy)),
+        column("scratch", "from\nscratch %", lambda x: _stat(x.baseline, len(x.baselines))),
+        column("scratch", "delta", lambda x: _stat(x.delta, len(x.baselines), "+")),
+        paper("scratch", "paper:\ndelta", lambda p: _points(p.delta, "+")),
+        _numbers("epochs", means("epochs"), whole=True),
+        _flops("forward", means("flops")),
+        _flops("training", means("training_flops")),
+        _numbers("seconds", means("seconds")),
+        _numbers("parameters", means("num_params"), whole=True),
     ]
-    return names + [column for column in optional if set(column.cells) != {_NOTHING}]
+    names = [
+        _Column("name", name, [line.row.names[i] for line in lines])
+        for i, name in enumerate(table.section.columns)
+    ]
+    return names + [each for each in optional if set(each.cells) != {_NOTHING}]
 
 
 def _depths(line: Line) -> str:
-    names = [format_depths(record.depths) for record in line.done if record.depths]
-    return (names[0] if len(set(names)) == 1 else ", ".join(names)) or _NOTHING
+    names = [format_depths(record.depths) for record in line.records if record.depths]
+    return names[0] if len(set(names)) == 1 else ", ".join(names)
 
 
 def _accuracy(line: Line) -> str:
@@ -180,22 +170,22 @@ def _accuracy(line: Line) -> str:
 
 def _stat(stat: Stat, expected: int, sign: str = "") -> str:
     """ "91.20 ± 0.31", with the number of values where it is less than `expected`."""
-    if stat.mean is None:
-        return _NOTHING
-    text = _points(stat.mean, sign) + (f" ± {stat.std:.2f}" if stat.std is not None else "")
-    return text if len(stat.values) == expected else f"{text} (n={len(stat.values)})"
+    spread = f" ± {stat.std:.2f}" if stat.std is not None else ""
+    missing = f" (n={len(stat.values)})" if 0 < len(stat.values) < expected else ""
+    return f"{_points(stat.mean, sign)}{spread}{missing}"
 
 
-def _points(value: float, sign: str = "") -> str:
-    return f"{round(value, 2) + 0.0:{sign}.2f}"  # What rounds to zero loses its minus.
+def _points(value: float | None, sign: str = "") -> str:
+    # What rounds to zero loses its minus.
+    return "" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"
 
 
-def _scaled(header: str, means: Sequence[float | None]) -> _Column:
+def _flops(header: str, means: Sequence[float | None]) -> _Column:
     """FLOPs in the unit of the smallest of them, such as MFLOP."""
-    smallest = min(filter(None, means), default=1.0)
-    scale, prefix = next((pair for pair in _PREFIXES if smallest >= pair[0]), _PREFIXES[-1])
-    scaled = [None if mean is None else mean / scale for mean in means]
-    return _numbers(f"{header}\n{prefix}FLOP", scaled)
+    smallest = min((mean for mean in means if mean), default=1.0)
+    power = min(max(int(math.log10(smallest) // 3), 0), 6)
+    scaled = [None if mean is None else mean / 1000.0**power for mean in means]
+    return _numbers(f"{header}\n{'kMGTPE'[power - 1 : power]}FLOP", scaled)
 
 
 def _numbers(header: str, means: Sequence[float | None], *, whole: bool = False) -> _Column:
@@ -216,25 +206,18 @@ def format_csv(tables: Sequence[Table]) -> str:
     in the tables. Accuracies are in percent, deltas in points, `flops` of one image forward;
     `..._std` is the sample standard deviation over seeds, `n` how many seeds `accuracy` is of.
     """
-    rows = [
-        ({"section": t.section.title, "row": line.label}, t.section.columns, line, _csv(t, line))
-        for t in tables
-        for line in t.lines
-    ]
-    fixed = {name for first, _, _, numbers in rows for name in (*first, *numbers)}
+    lines = [(t.section.columns, line.row.names, _csv(t, line)) for t in tables for line in t.lines]
+    section, row, *numbers = lines[0][2] if lines else ("section", "row")
     # A section's column of the same name as one of ours is called otherwise.
-    named = {c: f"{c}_" if c in fixed else c for _, columns, *_ in rows for c in columns}
-    content = [
-        first
-        | dict.fromkeys(named.values(), "")
-        | {named[c]: name for c, name in zip(columns, line.names, strict=True)}
-        | numbers
-        for first, columns, line, numbers in rows
-    ]
+    ours = {section, row, *numbers}
+    named = {c: f"{c}_" if c in ours else c for columns, *_ in lines for c in columns}
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(content[0]) if content else [], lineterminator="\n")
+    header = [section, row, *dict.fromkeys(named.values()), *numbers]
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(content)
+    for columns, names, fields in lines:
+        own = {named[column]: name for column, name in zip(columns, names, strict=True)}
+        writer.writerow(own | fields)
     return buffer.getvalue()
 
 
@@ -255,27 +238,29 @@ def format_json(title: str, tables: Sequence[Table], *, command: str) -> str:
 
 
 def _csv(table: Table, line: Line) -> dict[str, Any]:
-    stats, published = line.stats, line.published
+    stats, published, records = line.stats, line.row.published, line.records
     fields: dict[str, Any] = {
+        "section": table.section.title,
+        "row": line.row.label,
         "seeds": " ".join(map(str, table.seeds)),
-        "num_seeds": len(line.records),
+        "num_seeds": len(records),
         "n": len(stats["accuracy"].values),
         "scratch_n": len(line.baseline.values),
         "delta_n": len(line.delta.values),
-        "is_found": line.found,
-        "found_depths": " ".join(format_depths(record.depths or ()) for record in line.done),
+        "is_found": line.row.found,
+        "found_depths": " ".join(format_depths(r.depths) for r in records if r.depths),
         "paper_depths": format_depths(published.depths) if published else "",
         "paper_accuracy": published.accuracy if published else None,
         "paper_delta": published.delta if published else None,
     }
     for name, stat in stats.items():
         fields |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
-    runs = [record for record in (*line.records, *line.baselines) if record.state == "done"]
+    runs = [record for record in (*records, *line.baselines) if record.state == "done"]
     return fields | {
         "validation": _each(record.validation or "unknown" for record in runs),
         "machine": _each(record.machine or "unknown" for record in runs),
         "num_failed": len(line.failed),
-        "num_missing": sum(record.state == "missing" for record in line.records),
+        "num_missing": sum(record.state == "missing" for record in records),
         "error": _each(f"{record.cell.label}: {record.reason}" for record in line.failed),
     }
 
@@ -286,9 +271,9 @@ def _each(texts: Iterable[str]) -> str:
 
 def _json(line: Line) -> dict[str, Any]:
     return {
-        "names": line.names,
-        "found": line.found,
-        "paper": dataclasses.asdict(line.published) if line.published else None,
+        "names": line.row.names,
+        "found": line.row.found,
+        "paper": dataclasses.asdict(line.row.published) if line.row.published else None,
         **{
             name: {"mean": s.mean, "std": s.std, "n": len(s.values), "values": s.values}
             for name, s in line.stats.items()
