@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -138,17 +138,6 @@ def leave(status: int) -> None:
     sys.exit(status)
 
 
-def stop_with_parent(file_descriptor: int) -> None:
-    """Sends this process SIGTERM once the other end of a pipe closes: its parent has died."""
-
-    def wait() -> None:
-        with suppress(OSError):
-            os.read(file_descriptor, 1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True, name="waits for the parent's end").start()
-
-
 class Slot(NamedTuple):
     """What one of several processes may use: variables that name its GPU; its cores, () for all."""
 
@@ -199,3 +188,61 @@ def _find_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(n) for n in range(sum(x.startswith("GPU ") for x in listed.stdout.splitlines()))]
+
+
+class Child(subprocess.Popen):
+    """A process with a slot of its own, which ends when this one does.
+
+    Its command gets a further argument "--parent=FD", for `stop_with_parent`; what it prints goes
+    to the end of the file `log`. `close` is to be called once it has ended.
+    """
+
+    def __init__(self, command: Sequence[str], slot: Slot, log: Path):
+        child_end, self._parent_end = os.pipe()
+        cores = os.sched_getaffinity(0) if slot.cores else set()
+        try:
+            if slot.cores:  # A process has the cores of the one that starts it.
+                os.sched_setaffinity(0, slot.cores)
+            with log.open("ab") as file:
+                super().__init__(
+                    [*command, f"--parent={child_end}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | slot.environment,
+                    pass_fds=(child_end,),
+                    # Ctrl-C in the terminal reaches this process only, which then stops the others.
+                    start_new_session=True,
+                )
+        finally:
+            os.close(child_end)
+            if slot.cores:
+                os.sched_setaffinity(0, cores)
+
+    def close(self) -> None:
+        os.close(self._parent_end)
+
+
+def stop_children(children: Sequence[Child], seconds: float) -> None:
+    """Lets every process save what it has, or else kills it after so many seconds."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + seconds
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        child.close()
+
+
+def stop_with_parent(file_descriptor: int) -> None:
+    """Sends this process SIGTERM once the other end of a pipe closes: its parent has died."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            os.read(file_descriptor, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="waits for the parent's end").start()

@@ -49,11 +49,11 @@ def _run(cells, workdir, what=None, workers=1):
     told = io.StringIO()
     what = what or {}
 
-    def make_command(cell):
-        run = Folder(workdir, cell).run
-        return [sys.executable, "-c", _WORK, str(run), what.get(cells.index(cell), "")]
-
-    run_cells(cells, workdir, make_slots(workers), make_command, "A", told)
+    commands = {
+        cell.name: [sys.executable, "-c", _WORK, str(Folder(workdir, cell).run), what.get(i, "")]
+        for i, cell in enumerate(cells)
+    }
+    run_cells(cells, workdir, make_slots(workers), commands, "A", told)
     return told.getvalue()
 
 
@@ -164,9 +164,9 @@ def _session_cache(monkeypatch):
 def test_a_cell_and_the_baseline_of_its_net(tmp_path):
     found, scratch = _digits()
     with pytest.raises(UserError, match="which is not done; run that one first"):
-        run_cell(scratch, tmp_path, found)
+        run_cell(scratch, tmp_path)
     run_cell(found, tmp_path)
-    run_cell(scratch, tmp_path, found)
+    run_cell(scratch, tmp_path)
     results = [Folder(tmp_path, cell).result() for cell in (found, scratch)]
     assert results[0]["depths"] == results[1]["depths"] == [2, 1, 1]
     assert (results[0]["mode"], results[1]["mode"]) == ("grow", "scratch")

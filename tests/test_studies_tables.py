@@ -10,14 +10,8 @@ import pytest
 
 from autogrow_jax.studies import Published, Row, Section
 from autogrow_jax.studies.cells import Cell
-from autogrow_jax.studies.records import Line, Record, Table
-from autogrow_jax.studies.tables import (
-    format_csv,
-    format_json,
-    format_markdown,
-    format_text,
-    write_tables,
-)
+from autogrow_jax.studies.records import Line, Record, Table, format_csv, format_json
+from autogrow_jax.studies.tables import format_markdown, format_text, write_tables
 
 _VERSIONS = {"autogrow_jax": "1.2", "jax": "0.10", "jaxlib": "0.10", "flax": "0.12", "optax": "0.3"}
 _REASON = "OutOfMemory: 17 bytes | of <none>\nTraceback: long"

@@ -192,6 +192,16 @@ def describe_validation(validation: Any, num_images: int | None = None) -> str:
     return f"{words} of train" + ("" if num_images is None else f" ({images})")
 
 
+def describe_machine(devices: Mapping[str, Any]) -> str:
+    """The device of a result.json in words: "2 x NVIDIA H200" or "AMD EPYC 9B14, 2 cores"."""
+    if devices.get("platform") == "cpu":
+        processor, cores = devices.get("processor") or "CPU", devices.get("cores")
+        words = f"{processor}, {cores} {'core' if cores == 1 else 'cores'}" if cores else processor
+        count = devices.get("count", 1)
+        return words if count == 1 else f"{words} as {count} devices"
+    return f"{devices.get('count', 1)} x {devices.get('kind', 'unknown device')}"
+
+
 def validation_label(validation: Any, num_images: int | None = None) -> str:
     """The name of the validation curve in a plot, with what `describe_validation` says."""
     if validation is None:

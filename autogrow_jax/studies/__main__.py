@@ -15,20 +15,13 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start, leave, make_slots, stop_with_parent
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
-from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
-from autogrow_jax.studies.records import collect
+from autogrow_jax.studies.cells import Cell, Folder, expand
+from autogrow_jax.studies.records import Table, collect
 from autogrow_jax.studies.runner import run_cell, run_cells
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program.
-
-    Args:
-      arguments: those after the program's name; by default those of the process.
-
-    Returns:
-      The exit status, see `run_command`; 1 where a cell failed too.
-    """
+    """Runs the program as `run_command` does; its status is 1 where a cell failed too."""
     return run_command(
         parse_arguments,
         _run,
@@ -46,7 +39,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
-      SystemExit: after `--help`, which is printed.
     """
     given, changes = take_changes(arguments)
     options = _make_parser().read(given)
@@ -75,71 +67,64 @@ def _run(options: argparse.Namespace) -> int:
         )
     cells, entries = expand(study, options.changes, options.seeds)
     if options.list:
-        _list(cells, options.workdir)
-        return 0
+        return _list(cells, options.workdir)
     if options.cell:
         return _run_one(cells, options)
     if not options.table:
-        python = [sys.executable, "-m", "autogrow_jax.studies"]
-        run_cells(
-            cells,
-            options.workdir,
-            make_slots(options.workers),
-            # By name: a study file that is edited meanwhile may number its cells otherwise.
-            lambda cell: [*python, *options.of_worker, f"--cell={cell.name}"],
-            study.title,
-        )
-    return _report(study, entries, options)
+        # By name: a study file that is edited meanwhile may number its cells otherwise.
+        python = [sys.executable, "-m", "autogrow_jax.studies", *options.of_worker]
+        slots = make_slots(options.workers)
+        commands = {cell.name: [*python, f"--cell={cell.name}"] for cell in cells}
+        run_cells(cells, options.workdir, slots, commands, study.title)
+    return _report(study.title, collect(entries, options.workdir), options)
 
 
-def _list(cells: Sequence[Cell], workdir: Path) -> None:
+def _list(cells: Sequence[Cell], workdir: Path) -> int:
     """A line for each cell, so that `wc -l` counts them; the index first, for `--cell`."""
     index = {cell.name: number for number, cell in enumerate(cells)}
     for number, cell in enumerate(cells):
         after = f"  (after {index[cell.found_by]})" if cell.found_by else ""
         state = Folder(workdir, cell).state
         print(f"{number:>4}  {state:<7}  {cell.label}  {cell.name}{after}")
-    first = sum(1 for cell in cells if not cell.found_by)
+    first = sum(not cell.found_by for cell in cells)
     if first < len(cells):
         print(
             f"cells {first} to {len(cells) - 1} train from scratch what earlier ones find: as a job"
             f" array, run 0 to {first - 1} first",
             file=sys.stderr,
         )
+    return 0
 
 
 def _run_one(cells: Sequence[Cell], options: argparse.Namespace) -> int:
     if options.parent is not None:
         stop_with_parent(options.parent)
-    by_name = {cell.name: cell for cell in cells}
-    wanted = {str(number): cell for number, cell in enumerate(cells)} | by_name
-    if options.cell not in wanted:
+    wanted = [c for i, c in enumerate(cells) if options.cell in (str(i), c.name)]
+    if not wanted:
         raise UserError(
             f"--cell is {options.cell}; the cells are 0 to {len(cells) - 1}, and have the names"
             " that --list shows"
         )
-    cell = wanted[options.cell]
     try:
-        run_cell(cell, options.workdir, by_name.get(cell.found_by), started=find_start())
+        run_cell(wanted[0], options.workdir, started=find_start())
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.
-        print(f"error: {cell.label}: {error}", file=sys.stderr)
+        print(f"error: {wanted[0].label}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _report(study: Study, entries: Sequence[Entry], options: argparse.Namespace) -> int:
+def _report(title: str, tables: Sequence[Table], options: argparse.Namespace) -> int:
     # Here, not at the top: a cell's own process draws nothing.
     from autogrow_jax.studies.figures import draw_figures
     from autogrow_jax.studies.tables import format_text, write_tables
 
     workers = (f"--workers={options.workers}",) if options.workers != 1 else ()
     command = shlex.join(["python", "-m", "autogrow_jax.studies", *options.of_worker, *workers])
-    tables = collect(entries, options.workdir)
-    print(format_text(study.title, tables, command=command))
-    paths = write_tables(study.title, tables, options.workdir, command=command)
-    for path in (*paths, *draw_figures(study.title, tables, options.workdir)):
+    print(format_text(title, tables, command=command))
+    paths = write_tables(title, tables, options.workdir, command=command)
+    for path in (*paths, *draw_figures(title, tables, options.workdir)):
         print(f"wrote {path}")
     failed = {r.cell.name: r for t in tables for r in t.records if r.state == "failed"}
     for record in failed.values():

@@ -61,6 +61,7 @@ class Folder:
         self.cell = cell
         self.root = workdir / "cells" / cell.name
         self.run = self.root / "run"  # The workdir of the run itself.
+        self.found = workdir / "cells" / cell.found_by / "run"  # That of `cell.found_by`.
         self.log = self.root / "log.txt"  # What the run printed.
         self.error = self.root / "error.txt"  # Why the last start failed; not there otherwise.
         self.lock = self.root / "lock"  # Held by the process that runs the cell.

@@ -1,10 +1,12 @@
-"""What became of a study's cells, and the lines of its tables: numbers only, nothing is laid out.
+"""What became of a study's cells, and the lines of its tables: the numbers, and as CSV and JSON.
 
 Everything is read from the cells' folders, so a table can be made at any time from whatever has
 finished.
 """
 
+import csv
 import dataclasses
+import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -14,14 +16,16 @@ from typing import Any
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
-from autogrow_jax.reporting import Workdir, metrics
+from autogrow_jax.reporting import Workdir, metrics, to_json
+from autogrow_jax.reporting.result import describe_machine, format_depths
 from autogrow_jax.studies import Row, Section
 from autogrow_jax.studies.cells import Cell, Entry, Folder, State
 
-# Of a `Record`: what CSV and JSON have beside accuracies.
-_NUMBERS = (
-    *("blocks", "epochs", "growth_epochs", "num_params"),
-    *("flops", "training_flops", "seconds", "compile_seconds"),
+# What there is a mean of: numbers of a `Record`; accuracy of the nets trained from scratch, and how
+# far that of the nets that grew lies above it.
+STATS = (
+    *("accuracy", "blocks", "epochs", "growth_epochs", "num_params"),
+    *("flops", "training_flops", "seconds", "compile_seconds", "scratch_accuracy", "delta"),
 )
 # The usual estimate: the gradients with respect to the input and to the weights each take as many
 # multiply-adds as the forward pass.
@@ -81,6 +85,9 @@ class Stat:
     def std(self) -> float | None:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "std": self.std, "n": len(self.values), "values": self.values}
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -95,30 +102,16 @@ class Line:
         return [r for r in (*self.records, *self.baselines) if r.state == "failed"]
 
     def stat(self, name: str) -> Stat:
-        """Over the seeds that are done, of a number of `Record` such as "accuracy"."""
-        return _stat(getattr(record, name) for record in self.records)
-
-    @property
-    def baseline(self) -> Stat:
-        """Accuracy in percent of the found nets trained from scratch."""
-        return _stat(record.accuracy for record in self.baselines)
-
-    @property
-    def delta(self) -> Stat:
-        """Accuracy less that of the same seed's net from scratch, in points."""
-        pairs = zip(self.records, self.baselines, strict=False)
-        accuracies = ((found.accuracy, scratch.accuracy) for found, scratch in pairs)
-        return _stat(a - b for a, b in accuracies if a is not None and b is not None)
-
-    @property
-    def stats(self) -> dict[str, Stat]:
-        """What CSV and JSON have as mean and standard deviation."""
-        numbers = {name: self.stat(name) for name in ("accuracy", *_NUMBERS)}
-        return numbers | {"scratch_accuracy": self.baseline, "delta": self.delta}
-
-
-def _stat(values: Iterable[float | None]) -> Stat:
-    return Stat(tuple(float(value) for value in values if value is not None))
+        """Over the seeds that are done, of one of `STATS`."""
+        if name == "scratch_accuracy":
+            values = [record.accuracy for record in self.baselines]
+        elif name == "delta":  # Against the same seed's.
+            pairs = zip(self.records, self.baselines, strict=False)
+            both = [(found.accuracy, scratch.accuracy) for found, scratch in pairs]
+            values = [a - b for a, b in both if a is not None and b is not None]
+        else:
+            values = [getattr(record, name) for record in self.records]
+        return Stat(tuple(float(value) for value in values if value is not None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +191,86 @@ def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) 
     )
 
 
-def describe_machine(devices: dict[str, Any]) -> str:
-    """The device of a result.json in words: "2 x NVIDIA H200" or "AMD EPYC 9B14, 2 cores"."""
-    if devices.get("platform") == "cpu":
-        processor, cores = devices.get("processor") or "CPU", devices.get("cores")
-        words = f"{processor}, {cores} {'core' if cores == 1 else 'cores'}" if cores else processor
-        count = devices.get("count", 1)
-        return words if count == 1 else f"{words} as {count} devices"
-    return f"{devices.get('count', 1)} x {devices.get('kind', 'unknown device')}"
+# --- For programs.
+
+
+def format_csv(tables: Sequence[Table]) -> str:
+    """Gives each row of the study a line; a number that there is not is an empty field.
+
+    Columns: `section`; `row`, its names together; each name of a section's first columns; what is
+    in the tables. Accuracies are in percent, deltas in points, `flops` of one image forward;
+    `..._std` is the sample standard deviation over seeds, `n` how many seeds `accuracy` is of.
+    """
+    lines = [(t.section.columns, line.row.names, _csv(t, line)) for t in tables for line in t.lines]
+    section, row, *numbers = lines[0][2] if lines else ("section", "row")
+    # A section's column of the same name as one of ours is called otherwise.
+    ours = {section, row, *numbers}
+    named = {c: f"{c}_" if c in ours else c for columns, *_ in lines for c in columns}
+    buffer = io.StringIO()
+    header = [section, row, *dict.fromkeys(named.values()), *numbers]
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
+    writer.writeheader()
+    for columns, names, fields in lines:
+        own = {named[column]: name for column, name in zip(columns, names, strict=True)}
+        writer.writerow(own | fields)
+    return buffer.getvalue()
+
+
+def format_json(title: str, tables: Sequence[Table], *, command: str) -> str:
+    """Holds everything: tables, their lines, statistics, records of single seeds; NaN is null."""
+    content = [
+        {
+            "title": table.section.title,
+            "columns": table.section.columns,
+            "note": table.section.note,
+            "x": table.section.x,
+            "seeds": table.seeds,
+            "lines": [_json(line) for line in table.lines],
+        }
+        for table in tables
+    ]
+    return to_json({"title": title, "command": command, "tables": content}, "tables", indent=2)
+
+
+def _csv(table: Table, line: Line) -> dict[str, Any]:
+    published, records = line.row.published, line.records
+    stats = {name: line.stat(name) for name in STATS}
+    fields: dict[str, Any] = {
+        "section": table.section.title,
+        "row": line.row.label,
+        "seeds": " ".join(map(str, table.seeds)),
+        "num_seeds": len(records),
+        "n": len(stats["accuracy"].values),
+        "scratch_n": len(stats["scratch_accuracy"].values),
+        "delta_n": len(stats["delta"].values),
+        "is_found": line.row.found,
+        "found_depths": " ".join(format_depths(r.depths) for r in records if r.depths),
+        "paper_depths": format_depths(published.depths) if published else "",
+        "paper_accuracy": published.accuracy if published else None,
+        "paper_delta": published.delta if published else None,
+    }
+    for name, stat in stats.items():
+        fields |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
+    runs = [record for record in (*records, *line.baselines) if record.state == "done"]
+    return fields | {
+        "validation": _each(record.validation or "unknown" for record in runs),
+        "machine": _each(record.machine or "unknown" for record in runs),
+        "num_failed": len(line.failed),
+        "num_missing": sum(record.state == "missing" for record in records),
+        "error": _each(f"{record.cell.label}: {record.reason}" for record in line.failed),
+    }
+
+
+def _each(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _json(line: Line) -> dict[str, Any]:
+    return {
+        "names": line.row.names,
+        "found": line.row.found,
+        "paper": dataclasses.asdict(line.row.published) if line.row.published else None,
+        **{name: line.stat(name).to_dict() for name in STATS},
+        "runs": [dataclasses.asdict(record) for record in line.records],
+        "runs_from_scratch": [dataclasses.asdict(record) for record in line.baselines],
+    }

@@ -1,21 +1,19 @@
 """Runs the cells of a study, each in a process of its own, some at a time; and one, in this."""
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import Slot
-from autogrow_jax.reporting import Workdir, metrics
+from autogrow_jax.process import Child, Slot, stop_children
+from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.studies.cells import Cell, Folder
 from autogrow_jax.training import run
@@ -32,35 +30,25 @@ _BAR_SECONDS = 1.0
 _GRACE_SECONDS = 15
 
 
-class _Running(NamedTuple):
-    folder: Folder
-    slot: Slot
-    process: subprocess.Popen
-    parent_end: int  # Of the pipe that tells the process when this one has died.
-
-
 def run_cells(
     cells: Sequence[Cell],
     workdir: Path,
     slots: Sequence[Slot],
-    make_command: Callable[[Cell], list[str]],
+    commands: Mapping[str, list[str]],
     title: str,
     stream: TextIO | None = None,
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
 
-    A cell that waits for one that fails has failed too.
+    A cell that waits for one that fails has failed too. After Ctrl-C or SIGTERM it raises
+    KeyboardInterrupt once all processes have ended.
 
     Args:
       cells: of the study; those that wait come after those they wait for.
-      workdir: of the study.
+      workdir: of the study, which is called `title`.
       slots: what each process that runs at the same time may use; at least one.
-      make_command: the command line that runs a cell.
-      title: of the study.
+      commands: by the cell's name, what runs it.
       stream: where to tell of it; standard error by default.
-
-    Raises:
-      KeyboardInterrupt: after Ctrl-C or SIGTERM, once all processes have ended.
     """
     folders = {cell.name: Folder(workdir, cell) for cell in cells}
     pending = [folder for folder in folders.values() if not folder.is_done]
@@ -68,65 +56,40 @@ def run_cells(
     for folder in pending:
         folder.error.unlink(missing_ok=True)
     free = list(slots)
-    running: list[_Running] = []
+    running: dict[Child, tuple[Folder, Slot]] = {}
     progress = Progress(title, len(cells), len(cells) - len(pending), stream)
     try:
         while pending or running:
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                free.insert(0, job.slot)
-                _end(job)
-                progress.end(job.folder)
-            waited_for = {f.cell.name for f in (*pending, *(job.folder for job in running))}
+            for child in [child for child in running if child.poll() is not None]:
+                folder, slot = running.pop(child)
+                child.close()
+                free.insert(0, slot)
+                _keep_reason(folder, child.returncode)
+                progress.end(folder)
+            waited_for = {f.cell.name for f in (*pending, *(f for f, _ in running.values()))}
             for folder in list(pending):
-                found_by = folder.cell.found_by
-                if found_by in waited_for:
+                finder = folders.get(folder.cell.found_by)
+                if finder and finder.cell.name in waited_for:
                     continue
-                if found_by in folders and not folders[found_by].is_done:
+                if finder and not finder.is_done:
                     pending.remove(folder)
-                    label = folders[found_by].cell.label
-                    folder.fail(f"not run: {label}, which finds its net, failed")
+                    folder.fail(f"not run: {finder.cell.label}, which finds its net, failed")
                     progress.end(folder)
                 elif free:
                     pending.remove(folder)
-                    running.append(_start(folder, free.pop(0), make_command(folder.cell)))
+                    folder.root.mkdir(parents=True, exist_ok=True)
+                    slot = free.pop(0)
+                    running[Child(commands[folder.cell.name], slot, folder.log)] = folder, slot
                     progress.start(folder)
-            progress.show([job.folder for job in running])
+            progress.show(folder for folder, _ in running.values())
             time.sleep(_POLL_SECONDS)
     finally:
-        _stop(running)
+        stop_children(list(running), _GRACE_SECONDS)
         progress.close()
 
 
-def _start(folder: Folder, slot: Slot, command: list[str]) -> _Running:
-    folder.root.mkdir(parents=True, exist_ok=True)
-    child_end, parent_end = os.pipe()
-    cores = os.sched_getaffinity(0) if slot.cores else set()
-    try:
-        if slot.cores:  # A process has the cores of the one that starts it.
-            os.sched_setaffinity(0, slot.cores)
-        with folder.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*command, f"--parent={child_end}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | slot.environment,
-                pass_fds=(child_end,),
-                # Ctrl-C in the terminal reaches this process only, which then stops the others.
-                start_new_session=True,
-            )
-    finally:
-        os.close(child_end)
-        if slot.cores:
-            os.sched_setaffinity(0, cores)
-    return _Running(folder, slot, process, parent_end)
-
-
-def _end(job: _Running) -> None:
-    """Keeps why a process ended, where it has left neither a result nor a reason."""
-    os.close(job.parent_end)
-    folder, status = job.folder, job.process.returncode
+def _keep_reason(folder: Folder, status: int) -> None:
+    """Says why a process ended, where it has left neither a result nor a reason."""
     if folder.state != "missing":
         return
     if status == -signal.SIGKILL:
@@ -138,20 +101,6 @@ def _end(job: _Running) -> None:
         lines = folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         reason = f"ended with status {status}: {lines[-1] if lines else 'it printed nothing'}"
     folder.fail(reason)
-
-
-def _stop(running: Sequence[_Running]) -> None:
-    """Lets every process save what it has, or else kills it."""
-    for job in running:
-        job.process.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for job in running:
-        try:
-            job.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            job.process.kill()
-            job.process.wait()
-        os.close(job.parent_end)
 
 
 class Progress:
@@ -166,15 +115,16 @@ class Progress:
             initial=done,
             file=self._stream,
             disable=None,  # On a terminal only.
-            bar_format="{n_fmt}/{total_fmt} |{bar:20}| {desc}",
+            bar_format="{n_fmt}/{total_fmt} |{bar:20}| {remaining} left{desc}",
+            smoothing=0,
             mininterval=_BAR_SECONDS,
             miniters=0,
             dynamic_ncols=True,
             leave=False,
         )
+        self.close = self._bar.close
 
     def start(self, folder: Folder) -> None:
-        """A cell's process was started."""
         if self._bar.disable:
             self._say(f"start   {folder.cell.label}", " ")
 
@@ -187,21 +137,14 @@ class Progress:
         self._say(f"{how}  {folder.cell.label}: {what}", f"[{self._ended}/{self._total}]")
         self._bar.update()
 
-    def show(self, running: Sequence[Folder]) -> None:
+    def show(self, running: Iterable[Folder]) -> None:
         """Renews the bar, not too often."""
         if self._bar.disable or time.time() - self._bar.last_print_t < _BAR_SECONDS:
             return
         parts = [f"{self._failed} failed"] if self._failed else []
-        if ended := self._ended - self._bar.initial:
-            seconds = (time.time() - self._bar.start_t) / ended * (self._total - self._ended)
-            parts.append(f"about {format_duration(seconds)} left")
         parts += [f"{folder.cell.label} {_epoch(folder)}" for folder in running]
-        self._bar.set_description_str("; ".join(parts), refresh=False)
+        self._bar.set_description_str("".join(f"; {part}" for part in parts), refresh=False)
         self._bar.update(0)
-
-    def close(self) -> None:
-        """Removes the bar."""
-        self._bar.close()
 
     def _say(self, line: str, place: str = "") -> None:
         """Prints a line, above the bar where there is one."""
@@ -234,21 +177,14 @@ def _epoch(folder: Folder) -> str:
 # --- One cell, in this process.
 
 
-def run_cell(
-    cell: Cell, workdir: Path, finder: Cell | None = None, started: float | None = None
-) -> None:
+def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
     """Runs a cell, from the start or from where it was left; nothing where it is done.
 
-    Why it failed stays in the cell's folder, for the table.
-
-    Args:
-      cell: what to run.
-      workdir: of the study.
-      finder: the cell that finds this one's net, where `cell.found_by` names one.
-      started: as for `training.run`.
+    Why it failed stays in the cell's folder, for the table. `started` is as for `training.run`.
 
     Raises:
-      UserError: also where another process runs this cell, or the finder is not done.
+      UserError: also where another process runs this cell, or the one that finds its net is not
+        done.
       Exception: whatever the run raises.
     """
     folder = Folder(workdir, cell)
@@ -259,16 +195,7 @@ def run_cell(
         folder.error.unlink(missing_ok=True)
         keep_in(workdir / "compiled")
         try:
-            settings = cell.settings
-            if cell.found_by:
-                found = Folder(workdir, finder).result() if finder else None
-                if found is None:
-                    raise UserError(
-                        f"the net to train from scratch is what cell {cell.found_by} finds, which"
-                        " is not done; run that one first"
-                    )
-                settings = cell.with_depths(found["depths"])
-            run(settings, folder.run, started=started)
+            run(_complete(folder), folder.run, started=started)
         except UserError as error:
             folder.fail(str(error))
             raise
@@ -276,6 +203,19 @@ def run_cell(
             traceback.print_exc()
             folder.fail(f"{type(error).__name__}: {error}")
             raise
+
+
+def _complete(folder: Folder) -> dict[str, Any]:
+    """The settings of a cell, with the depths that another one has found."""
+    cell, found = folder.cell, Workdir(folder.found).result
+    if not cell.found_by:
+        return cell.settings
+    if not found.is_file():
+        raise UserError(
+            f"the net to train from scratch is what cell {cell.found_by} finds, which is not done;"
+            " run that one first"
+        )
+    return cell.with_depths(read_result(found)["depths"])
 
 
 @contextlib.contextmanager

@@ -1,23 +1,21 @@
 """The tables of a study as text, Markdown, CSV and JSON."""
 
-import csv
-import dataclasses
-import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from autogrow_jax.reporting import replace_file, to_json
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting import replace_file
+from autogrow_jax.reporting.result import describe_validation, format_count, format_depths
 from autogrow_jax.studies import Published
-from autogrow_jax.studies.records import Line, Stat, Table
-from autogrow_jax.studies.remarks import describe, make_remarks
+from autogrow_jax.studies.records import Line, Record, Table, format_csv, format_json
 
 # A terminal's columns; a table that needs more is continued under itself.
 _WIDTH = 120
@@ -25,6 +23,22 @@ _WIDTH = 120
 _MAX_CELL = 30
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 _NOTHING = "-"
+_VERSIONS = ("autogrow_jax", "jax", "jaxlib", "flax", "optax", "python")
+_PAPER = (
+    "The paper's numbers are of one seed, on the test set that steered its growth, the best of all"
+    " epochs."
+)
+_DELTA = (
+    "Delta: accuracy less that of the net that the same seed found, trained from scratch, in"
+    " points."
+)
+_COST = (
+    "Epochs, FLOPs, seconds and parameters are means over the seeds that are done, without the runs"
+    " from scratch beside them. A multiply-add of convolutions and the linear layer is two FLOPs:"
+    " forward, of one image; training, three times that for each image of each epoch, at the depths"
+    " of that epoch. Seconds include compiling, on a machine that may have done other work at the"
+    " same time, other runs of this study too."
+)
 
 
 def write_tables(title: str, tables: Sequence[Table], folder: Path, *, command: str) -> list[Path]:
@@ -138,10 +152,10 @@ def _make_columns(table: Table) -> list[_Column]:
     optional = [
         column("found", "depths", _depths),
         paper("found", "paper:\ndepths", lambda p: format_depths(p.depths)),
-        column("found", "accuracy %", _accuracy),
+        column("found", "accuracy %", partial(_stat, name="accuracy")),
         paper("found", "paper:\naccuracy", lambda p: _points(p.accuracy)),
-        column("scratch", "from\nscratch %", lambda x: _stat(x.baseline, len(x.baselines))),
-        column("scratch", "delta", lambda x: _stat(x.delta, len(x.baselines), "+")),
+        column("scratch", "from\nscratch %", partial(_stat, name="scratch_accuracy")),
+        column("scratch", "delta", partial(_stat, name="delta", sign="+")),
         paper("scratch", "paper:\ndelta", lambda p: _points(p.delta, "+")),
         _numbers("epochs", means("epochs"), whole=True),
         _flops("forward", means("flops")),
@@ -161,17 +175,13 @@ def _depths(line: Line) -> str:
     return names[0] if len(set(names)) == 1 else ", ".join(names)
 
 
-def _accuracy(line: Line) -> str:
-    stat = line.stat("accuracy")
-    if not stat.values and any(record.state == "failed" for record in line.records):
+def _stat(line: Line, name: str, sign: str = "") -> str:
+    """ "91.20 ± 0.31", with the number of values where some run has none."""
+    stat, runs = line.stat(name), line.records if name == "accuracy" else line.baselines
+    if name == "accuracy" and not stat.values and any(run.state == "failed" for run in runs):
         return "failed"
-    return _stat(stat, len(line.records))
-
-
-def _stat(stat: Stat, expected: int, sign: str = "") -> str:
-    """ "91.20 ± 0.31", with the number of values where it is less than `expected`."""
     spread = f" ± {stat.std:.2f}" if stat.std is not None else ""
-    missing = f" (n={len(stat.values)})" if 0 < len(stat.values) < expected else ""
+    missing = f" (n={len(stat.values)})" if 0 < len(stat.values) < len(runs) else ""
     return f"{_points(stat.mean, sign)}{spread}{missing}"
 
 
@@ -196,88 +206,88 @@ def _numbers(header: str, means: Sequence[float | None], *, whole: bool = False)
     return _Column("cost", header, cells)
 
 
-# --- For programs.
+# --- What is said beside a table.
 
 
-def format_csv(tables: Sequence[Table]) -> str:
-    """Gives each row of the study a line; a number that there is not is an empty field.
+def make_remarks(table: Table) -> list[str]:
+    """Says what is missing from which line, and why."""
+    return [f"{line.row.label}: {remark}" for line in table.lines for remark in _remarks(line)]
 
-    Columns: `section`; `row`, its names together; each name of a section's first columns; what is
-    in the tables. Accuracies are in percent, deltas in points, `flops` of one image forward;
-    `..._std` is the sample standard deviation over seeds, `n` how many seeds `accuracy` is of.
+
+def _remarks(line: Line) -> Iterator[str]:
+    # A baseline whose net was never found has nothing of its own to say.
+    pairs = zip(line.records, line.baselines, strict=False)
+    baselines = [b for found, b in pairs if found.state == "done" or b.state != "missing"]
+    for records, prefix in ((line.records, ""), (baselines, "from scratch, ")):
+        for record in records:
+            seed = f"{prefix}seed {record.cell.seed}"
+            if record.state == "failed":
+                yield f"{seed} failed: {record.reason}"
+            elif record.state == "done" and record.accuracy is None:
+                yield f"{seed}: its accuracy is not a number"
+        missing = sum(record.state == "missing" for record in records)
+        if missing:
+            yield f"{prefix}not run yet ({missing} of {len(line.records)} seeds)"
+
+
+def describe(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
+    """Says which split steered, how many seeds there are, on which machine, with which versions.
+
+    Returns:
+      The sentences that hold of all tables, and for each table those that hold of it alone.
     """
-    lines = [(t.section.columns, line.row.names, _csv(t, line)) for t in tables for line in t.lines]
-    section, row, *numbers = lines[0][2] if lines else ("section", "row")
-    # A section's column of the same name as one of ours is called otherwise.
-    ours = {section, row, *numbers}
-    named = {c: f"{c}_" if c in ours else c for columns, *_ in lines for c in columns}
-    buffer = io.StringIO()
-    header = [section, row, *dict.fromkeys(named.values()), *numbers]
-    writer = csv.DictWriter(buffer, header, lineterminator="\n")
-    writer.writeheader()
-    for columns, names, fields in lines:
-        own = {named[column]: name for column, name in zip(columns, names, strict=True)}
-        writer.writerow(own | fields)
-    return buffer.getvalue()
+    about = [_describe(table) for table in tables]
+    texts: dict[str, set[str]] = {}
+    for kind, text in (pair for sentences in about for pair in sentences.items()):
+        texts.setdefault(kind, set()).add(text)
+    common = {kind: min(of) for kind, of in texts.items() if len(of) == 1}
+    own = [[text for kind, text in each.items() if kind not in common] for each in about]
+    return list(common.values()), own
 
 
-def format_json(title: str, tables: Sequence[Table], *, command: str) -> str:
-    """Holds everything: tables, their lines, statistics, records of single seeds; NaN is null."""
-    content = [
-        {
-            "title": table.section.title,
-            "columns": table.section.columns,
-            "note": table.section.note,
-            "x": table.section.x,
-            "seeds": table.seeds,
-            "lines": [_json(line) for line in table.lines],
-        }
-        for table in tables
-    ]
-    return to_json({"title": title, "command": command, "tables": content}, "tables", indent=2)
+def _describe(table: Table) -> dict[str, str]:
+    """Sentences about the numbers of a table, by what they are about."""
+    runs = list({r.cell.name: r for r in table.records if r.state == "done"}.values())
+    sentences: dict[str, str] = {}
+    if runs:
+        sentences["split"] = " ".join(_tally(_protocol(record, runs) for record in runs))
+    if any(line.row.published for line in table.lines):
+        sentences["paper"] = _PAPER
+    seeds = ", ".join(map(str, table.seeds))
+    sentences["seeds"] = (
+        f"Seed {seeds} alone, so nothing is said of the spread."
+        if len(table.seeds) == 1
+        else f"Seeds {seeds}; ± is the sample standard deviation over those that are done (n="
+        " says how many, where not all are)."
+    )
+    if runs:
+        if any(line.baselines for line in table.lines):
+            sentences["delta"] = _DELTA
+        sentences["cost"] = _COST
+        machines = _tally(record.machine or "unknown" for record in runs)
+        sentences["machine"] = f"Machine{'s' if len(machines) > 1 else ''}: {'; '.join(machines)}."
+        sentences["versions"] = f"Versions: {'; '.join(_tally(map(_versions, runs)))}."
+    return sentences
 
 
-def _csv(table: Table, line: Line) -> dict[str, Any]:
-    stats, published, records = line.stats, line.row.published, line.records
-    fields: dict[str, Any] = {
-        "section": table.section.title,
-        "row": line.row.label,
-        "seeds": " ".join(map(str, table.seeds)),
-        "num_seeds": len(records),
-        "n": len(stats["accuracy"].values),
-        "scratch_n": len(line.baseline.values),
-        "delta_n": len(line.delta.values),
-        "is_found": line.row.found,
-        "found_depths": " ".join(format_depths(r.depths) for r in records if r.depths),
-        "paper_depths": format_depths(published.depths) if published else "",
-        "paper_accuracy": published.accuracy if published else None,
-        "paper_delta": published.delta if published else None,
-    }
-    for name, stat in stats.items():
-        fields |= {f"{name}_mean": stat.mean, f"{name}_std": stat.std}
-    runs = [record for record in (*records, *line.baselines) if record.state == "done"]
-    return fields | {
-        "validation": _each(record.validation or "unknown" for record in runs),
-        "machine": _each(record.machine or "unknown" for record in runs),
-        "num_failed": len(line.failed),
-        "num_missing": sum(record.state == "missing" for record in records),
-        "error": _each(f"{record.cell.label}: {record.reason}" for record in line.failed),
-    }
+def _protocol(record: Record, runs: Sequence[Record]) -> str:
+    """What steered growth, with the number of images where all runs had the same."""
+    validation = record.validation or "unknown"
+    numbers = {run.num_validation for run in runs if run.validation == record.validation}
+    images = describe_validation(validation, numbers.pop() if len(numbers) == 1 else None)
+    if validation == "test":
+        end = "the best of all epochs on it, as the paper reports it."
+    else:
+        end = "on the test set, looked at once, with the final weights."
+    return f"Growth was steered by {images}; accuracy is {end}"
 
 
-def _each(texts: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(texts))
+def _versions(record: Record) -> str:
+    named = [f"{name} {record.versions[name]}" for name in _VERSIONS if name in record.versions]
+    return ", ".join(named) or "unknown"
 
 
-def _json(line: Line) -> dict[str, Any]:
-    return {
-        "names": line.row.names,
-        "found": line.row.found,
-        "paper": dataclasses.asdict(line.row.published) if line.row.published else None,
-        **{
-            name: {"mean": s.mean, "std": s.std, "n": len(s.values), "values": s.values}
-            for name, s in line.stats.items()
-        },
-        "runs": [dataclasses.asdict(record) for record in line.records],
-        "runs_from_scratch": [dataclasses.asdict(record) for record in line.baselines],
-    }
+def _tally(values: Iterable[str]) -> list[str]:
+    """Each value once, with " (5 runs)" where there are several values."""
+    counts = Counter(values).items()
+    return [f"{v} ({format_count(n, 'run')})" if len(counts) > 1 else v for v, n in counts]
