@@ -140,7 +140,15 @@ def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
 def load_data(settings: Settings) -> Dataset:
     """The data set of a run."""
     data = settings.data
-    as_it_is = ("name", "validation", "validation_fraction", "fraction", "image_size")
+    as_it_is = (
+        "name",
+        "validation",
+        "validation_fraction",
+        "fraction",
+        "image_size",
+        "layout",
+        "background",
+    )
     dataset = load_dataset(
         **{name: getattr(data, name) for name in as_it_is},
         directory=data.dir,

@@ -14,9 +14,17 @@ class UserError(ValueError):
     it without a traceback; every other exception keeps its traceback.
     """
 
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
+
 
 class DivergedError(UserError):
     """The loss became NaN or infinite; says in which epoch and step."""
+
+
+def printable(text: str) -> str:
+    """Spells out what is no Unicode: bytes of a file name that no terminal and no file takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ error messages, `--help` and docs/settings.md take their words from the same pla
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -99,6 +100,12 @@ def is_validation(value: Any) -> bool:
         return False
 
 
+def is_colour(value: Any) -> bool:
+    """Tells what `data.background` accepts."""
+    known = isinstance(value, str) and re.fullmatch("white|black|#[0-9a-fA-F]{6}", value)
+    return bool(known)
+
+
 # fmt: off
 @dataclass(frozen=True)
 class Model:
@@ -149,6 +156,11 @@ class Data:
         "0 means no crop, -1 the set's own")
     flip: str = choice("auto", ("auto", "yes", "no"),
         "mirror half of the training images; `auto` is the set's own")
+    layout: str = choice("auto", ("auto", "classes", "parts"),
+        "whether folders among the images that are called like parts, as `train`, are parts or"
+        " classes; `auto` asks where both can be meant")
+    background: str = key("white", "white, black, or a colour as #rrggbb", is_colour,
+        "what shows behind transparent images of a folder")
     on_device: str = choice("auto", ("auto", "yes", "no"),
         "keep all images on the device; `auto` goes by their size")
 

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,55 @@ _INFO = "info.json"
 PARTS = ("train", "validation", "test")
 
 
-def cache_root(cache_directory: str, directory: str) -> Path:
-    """Where decoded sets go: `cache_directory`, `directory` or ~/.cache/autogrow_jax, in turn."""
+def cache_root(
+    cache_directory: str, directory: str, images: Collection[Path] = frozenset()
+) -> Path:
+    """Where decoded sets go: `cache_directory`, `directory` or ~/.cache/autogrow_jax, in turn.
+
+    Never into one of the folders `images`, links resolved: there they would be taken for a class.
+
+    Raises:
+      UserError: `cache_directory` lies there.
+    """
+
+    def among_images(folder: str) -> bool:
+        real = Path(folder).expanduser().resolve()
+        return any(path in images for path in (real, *real.parents))
+
+    if cache_directory and among_images(cache_directory):
+        raise UserError(
+            f"the cache directory {cache_directory} lies among the images that are to be read; set "
+            "data.cache_dir (cache_directory) to a folder outside, or to nothing"
+        )
+    if directory and among_images(directory):
+        directory = ""
     return Path(cache_directory or directory or "~/.cache/autogrow_jax").expanduser()
 
 
+def entry_name(kind: str, name: str, *more: object) -> str:
+    """Makes an entry's name, of characters that every file system takes and not too many."""
+    slug = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in name)
+    return "-".join(map(str, (kind, slug[:80], *more)))
+
+
 def array_path(entry: Path, part: str, kind: str) -> Path:
-    """Where an entry keeps the array `kind` ("images", "labels" or "ids") of a part."""
+    """Where an entry keeps the array `kind` of a part.
+
+    That is "images", "labels" or "ids", or "kept", bool [files], where some files were passed over.
+    """
     return entry / f"{part}_{kind}.npy"
+
+
+@contextmanager
+def open_images(entry: Path, part: str, shape: tuple[int, ...]) -> Iterator[Callable[[bytes], Any]]:
+    """Yields what writes the images of a part one by one, so that they need not fit into memory.
+
+    A memory map would do as well until the disk is full, and then end the process.
+    """
+    with array_path(entry, part, "images").open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield stream.write
 
 
 @contextmanager
@@ -38,20 +81,20 @@ def new_entry(entry: Path) -> Iterator[Path]:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".partial-{entry.name}-", dir=entry.parent))
+        try:
+            yield partial
+            try:
+                os.rename(partial, entry)
+            except OSError:
+                if not (entry / _INFO).exists():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"cannot write the cache of decoded images under {entry.parent}: {error}; "
-            "set the cache directory to a folder that can be written"
+            f"cannot write the cache of decoded images under {entry.parent}: {error}; make room "
+            "there, or set data.cache_dir (cache_directory) to a folder that can be written"
         ) from error
-    try:
-        yield partial
-        try:
-            os.rename(partial, entry)
-        except OSError:
-            if not (entry / _INFO).exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_split(folder: Path, part: str, split: Split) -> None:
@@ -68,13 +111,20 @@ def write_info(folder: Path, class_names: tuple[str, ...], **facts: Any) -> None
     (folder / _INFO).write_text(json.dumps({"class_names": class_names, **facts}, indent=1))
 
 
-def open_entry(entry: Path, fill: Callable[[Path], None], where: str) -> Source:
+def open_entry(
+    entry: Path,
+    fill: Callable[[Path], None],
+    where: str,
+    files: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+) -> Source:
     """Opens an entry as memory maps; where there is none, `fill` first makes its folder's files.
+
+    Of a part's `files`, those that the entry kept belong to its images.
 
     Raises:
       UserError: the entry is damaged, or cannot be written.
     """
-    if not (entry / _INFO).exists():
+    if not os.path.exists(entry / _INFO):  # False also where that cannot be told.
         with new_entry(entry) as partial:
             fill(partial)
     try:
@@ -93,7 +143,11 @@ def open_entry(entry: Path, fill: Callable[[Path], None], where: str) -> Source:
             raise ValueError("there is no image in it")
         train, validation, test = (parts.get(part) for part in PARTS)
         notes = tuple(info.get("notes", ()))
-        return Source(train, validation, test, class_names, where, notes)
+        kept = {
+            part: list(compress(paths, np.load(array_path(entry, part, "kept"))))
+            for part, paths in files.items()
+        }
+        return Source(train, validation, test, class_names, where, notes, kept)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "

@@ -1,152 +1,193 @@
 """A folder of images, one sub-folder per class."""
 
 import hashlib
+import os
+import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ImageColor
 from tqdm import tqdm
 
-from autogrow_jax.data.cache import array_path, open_entry, write_info
-from autogrow_jax.data.pixels import decode_image, image_header
-from autogrow_jax.data.types import Source, image_ids
-from autogrow_jax.errors import UserError
+from autogrow_jax.data.cache import (
+    array_path,
+    cache_root,
+    entry_name,
+    open_entry,
+    open_images,
+    write_info,
+)
+from autogrow_jax.data.image_files import Decoded, Header, decode_image, image_header, is_image
+from autogrow_jax.data.listing import Listing, list_folder
+from autogrow_jax.data.types import Source
+from autogrow_jax.errors import UserError, printable
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
-_SUFFIXES |= {".tif", ".tiff"}
-_VALIDATION_NAMES = ("val", "valid", "validation")
-_PART_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(_VALIDATION_NAMES, "validation")
 _BAR_FROM = 2000  # images; below, decoding is over before a bar is read
+_CHUNK = 512  # images in memory at a time
 
-_Parts = dict[str, list[tuple[Path, int]]]  # Files and labels by part, in a fixed order.
 
-
-def read_image_folder(root: Path, image_size: int, cache: Path) -> Source:
+def read_image_folder(
+    root: Path,
+    image_size: int,
+    *,
+    layout: str = "auto",
+    background: str = "white",
+    cache_directory: str = "",
+    directory: str = "",
+) -> Source:
     """Decodes a folder of images once; later calls open the decoded arrays as memory maps.
 
-    `root/CLASS/*.png`, or `root/train/CLASS/*`, with `val` (`valid`, `validation`) and `test`
-    beside `train` where the set has them. Files deeper inside a class folder count too; hidden
-    files and other suffixes are passed over. Images become RGB, unless all of them are grey.
-    What was decoded is kept under `cache`, by the names, sizes and times of all files, so that a
-    changed folder is decoded anew.
+    `list_folder` says how parts and classes are found. Files count as images by their content;
+    others are passed over, with a note. Images are turned upright as their tags say, transparent
+    ones laid on `background`, animated ones give their first frame. They become RGB, unless all of
+    them are grey. What was decoded is kept by the names, sizes and times of all files, so that a
+    changed folder is decoded anew; see `cache_root` for where.
 
     With an `image_size` above 0 the shorter side is resized to it, then the centre cropped to a
     square; with 0 the images are taken as they are, all of one size.
 
     Raises:
-      UserError: no such folder, a class without images, an image that cannot be read, images of
-        different sizes with `image_size` 0, a class of val or test that train lacks.
+      UserError: what `list_folder` raises; a class without images, an image that cannot be read,
+        images of different sizes with `image_size` 0, a colour that is none, a cache that cannot
+        be written or lies among the images.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    parts, class_names = _list(root)
-    entry = cache / f"folder-{root.resolve().name}-{_fingerprint(root, parts, image_size)}"
+    try:
+        red, green, blue = ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise UserError(
+            f"background is {background!r}, expected a colour such as 'white' or '#ff8000'"
+        ) from error
+    listing = list_folder(root, layout, is_image)
+    cache = cache_root(cache_directory, directory, listing.folders)
+    settings = f"{image_size} {background} {layout}"
+    known_by = _fingerprint(root, listing, settings)
+    entry = cache / entry_name("folder", root.resolve().name, known_by)
 
     def fill(folder: Path) -> None:
-        _decode(root, parts, image_size, folder)
-        write_info(folder, class_names, source=str(root))
+        with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
+            warnings.filterwarnings("ignore", module="PIL")  # What cannot be read is an error.
+            headers = _read_headers(listing, image_size, threads)
+            laid = _decode(listing, headers, image_size, (red, green, blue), folder, threads)
+        notes = _describe(listing, headers)
+        if laid:
+            notes.append(f"transparent in part, laid on {background}: {_some(laid)}")
+        write_info(folder, listing.class_names, source=str(root), notes=notes)
 
-    source = open_entry(entry, fill, str(root))
-    files = {part: [path for path, _ in labelled] for part, labelled in parts.items()}
-    return source._replace(files=files)
-
-
-def _list(root: Path) -> tuple[_Parts, tuple[str, ...]]:
-    """The files of each part, and the class names."""
-    folders: dict[str, Path] = {}
-    if any(path.name.lower() == "train" for path in _subfolders(root)):
-        for path in _subfolders(root):
-            part = _PART_NAMES.get(path.name.lower(), "")
-            if part in folders:
-                raise UserError(
-                    f"{root} has both {folders[part].name}/ and {path.name}/ for the {part} part; "
-                    "keep one"
-                )
-            if part:
-                folders[part] = path
-    else:
-        folders["train"] = root
-    class_names = tuple(path.name for path in _subfolders(folders["train"]))
-    if len(class_names) < 2:
-        raise UserError(
-            f"{folders['train']} has {len(class_names)} class folder(s), expected at least 2: "
-            "one sub-folder per class, the images inside"
-        )
-    parts = {}
-    for part, folder in folders.items():
-        files = []
-        for class_folder in _subfolders(folder):
-            if class_folder.name not in class_names:
-                raise UserError(
-                    f"{class_folder}: no class of that name in {folders['train']}, which has "
-                    f"{', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}"
-                )
-            images = _images(class_folder)
-            if not images:
-                raise UserError(
-                    f"{class_folder}: no image in it (looked for {', '.join(sorted(_SUFFIXES))}); "
-                    "remove the folder or fill it"
-                )
-            label = class_names.index(class_folder.name)
-            files += [(path, label) for path in images]
-        if not files:
-            raise UserError(f"{folder}: no class folder in it; remove it or fill it")
-        parts[part] = files
-    return parts, class_names
+    files = {
+        part: [path for folder in folders for path in folder.files]
+        for part, folders in listing.parts.items()
+    }
+    return open_entry(entry, fill, printable(str(root)), files)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _fingerprint(root: Path, parts: _Parts, image_size: int) -> str:
-    digest = hashlib.sha256(f"{root.resolve()} {image_size} ids".encode())
-    for part, files in parts.items():
-        for path, _ in files:
-            status = path.stat()
-            digest.update(f"\n{part} {path} {status.st_size} {status.st_mtime_ns}".encode())
+def _fingerprint(root: Path, listing: Listing, settings: str) -> str:
+    """Of all that decides what is decoded."""
+    digest = hashlib.sha256(os.fsencode(f"3 {root.resolve()} {settings} {listing.notes}"))
+    for part, folders in listing.parts.items():
+        for folder, label, files in folders:
+            digest.update(os.fsencode(f"\n{part} {folder} {label}"))
+            _add_files(digest, files)
+    _add_files(digest, listing.outside)
     return digest.hexdigest()[:16]
 
 
-def _decode(root: Path, parts: _Parts, image_size: int, folder: Path) -> None:
-    with ThreadPoolExecutor() as threads:
-        files = [path for part in parts.values() for path, _ in part]
-        headers = list(threads.map(image_header, files))
-        height, width = headers[0][0]
-        for path, (size, _) in zip(files, headers, strict=True):
-            if not image_size and size != (height, width):
-                raise UserError(
-                    f"{root}: images differ in size ({files[0]} is {height}x{width}, {path} is "
-                    f"{size[0]}x{size[1]}, height x width); set the image size, and all are "
-                    "resized to it"
-                )
-        mode = "L" if all(grey for _, grey in headers) else "RGB"
-        shape = (image_size or height, image_size or width, Image.getmodebands(mode))
-        few = len(files) < _BAR_FROM
-        with tqdm(total=len(files), desc=f"decode {root.name}", disable=few) as bar:
-            for part, labelled in parts.items():
-                # Decoded straight into the file: a large set never has to fit into memory.
-                path, whole = array_path(folder, part, "images"), (len(labelled), *shape)
-                images = np.lib.format.open_memmap(path, "w+", np.uint8, whole)
+def _add_files(digest: Any, files: list[Path]) -> None:
+    for path in files:
+        status = path.stat()
+        digest.update(os.fsencode(f"\n{path} {status.st_size} {status.st_mtime_ns}"))
 
-                def write(row: int, files=labelled, images=images) -> np.ndarray:
-                    images[row] = decode_image(files[row][0], mode, image_size)
-                    return image_ids([files[row][0].read_bytes()])
 
-                ids = []
-                for found in threads.map(write, range(len(labelled))):
-                    ids.append(found)
-                    bar.update()
-                images.flush()
-                np.save(array_path(folder, part, "ids"), np.concatenate(ids))
-                labels = np.asarray([label for _, label in labelled], np.int32)
-                np.save(array_path(folder, part, "labels"), labels)
+def _read_headers(
+    listing: Listing, image_size: int, threads: ThreadPoolExecutor
+) -> dict[Path, Header]:
+    """Looks into the files of all classes; those that are no images are left out."""
+    files = listing.class_files()
+    found = zip(files, threads.map(image_header, files), strict=True)
+    headers = {path: header for path, header in found if header}
+    for part in listing.parts.values():
+        for folder, _, inside in part:
+            if not any(path in headers for path in inside):
+                raise UserError(f"{folder}: no image in it; remove the folder or fill it")
+    first = next(iter(headers))
+    for path, header in headers.items():
+        if not image_size and header.size != headers[first].size:
+            raise _differ(first, headers[first].size, path, header.size)
+    return headers
+
+
+def _differ(first: Path, expected: tuple[int, ...], path: Path, size: tuple[int, ...]) -> UserError:
+    return UserError(
+        f"images differ in size ({first} is {expected[0]}x{expected[1]}, {path} is "
+        f"{size[0]}x{size[1]}, height x width); set the image size, and all are resized to it"
+    )
+
+
+def _describe(listing: Listing, headers: dict[Path, Header]) -> list[str]:
+    """Says what was passed over, and what happens to images that are not like the others."""
+    stray = set(filter(is_image, listing.outside))
+    others = [path for path in listing.outside if path not in stray]
+    others += [path for path in listing.class_files() if path not in headers]
+    kinds = Counter(path.suffix.lower() or "without suffix" for path in others)
+    animated = [path for path, header in headers.items() if header.animated]
+    grey = [path for path, header in headers.items() if header.grey]
+    notes = list(listing.notes)
+    if kinds:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        notes.append(f"passed over as no images: {counts}")
+    if stray:
+        notes.append(f"passed over, in no class folder: {_some(sorted(stray))}")
+    if animated:
+        notes.append(f"of several frames, of which the first was taken: {_some(animated)}")
+    if 0 < len(grey) < len(headers):
+        notes.append(f"in grey, made RGB as the other {len(headers) - len(grey)}: {_some(grey)}")
+    return notes
+
+
+def _some(paths: list[Path]) -> str:
+    """Counts images and names the first."""
+    return f"{len(paths)} image{'s' if len(paths) > 1 else ''} such as {paths[0]}"
+
+
+def _decode(
+    listing: Listing,
+    headers: dict[Path, Header],
+    image_size: int,
+    ground: tuple[int, int, int],
+    folder: Path,
+    threads: ThreadPoolExecutor,
+) -> list[Path]:
+    """Fills an entry of the cache; returns the images that were laid on the ground."""
+    # On a coloured ground what is transparent in part is grey no longer.
+    coloured = len(set(ground)) > 1 and any(header.transparent for header in headers.values())
+    grey = all(header.grey for header in headers.values()) and not coloured
+    first, header = next(iter(headers.items()))
+    size = (image_size, image_size) if image_size else header.size
+
+    def decode(path: Path) -> Decoded:
+        return decode_image(path, "L" if grey else "RGB", image_size, ground)
+
+    laid: list[Path] = []
+    with tqdm(total=len(headers), desc="decode", disable=len(headers) < _BAR_FROM) as bar:
+        for part, folders in listing.parts.items():
+            rows = [(path, label) for _, label, files in folders for path in files]
+            kept = np.asarray([path in headers for path, _ in rows])
+            paths, labels = zip(*compress(rows, kept), strict=True)
+            ids: list[np.ndarray] = []
+            with open_images(folder, part, (len(paths), *size, 1 if grey else 3)) as write:
+                for start in range(0, len(paths), _CHUNK):
+                    chunk = paths[start : start + _CHUNK]
+                    for path, image in zip(chunk, threads.map(decode, chunk), strict=True):
+                        if image.pixels.shape[:2] != size:
+                            raise _differ(first, size, path, image.pixels.shape)
+                        write(image.pixels.tobytes())
+                        ids.append(image.id)
+                        laid += [path] * image.laid
+                        bar.update()
+            arrays = {"labels": np.asarray(labels, np.int32), "ids": np.concatenate(ids)}
+            for kind, array in (arrays | {"kept": kept}).items():
+                np.save(array_path(folder, part, kind), array)
+    return laid

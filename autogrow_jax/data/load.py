@@ -7,13 +7,14 @@ import numpy as np
 
 from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.folder import read_image_folder
+from autogrow_jax.data.misnamed import what_was_meant
 from autogrow_jax.data.npz import read_npz
 from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, search_folders
 from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
 from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.tfds_source import read_tfds
 from autogrow_jax.data.types import Dataset, Preprocessing, Source, check_source, make_split
-from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.errors import UserError
 
 HELD_OUT, TEST = "held-out", "test"
 _FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
@@ -31,6 +32,8 @@ def load_dataset(
     crop_padding: int | None = None,
     flip: bool | None = None,
     cache_directory: str = "",
+    layout: str = "auto",
+    background: str = "white",
 ) -> Dataset:
     """Loads a data set into train, validation and test parts.
 
@@ -42,7 +45,8 @@ def load_dataset(
     - "tfds:NAME": any image-classification set of TensorFlow Datasets.
     - "PATH.npz" or "npz:PATH": x_train, y_train[, x_val, y_val][, x_test, y_test]; images uint8 or
       floats in [0, 1], which are rounded to 8 bits.
-    - "folder:PATH": images, one sub-folder per class, with or without train/, val/, test/ above.
+    - "folder:PATH": images, one sub-folder per class, with or without train/, val/, test/ above;
+      `data.listing` says more.
 
     Relative paths are tried as they are, then inside `directory`.
 
@@ -73,7 +77,10 @@ def load_dataset(
       crop_padding: overrides the set's own, in pixels; 0 means no random crop.
       flip: overrides the set's own.
       cache_directory: where decoded folders and TFDS sets are kept as arrays; "" means
-        `directory`, or ~/.cache/autogrow_jax where that is not given either.
+        `directory`, or ~/.cache/autogrow_jax where that is not given either or holds the images.
+      layout: whether sub-folders of an image folder that are called like parts are "parts" or
+        "classes"; "auto" asks where both can be meant.
+      background: the colour behind transparent images of a folder, as "white" or "#ff8000".
 
     Returns:
       Parts that were left whole may be read-only memory maps of the cache; others are in memory.
@@ -93,7 +100,7 @@ def load_dataset(
     for key, value in whole.items():
         if value != int(value) or value < 0:
             raise UserError(f"{key} is {value}, expected a whole number from 0")
-    source = _read(name, directory, image_size, cache_root(cache_directory, directory))
+    source = read_source(name, directory, image_size, cache_directory, layout, background)
     train, test = check_source(source), source.test
     if test is None and validation == TEST:
         test = source.validation
@@ -146,10 +153,19 @@ def _held_out_fraction(validation: str, validation_fraction: float) -> float:
     return number
 
 
-def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
+def read_source(
+    name: str,
+    directory: str,
+    image_size: int,
+    cache_directory: str,
+    layout: str = "auto",
+    background: str = "white",
+) -> Source:
+    """Reads the parts that a set comes with; the arguments are those of `load_dataset`."""
     kind, _, rest = name.partition(":")
     if name == "digits":
         return _read_digits()
+    cache = cache_root(cache_directory, directory)
     if name in OFFICIAL_SETS:
         return read_official(name, directory) or _official_by_tfds(name, directory, cache)
     if kind in ("tfds", "npz", "folder") and not rest:
@@ -157,11 +173,18 @@ def _read(name: str, directory: str, image_size: int, cache: Path) -> Source:
     if kind == "tfds":
         return read_tfds(rest, image_size, directory, cache)
     if kind == "folder":
-        return read_image_folder(_path(rest, directory), image_size, cache)
+        return read_image_folder(
+            _path(rest, directory),
+            image_size,
+            layout=layout,
+            background=background,
+            cache_directory=cache_directory,
+            directory=directory,
+        )
     if kind == "npz" or name.lower().endswith(".npz"):
         return read_npz(_path(rest if kind == "npz" else name, directory))
     known = ["digits", *OFFICIAL_SETS, *_FORMS]
-    raise UserError(f"unknown data set {name!r}{nearest(name, known)}")
+    raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
 
 
 def _path(text: str, directory: str) -> Path:

@@ -1,8 +1,4 @@
-"""Single images: reading them, resizing them, and what can be said of many."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+"""Pixels: resizing them, padding them, and what can be said of many."""
 
 import numpy as np
 from PIL import Image
@@ -10,43 +6,7 @@ from PIL import Image
 from autogrow_jax.data.types import Split
 from autogrow_jax.errors import UserError
 
-_GREY_MODES = frozenset(("1", "L", "LA"))
-_DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _BLOCK = 4096  # images at a time, so that a memory map is never read in whole
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not readable as an image ({error})") from error
-
-
-def image_header(path: Path) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether it is grey) of an image file, without decoding it.
-
-    Raises:
-      UserError: not readable, or more than 8 bits a channel.
-    """
-    with _opened(path) as image:
-        mode, (width, height) = image.mode, image.size
-    if mode in _DEEP_MODES:
-        raise UserError(f"{path}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
-    return (height, width), mode in _GREY_MODES
-
-
-def decode_image(path: Path, mode: str, image_size: int) -> np.ndarray:
-    """Decodes an image file to uint8 [H, W, C]; `mode` "L" or "RGB" drops transparency.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    with _opened(path) as file:
-        # A palette by way of RGBA, or Pillow warns where it is transparent.
-        image = (file.convert("RGBA") if file.mode == "P" else file).convert(mode)
-    return resize_center_crop(np.asarray(image), image_size)
 
 
 def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.cache import PARTS, open_entry, write_info, write_split
+from autogrow_jax.data.cache import PARTS, entry_name, open_entry, write_info, write_split
 from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import Source, Split, image_ids, make_split
 from autogrow_jax.errors import UserError
@@ -30,8 +30,7 @@ def read_tfds(
       UserError: TFDS or TensorFlow is not installed, no such set, it cannot be fetched or
         prepared, it is not for image classification, or its images differ in size.
     """
-    slug = "".join(c if c.isalnum() or c in "_.-" else "-" for c in name)
-    entry = cache / (f"tfds-{slug}-{image_size}" if image_size else f"tfds-{slug}")
+    entry = cache / entry_name("tfds", name, *([image_size] if image_size else []))
     way_out = f"\nOr: {otherwise}" if otherwise else ""
 
     def fill(folder: Path) -> None:

@@ -1,0 +1,143 @@
+"""Image files: which files are images, and what their pixels are as a viewer shows them."""
+
+import functools
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from autogrow_jax.data.pixels import resize_center_crop
+from autogrow_jax.data.types import image_ids
+from autogrow_jax.errors import UserError
+
+# What a file is called that should be an image; others are opened to see.
+SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".ppm"}
+SUFFIXES |= {".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif"}
+# Pillow's names. It knows more, of which some take any text for an image.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000")
+_GREY_MODES = frozenset(("1", "L", "LA"))
+_DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+_ORIENTATION = 0x0112  # The tag of EXIF.
+# How an image is turned to stand upright, by the tag's value.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Header(NamedTuple):
+    """What is known of an image before it is decoded."""
+
+    size: tuple[int, int]  # Height and width as shown, in pixels.
+    grey: bool
+    transparent: bool  # Whether its format tells transparent pixels from others.
+    animated: bool  # Whether it has more frames or pages than the first.
+
+
+class Decoded(NamedTuple):
+    """An image that was read."""
+
+    pixels: np.ndarray  # uint8 [H, W, C].
+    id: np.ndarray  # uint64 [1], of the file's bytes.
+    laid: bool  # Whether some of it was transparent, and so laid on the ground.
+
+
+def is_image(path: Path) -> bool:
+    """Tells images, and files that are called like one, from others."""
+    return path.suffix.lower() in SUFFIXES or image_header(path) is not None
+
+
+def image_header(path: Path) -> Header | None:
+    """Reads what is known of an image file without decoding it; None for a file of another kind.
+
+    Raises:
+      UserError: more than 8 bits a channel, or no image though its name says so.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no regular file")
+        with _open(path) as image:
+            mode, (width, height), deep = image.mode, image.size, _is_deep(image)
+            size = (width, height) if _orientation(image) >= 5 else (height, width)
+            animated = image.format != "MPO" and getattr(image, "is_animated", False)
+            header = Header(size, mode in _GREY_MODES, _is_transparent(image), animated)
+    except Exception as error:  # Pillow raises whatever the damaged byte leads it to.
+        if path.suffix.lower() not in SUFFIXES:
+            return None
+        raise _unreadable(path, error) from error
+    if deep:
+        raise UserError(f"{path}: more than 8 bits a channel (mode {mode}); convert it to 8 bits")
+    return header
+
+
+def decode_image(path: Path, mode: str, image_size: int, ground: tuple[int, int, int]) -> Decoded:
+    """Decodes the first frame of an image file, upright, and resizes it.
+
+    `mode` is "L" or "RGB"; the colour `ground` shows where the image is transparent.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        data = path.read_bytes()
+        with _open(io.BytesIO(data)) as file:
+            image, laid = _lay(file, ground) if _is_transparent(file) else (file, False)
+            turn = _UPRIGHT.get(_orientation(file))
+            image = image.convert(mode)
+        image = image if turn is None else image.transpose(turn)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return Decoded(resize_center_crop(np.asarray(image), image_size), image_ids([data]), laid)
+
+
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    return Image.open(source, formats=[name for name in _FORMATS if name in _pillow_knows()])
+
+
+@functools.cache
+def _pillow_knows() -> frozenset[str]:
+    Image.init()  # Else it knows the commonest only.
+    return frozenset(Image.OPEN)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not readable as an image ({error}); mend, convert or remove it")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tells images of more than 8 bits a channel; Pillow cuts those of colour without a word."""
+    # The last of a tile says how the file's bytes are laid out; of PPM also the highest value.
+    layout = repr([tile[3] for tile in getattr(image, "tile", [])])
+    highest = re.search(r"', (\d+)\)", layout) if image.format == "PPM" else None
+    too_high = highest is not None and int(highest[1]) > 255
+    return image.mode in _DEEP_MODES or bool(re.search(";16[BLN]", layout)) or too_high
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _lay(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """Lays an image on the ground; says whether any of the ground is seen."""
+    above = image.convert("RGBA")
+    laid = Image.new("RGBA", image.size, ground)
+    laid.alpha_composite(above)
+    return laid, bool(np.asarray(above)[..., 3].min() < 255)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns TIFFs itself, and decodes a whole PNG to look for the tag behind its pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # A damaged tag turns nothing.
+        return 1

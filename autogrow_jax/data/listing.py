@@ -1,0 +1,228 @@
+"""Which files of a folder belong to which part and class, told from names alone."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from autogrow_jax.data.misnamed import what_is
+from autogrow_jax.errors import UserError, printable
+
+LAYOUTS = ("auto", "classes", "parts")
+_PARTS = dict.fromkeys(("train", "training"), "train")
+_PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+_PARTS |= dict.fromkeys(("test", "testing", "eval"), "test")
+# What systems and programs leave beside images. What starts with a dot is as hidden.
+_SYSTEM = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"}
+_SYSTEM |= {"system volume information", "lost+found", "__pycache__"}
+
+
+class ClassFolder(NamedTuple):
+    """The files of one class in one part."""
+
+    folder: Path
+    label: int
+    files: list[Path]  # Everything in it at any depth, whether it is an image or not; sorted.
+
+
+class Listing(NamedTuple):
+    """What a folder holds."""
+
+    parts: dict[str, list[ClassFolder]]  # "train", "validation", "test", where there are.
+    class_names: tuple[str, ...]
+    outside: list[Path]  # Files that are in no class.
+    folders: frozenset[Path]  # All of them, links resolved.
+    notes: list[str]  # What is worth saying about how the folder was understood.
+
+    def class_files(self) -> list[Path]:
+        """Returns the files of all classes in all parts, in order."""
+        return [path for part in self.parts.values() for folder in part for path in folder.files]
+
+
+@dataclass
+class _Tree:
+    """A folder, less what is hidden; links are followed."""
+
+    path: Path
+    folders: list["_Tree"] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def part(self) -> str:
+        """The part that the folder's name stands for, "" for none."""
+        return _PARTS.get(self.path.name.lower(), "")
+
+    def all_files(self) -> list[Path]:
+        """Returns the files at any depth, sorted."""
+        return sorted([*self.files, *(path for tree in self.folders for path in tree.all_files())])
+
+    def only_parts(self) -> bool:
+        """Tells whether all sub-folders are called like parts, and no file lies beside them."""
+        return bool(self.folders) and not self.files and all(tree.part for tree in self.folders)
+
+
+def list_folder(root: Path, layout: str, is_image: Callable[[Path], bool]) -> Listing:
+    """Finds parts and classes: `root/CLASS`, `root/PART/CLASS` or `root/CLASS/PART`.
+
+    Parts are train (training), val (valid, validation, dev) and test (testing, eval) in any case,
+    with or without all of them; classes in `root` beside val or test, with the same names, are
+    train. Where `root` holds a single folder that holds all this, that one is read. `layout` says
+    whether what is called like a part is one: "classes", "parts", or "auto", which asks where both
+    can be meant. `is_image` opens a file and tells.
+
+    Raises:
+      UserError: no such folder, a link that leads nowhere, no classes, two folders for one part,
+        two ways to understand the folder.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"layout is {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder{what_is(root) if root.exists() else ''}")
+    notes: list[str] = []
+    seen: set[Path] = set()
+    tree = _scan(root, (), seen, notes)
+    while len(tree.folders) == 1 and tree.folders[0].folders and not any(map(is_image, tree.files)):
+        (only,) = tree.folders
+        if only.part and not only.only_parts():
+            break
+        notes.append(f"{only.path} was read, the one folder in {tree.path}")
+        tree = only
+    by_part = _find_parts(tree, layout, is_image)
+    class_names = {name for classes in by_part.values() for name in classes}
+    known = sorted(by_part.get("train", class_names))
+    if len(known) < (2 if "train" in by_part else 1):
+        raise UserError(
+            f"{tree.path} has {len(known)} class folder(s), expected at least 2: one sub-folder a"
+            " class, the images inside"
+        )
+    if more := sorted(class_names - set(known)):
+        trees = (classes[more[0]] for classes in by_part.values() if more[0] in classes)
+        raise UserError(
+            f"{next(trees).path}: no class of that name in train, which has "
+            f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+        )
+    parts = {
+        part: [
+            ClassFolder(classes[name].path, label, classes[name].all_files())
+            for label, name in enumerate(known)
+            if name in classes
+        ]
+        for part, classes in by_part.items()
+    }
+    listing = Listing(parts, tuple(map(printable, known)), [], frozenset(seen), notes)
+    used = set(listing.class_files())
+    return listing._replace(outside=[path for path in tree.all_files() if path not in used])
+
+
+def _scan(path: Path, above: tuple[Path, ...], seen: set[Path], notes: list[str]) -> _Tree:
+    real = path.resolve()
+    seen.add(real)
+    tree = _Tree(path)
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                continue
+            inside = path / entry.name
+            if not entry.is_dir():
+                if entry.is_symlink() and not inside.exists():
+                    raise UserError(
+                        f"{inside} is a link to {os.readlink(inside)}, where there is nothing; "
+                        "mend or remove it"
+                    )
+                tree.files.append(inside)
+            elif entry.is_symlink() and _leads_up(inside.resolve(), (real, *above)):
+                notes.append(f"{inside} was passed over: a link to a folder that it lies in")
+            elif not _is_decoded(inside):
+                tree.folders.append(_scan(inside, (real, *above), seen, notes))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return tree
+
+
+def _leads_up(target: Path, above: tuple[Path, ...]) -> bool:
+    return any(folder.is_relative_to(target) for folder in above)
+
+
+def _is_decoded(folder: Path) -> bool:
+    """Tells a decoded set, which earlier versions wrote among the images, from a class."""
+    return (folder / "info.json").exists() and any(folder.glob("*_images.npy"))
+
+
+def _find_parts(
+    tree: _Tree, layout: str, is_image: Callable[[Path], bool]
+) -> dict[str, dict[str, _Tree]]:
+    """The folders by part and class name."""
+    named = [folder for folder in tree.folders if folder.part]
+    if layout == "classes":
+        return {"train": _by_name(tree.folders)}
+    if not named:
+        return _parts_of_classes(tree, layout)
+    by_part: dict[str, dict[str, _Tree]] = {}
+    for folder in named:
+        if folder.part in by_part:
+            first = next(other for other in named if other.part == folder.part)
+            raise UserError(
+                f"{tree.path} has both {first.path.name}/ and {folder.path.name}/ for the "
+                f"{folder.part} part; keep one"
+            )
+        by_part[folder.part] = _by_name(folder.folders)
+    others = [folder for folder in tree.folders if not folder.part]
+    beside = _by_name(folder for folder in others if any(map(is_image, folder.all_files())))
+    if layout == "parts":
+        parts = by_part if "train" in by_part or not beside else {"train": beside, **by_part}
+        return {part: classes for part, classes in parts.items() if classes}
+    if not beside and any(by_part.values()):
+        if unlabelled := [folder for folder in named if not folder.folders]:
+            raise UserError(
+                f"{unlabelled[0].path}: no class folder in it; remove it or fill it, or leave it "
+                "out with data.layout=parts"
+            )
+        return by_part
+    if "train" not in by_part and all(
+        classes and classes.keys() <= beside.keys() for classes in by_part.values()
+    ):
+        return {"train": beside, **by_part}
+    if by_part == {"train": {}} and beside:  # No training part is without classes: trains.
+        return {"train": _by_name(tree.folders)}
+    raise _two_readings(tree, [folder.path.name for folder in named])
+
+
+def _parts_of_classes(tree: _Tree, layout: str) -> dict[str, dict[str, _Tree]]:
+    """The folders by part and class name, of classes that may have parts inside."""
+    inside = [folder for tree in tree.folders for folder in tree.folders if folder.part]
+    if not inside and layout == "auto":
+        return {"train": _by_name(tree.folders)}
+    if not (inside and all(folder.only_parts() for folder in tree.folders)):
+        if layout == "auto":
+            raise _two_readings(tree, [str(inside[0].path.relative_to(tree.path))])
+        raise UserError(
+            f"{tree.path}: layout is 'parts', but none of {', '.join(_by_name(tree.folders))} is "
+            f"called like a part ({', '.join(_PARTS)})"
+        )
+    by_part: dict[str, dict[str, _Tree]] = {}
+    for folder in inside:
+        classes, name = by_part.setdefault(folder.part, {}), folder.path.parent.name
+        if name in classes:
+            raise UserError(
+                f"{folder.path.parent} has both {classes[name].path.name}/ and "
+                f"{folder.path.name}/ for the {folder.part} part; keep one"
+            )
+        classes[name] = folder
+    return by_part
+
+
+def _by_name(folders: Iterable[_Tree]) -> dict[str, _Tree]:
+    return {folder.path.name: folder for folder in folders}
+
+
+def _two_readings(tree: _Tree, named: list[str]) -> UserError:
+    them = ", ".join(f"{name}/" for name in named)
+    others = [f"{name}/" for name in _by_name(tree.folders) if name not in named]
+    more = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
+    return UserError(
+        f"{tree.path} can be read in two ways: {them} as part(s) of the set, with class folders "
+        f"inside{f', beside {more}' if more else ''}, or as class(es) like any other; say which "
+        "with data.layout=parts or data.layout=classes"
+    )
