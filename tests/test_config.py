@@ -1,13 +1,17 @@
 """Every key is checked, changes something, and survives being written and read."""
 
+import dataclasses
 import itertools
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
 from autogrow_jax.build import load_data
 from autogrow_jax.config import (
@@ -94,6 +98,8 @@ REFUSED = [
     ("data.validation_fraction", 1.0, "between 0 and 1"),
     ("data.image_size", -1, "0 means as it is"),
     ("data.crop_padding", -2, "the set's own"),
+    ("data.layout", "class", "did you mean 'classes'"),
+    ("data.background", "#fff", "as #rrggbb"),
     ("data.flip", True, "Known: auto, yes, no"),
     ("growth.policy", "periodical", "did you mean 'periodic'"),
     ("growth.interval", 0, "at least 1"),
@@ -268,6 +274,23 @@ def _probe_data_error(config):
         return str(error)
 
 
+def _probe_folder(config):
+    """Of images that are white where they are transparent; called like parts, they are classes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i, name in enumerate(("train/a", "train/b", "test/a", "test/b") * 2):
+            (Path(folder) / "set" / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((4, 4, 4), 10 * i, np.uint8)
+            Image.fromarray(pixels).save(Path(folder) / "set" / name / f"{i}.png")
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(
+                config.data, name=f"folder:{folder}/set", cache_dir=f"{folder}/cache", batch_size=1
+            ),
+        )
+        data = load_data(config)
+        return data.class_names, data.train.images.min()
+
+
 def _probe_policy(config):
     rng = np.random.default_rng(0)
     curve = 90 * (1 - np.exp(-np.arange(200) / 20)) + rng.normal(size=200)
@@ -344,6 +367,7 @@ PROBES = {
         "data.flip": "yes",
     },
     _probe_data_error: {"data.name": "nonsense", "data.dir": "elsewhere", "data.batch_size": 10**6},
+    _probe_folder: {"data.layout": "classes", "data.background": "black"},
     _probe_policy: {
         "growth.policy": "convergent",
         "growth.interval": 5,
