@@ -15,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
     "process",
+    "children",
     "native",
     "optim",
     "data",

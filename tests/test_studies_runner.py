@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from autogrow_jax.children import Slot, make_slots
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import Slot, make_slots
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.runner import Progress, run_cell, run_cells

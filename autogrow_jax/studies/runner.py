@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from autogrow_jax.children import Child, Slot, stop_children
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import Child, Slot, stop_children
 from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.studies.cells import Cell, Folder
