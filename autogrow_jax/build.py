@@ -12,7 +12,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
-from autogrow_jax.settings import KEYS, Config, Settings, check_key, check_value, flatten
+from autogrow_jax.settings import DEFAULTS, Config, Settings, check_key, check_value, flatten
 
 
 def resolve(config: Config) -> Settings:
@@ -27,8 +27,7 @@ def resolve(config: Config) -> Settings:
     given = flatten(config)
     for name in given:
         check_key(name)
-    defaults = {name: key.default for name, key in KEYS.items()}
-    values = {name: check_value(name, value) for name, value in (defaults | given).items()}
+    values = {name: check_value(name, value) for name, value in (DEFAULTS | given).items()}
     _fill_in(values)
     resolved = Settings.from_flat(values)
     if values["mode"] == "grow":
@@ -43,15 +42,15 @@ def resolve(config: Config) -> Settings:
 def _fill_in(values: dict[str, Any]) -> None:
     """Replaces what was left to other keys: depths, maxima, the learning rate."""
     family = get_family(values["model.family"])
-    num_stages = len(family.widths)
-    depths = values["model.depths"] or (1,) * num_stages
+    stages = len(family.widths)
+    values["model.depths"] = depths = values["model.depths"] or (1,) * stages
     most = values["growth.max_depths"] or (200,)
-    most = most * num_stages if len(most) == 1 else most
-    for name, tuple_ in (("model.depths", depths), ("growth.max_depths", most)):
-        if len(tuple_) != num_stages:
+    values["growth.max_depths"] = most = most * stages if len(most) == 1 else most
+    for name in ("model.depths", "growth.max_depths"):
+        if len(values[name]) != stages:
             raise UserError(
-                f"config.{name} is {tuple_}: {values['model.family']} has {num_stages} stages, so"
-                f" give {num_stages} numbers, such as {(tuple_[0],) * num_stages}"
+                f"config.{name} is {values[name]}: {values['model.family']} has {stages} stages, so"
+                f" give {stages} numbers, such as {values[name][:1] * stages}"
             )
     for stage, (depth, limit) in enumerate(zip(depths, most, strict=True)):
         if values["mode"] == "grow" and depth > limit:
@@ -59,7 +58,6 @@ def _fill_in(values: dict[str, Any]) -> None:
                 f"config.model.depths is {depths}, which starts stage {stage} with {depth} blocks,"
                 f" but config.growth.max_depths is {most}; start lower, or raise the maximum"
             )
-    values["model.depths"], values["growth.max_depths"] = depths, most
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
     values["data.validation"] = str(values["data.validation"])
@@ -108,17 +106,12 @@ def make_policy(
         network = make_network(settings, num_classes, image_shape[-1], settings.model.depths)
         return estimate_cost(network, image_shape, depths)
 
-    growth = settings.growth
+    growth, total = settings.growth, settings.finetune.total_epochs
     arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost)
-    total = settings.finetune.total_epochs
-    limits = Limits(
-        max_params=growth.max_params,
-        max_flops=growth.max_flops,
-        max_seconds=growth.max_seconds,
-        max_latency=growth.max_latency,
-        # An interval under way would take epochs that fine-tuning is promised.
-        max_epochs=total - settings.finetune.epochs if total and settings.mode == "grow" else 0,
-    )
+    # An interval under way would take epochs that fine-tuning is promised.
+    most = total - settings.finetune.epochs if total and settings.mode == "grow" else 0
+    costs = growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency
+    limits = Limits(*costs, max_epochs=most)
     try:
         return limited(POLICIES.find(growth.policy)(arguments), limits, network_cost)
     except UserError as error:

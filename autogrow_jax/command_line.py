@@ -62,14 +62,12 @@ def run_command(
     arguments: Sequence[str] | None,
     how_to_go_on: Callable[[Options], str] | None = None,
 ) -> int:
-    """Runs a command; a mistake of the user is one line on stderr.
+    """Runs a command and returns its exit status; a mistake of the user is one line on stderr.
 
     `work` gets the options that `parse` makes of the arguments, None being those of the process,
-    and returns its status, None being 0. `how_to_go_on` says so in words, after Ctrl-C.
-
-    Returns:
-      The exit status: 1 for a mistake of the user or a loss that is no longer finite; 2 for
-      arguments that cannot be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
+    and returns its status, None being 0. `how_to_go_on` says so in words, after Ctrl-C. The status
+    is 1 for a mistake of the user or a loss that is no longer finite; 2 for arguments that cannot
+    be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
     """
     # TFDS and Orbax warn through absl of what is no concern of the user's.
     logging.set_verbosity(logging.ERROR)

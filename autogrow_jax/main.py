@@ -42,19 +42,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=f"{_EXAMPLES}\n{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shown = Path(DEFAULT_CONFIG).relative_to(CONFIGS.parent)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=DEFAULT_CONFIG,
-        help=f"a Python file with get_config(); those in {CONFIGS} are found from any folder"
-        f" (default: {shown})",
-    )
-    parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)",
-    )
+    files = f"a Python file with get_config(); those in {CONFIGS} are found from any folder"
+    shown = f"{files} (default: {Path(DEFAULT_CONFIG).relative_to(CONFIGS.parent)})"
+    folder = "folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)"
+    parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help=shown)
+    parser.add_argument("--workdir", metavar="DIR", help=folder)
     rest, changes = take_changes(arguments)
     known = parser.read(rest)
     known.workdir = known.workdir or str(Path("runs") / Path(split_name(known.config)[0]).stem)

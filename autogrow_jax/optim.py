@@ -55,9 +55,6 @@ def make_optimizer(
     L2 regularisation is added to the gradient before everything else, on every parameter, batch
     normalisation and biases included, as in the paper (not decoupled, as AdamW's is). Momentum is
     b1 of adam and amsgrad; adagrad and adadelta have none. Nesterov's is for sgd, adam and rmsprop.
-
-    Raises:
-      UserError: for a name that is not in `OPTIMIZERS`.
     """
     direction = OPTIMIZERS.find(name)(momentum, nesterov)
     return optax.chain(optax.add_decayed_weights(weight_decay), direction)
@@ -82,17 +79,16 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
 
     Args:
       name: one of `SCHEDULES`, see the table at the top of this module.
-      base_rate: the rate of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
+      base_rate: of the growth phase, above 0 (the paper: 0.1 residual, 0.01 plain nets).
       policy: what "auto" stands for in the fine-tune phase, the `schedule` of the growth policy;
         or the name of one of ours. None is "staircase".
 
     Returns:
-      `schedule(phase, epoch, epochs) -> rate`. The epoch is counted from the start of its phase,
-      "growth", "finetune" or "scratch"; `epochs` is the length of the phase, which "growth"
-      ignores. UserError for an unknown phase, ValueError for an epoch that lies outside of it.
+      `schedule(phase, epoch, epochs) -> rate` for an epoch from 0 of a phase, one of `PHASES`, of
+      so many, which "growth" ignores. ValueError for an epoch that lies outside of it.
 
     Raises:
-      UserError: for an unknown schedule or policy, or a base rate that is not above 0.
+      UserError: for an unknown schedule, policy or phase, or a base rate that is not above 0.
 
     Example:
       >>> schedule = make_schedule("staircase", 0.1)
@@ -114,10 +110,9 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
             raise ValueError(f"epoch {epoch} is outside of a {phase} phase of {epochs} epochs")
         if phase == "growth":
             return base_rate
-        shape = name
-        if shape == "auto":
-            said = phase == "finetune" and policy in SCHEDULES and policy != "auto"
-            shape = str(policy) if said else "staircase"
+        said = phase == "finetune" and policy in SCHEDULES and policy != "auto"
+        automatic = str(policy) if said else "staircase"
+        shape = automatic if name == "auto" else name
         if shape == "cosine":
             return base_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
         falls = sum(epoch >= part * epochs // whole for part, whole in _MILESTONES[shape])

@@ -32,14 +32,25 @@ def machine_key() -> str:
     return f"jaxlib-{metadata.version('jaxlib')}-{features}"
 
 
-@cache
+def processor_name() -> str:
+    """What the processor calls itself."""
+    names = [line.partition(":")[2].strip() for line in _cpu_lines("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _cpu_features() -> str:
+    told = _cpu_lines("model name", "flags", "Features")
+    return "\n".join(sorted(set(told))) or platform.processor()
+
+
+@cache
+def _cpu_lines(*names: str) -> list[str]:
+    """Lines that Linux has on all processors; none on another system."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    names = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.split("\t")[0] in names}))
+        return []
+    return [line for line in lines if line.split("\t")[0] in names]
 
 
 def keep_freed_memory() -> bool:
@@ -126,9 +137,9 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 
 def leave(status: int) -> None:
     """Ends the process with an exit status."""
+    # What a signal handler raised may have gone through XLA's compiler, which then crashes as the
+    # interpreter ends. All files are closed by now.
     if status > 128 or is_busy():
-        # What a signal handler raised may have gone through XLA's compiler, which then crashes as
-        # the interpreter ends. All files are closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

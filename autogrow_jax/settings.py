@@ -75,24 +75,20 @@ def _collect_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
 
 
 KEYS: dict[str, Key] = dict(_collect_keys(Settings))
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
 FREE_KEYS = {name for name, key in KEYS.items() if key.free}
 
 
 def default_config() -> ml_collections.ConfigDict:
     """The paper's recipe with held-out validation, locked so that a misspelt key is refused."""
     # Checks of type are `build.resolve`'s: ml_collections' own do not name the key.
-    defaults = {name: key.default for name, key in KEYS.items()}
-    config = ml_collections.ConfigDict(nest(defaults), type_safe=False)
+    config = ml_collections.ConfigDict(nest(DEFAULTS), type_safe=False)
     config.optimizer.learning_rate = ml_collections.config_dict.placeholder(float)
     return config.lock()
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Settings as {"a.b": value}, of `Settings`, a ConfigDict, or dicts, nested or flat.
-
-    Raises:
-      UserError: where it is nothing of the kind.
-    """
+    """Settings as {"a.b": value}, of a `Config`, nested or flat; UserError of anything else."""
     if isinstance(config, ml_collections.ConfigDict | Settings):
         config = config.to_dict()
     if not isinstance(config, Mapping):
@@ -114,8 +110,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: Config, new: Config) -> list[str]:
     """Lines "key: old -> new" for keys that may not change between a run and its resumption."""
     # A key that is younger than the run had the value that is now its default.
-    defaults = {name: key.default for name, key in KEYS.items()}
-    before, after = defaults | flatten(old), defaults | flatten(new)
+    before, after = (DEFAULTS | flatten(config) for config in (old, new))
     lines = []
     for name in sorted(before.keys() - FREE_KEYS):
         # JSON knows no tuples.

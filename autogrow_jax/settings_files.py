@@ -39,11 +39,9 @@ _running: list[Callable[[], dict[str, ModuleType]]] = []
 def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Runs `get_config()` of a config file and returns nested dicts, for `resolve` to check.
 
-    Args:
-      name: path of a Python file, perhaps followed by ":ARGUMENT", a string that its `get_config`
-        is then called with. Where there is no such file, "configs/NAME.py" and "NAME.py" are the
-        package's own.
-      changes: {"a.b": value} to be laid over what the file says.
+    `name` is the path of a Python file, perhaps followed by ":ARGUMENT", a string that `get_config`
+    is then called with. Where there is no such file, "configs/NAME.py" and "NAME.py" are the
+    package's own. `changes`, {"a.b": value}, are laid over what the file says.
 
     Raises:
       UserError: there is no such file, with the nearest one; it fails, with the line; it has no
@@ -81,9 +79,9 @@ def find_file(name: str, folder: Path = CONFIGS) -> Path:
     what, pattern = ("study", "[!_]*.py") if folder == STUDIES else ("config", "[!_]*_*.py")
     known = sorted(found.name for found in folder.glob(pattern))
     close = difflib.get_close_matches(path.name, known, n=1)
-    if close:
-        raise UserError(f"no {what} file {name}; did you mean {shown / close[0]}?")
-    raise UserError(f"no {what} file {name}; in {folder} there are: {', '.join(known)}")
+    all_ = f"in {folder} there are: {', '.join(known)}"
+    hint = f"did you mean {shown / close[0]}?" if close else all_
+    raise UserError(f"no {what} file {name}; {hint}")
 
 
 def _run_file(given: str, folder: Path, read: Callable[[Any], Any]) -> Any:
@@ -98,10 +96,10 @@ def _run_file(given: str, folder: Path, read: Callable[[Any], Any]) -> Any:
                 raise UserError("it is no Python file; its name has to end in .py")
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            function = f"get_{what}"
-            if not callable(getattr(module, function, None)):
-                raise UserError(f"it has no function {function}()")
-            return read(getattr(module, function)(*argument))
+            function = getattr(module, f"get_{what}", None)
+            if not callable(function):
+                raise UserError(f"it has no function get_{what}()")
+            return read(function(*argument))
     except UserError as error:
         raise UserError(f"{what} file {path}: {error}") from None
     # Whatever the user's own code raises; it is for them to read, not for us to handle.
@@ -116,8 +114,7 @@ def _neighbours(folder: Path) -> Iterator[str]:
     So another file may have neighbours of the same names, also one that this file loads. Yields the
     name of the package that the folder is meanwhile.
     """
-    outer = _running[-1]() if _running else {}
-    before = set(sys.modules)
+    outer, before = _running[-1]() if _running else {}, set(sys.modules)
     spec = ModuleSpec(f"_autogrow_jax_folder_{next(_count)}", None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
 
@@ -194,10 +191,9 @@ def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The value of config key `name` that `text` stands for.
+    """The value of config key `name` that `text` stands for; other text is for `resolve` to refuse.
 
-    Numbers of several stages are "2,1,1", "(2, 1, 1)" or, as the paper names nets, "2-1-1". Text
-    that is no value of the key's type is returned as it is, for the check of the config to refuse.
+    Numbers of several stages are "2,1,1", "(2, 1, 1)" or, as the paper names nets, "2-1-1".
     """
     default = KEYS[name].default
     if isinstance(default, str):

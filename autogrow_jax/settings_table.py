@@ -45,7 +45,9 @@ def whole(default: int, least: int, unit: str, help: str, note: str = "", **more
     return key(default, words, lambda v: is_whole(v) and v >= least, help, **more)
 
 
-def number(default: Any, words: str, ok: Callable[[float], bool], help: str) -> Any:
+def number(
+    default: Any, words: str, help: str, ok: Callable[[float], bool] = lambda v: v >= 0
+) -> Any:
     """Of a finite number that `ok` accepts, in words such as "above 0"."""
 
     def accepts(value: Any) -> bool:
@@ -53,16 +55,6 @@ def number(default: Any, words: str, ok: Callable[[float], bool], help: str) -> 
         return is_number and math.isfinite(value) and ok(value)
 
     return key(default, f"a number {words}", accepts, help)
-
-
-def not_negative(default: float, words: str, help: str) -> Any:
-    """Of a number of at least 0."""
-    return number(default, f"of at least 0{words}", lambda v: v >= 0, help)
-
-
-def limit(unit: str, help: str) -> Any:
-    """Of what growth may cost."""
-    return number(0.0, f"of {unit}, at least 0; 0 is no limit", lambda v: v >= 0, help)
 
 
 def choice(default: str, names: Iterable[str], help: str) -> Any:
@@ -142,15 +134,17 @@ class Data:
         " none ~/.cache/autogrow_jax", "where decoded folders and prepared sets are kept",
         free=True)
     batch_size: int = whole(128, 1, "images", "images in a step, over all devices")
-    fraction: float = number(1.0, "above 0 and up to 1", lambda v: 0 < v <= 1,
-        "part of the training images that is used, held-out validation images included")
+    fraction: float = number(1.0, "above 0 and up to 1",
+        "part of the training images that is used, held-out validation images included",
+        lambda v: 0 < v <= 1)
     validation: str = key("held-out",
         "'held-out', 'test' (the paper's protocol) or a fraction of train such as '0.2'",
         is_validation,
         "the images that steer growth; a fraction is taken even where the set has validation"
         " images")
-    validation_fraction: float = number(0.1, "between 0 and 1", lambda v: 0 < v < 1,
-        "part of train that `held-out` takes, where the set has no validation images")
+    validation_fraction: float = number(0.1, "between 0 and 1",
+        "part of train that `held-out` takes, where the set has no validation images",
+        lambda v: 0 < v < 1)
     image_size: int = whole(0, 0, "pixels", "side of the images", "0 means as it is")
     crop_padding: int = whole(-1, -1, "pixels", "zeros around before a random crop",
         "0 means no crop, -1 the set's own")
@@ -179,27 +173,29 @@ class Growth:
         " 100")
     window: int = whole(100, 1, "epochs",
         "J, epochs over which the gain is measured; `convergent` takes the interval")
-    threshold: float = not_negative(0.05, ", in percentage points",
+    threshold: float = number(0.05, "of at least 0, in percentage points",
         "gain below which a stage is frozen")
-    max_gap: float = not_negative(5.0, ", in percentage points",
+    max_gap: float = number(5.0, "of at least 0, in percentage points",
         "`gap`: how far train may be ahead of validation before a stalled stage is frozen")
-    price: float = not_negative(0.5, ", in percentage points for a doubling of FLOPs",
+    price: float = number(0.5, "of at least 0, in percentage points for a doubling of FLOPs",
         "`efficiency`: what a growth has to gain")
     metric: str = choice("max", ("max", "avg"),
         "gain of the highest accuracy so far or of its moving average; `slope` takes neither")
     mode: str = choice("group", ("group", "all", "sub", "rate"),
         "one stage by turns (`group`), `all`, as `growth.sub` says, or at random by `growth.rate`")
     sub: tuple[int, ...] = depths("; blocks that mode 'sub' adds", "used in that mode only", 0)
-    rate: float = not_negative(0.4, "", "blocks that mode `rate` adds, as a part of those there")
+    rate: float = number(0.4, "of at least 0",
+        "blocks that mode `rate` adds, as a part of those there")
     max_depths: tuple[int, ...] = depths("; one number serves all, none means 200",
         "the most blocks of each stage")
     max_epochs: int = whole(4000, 1, "epochs", "the longest growth phase, in whole intervals")
-    max_params: float = limit("parameters",
+    max_params: float = number(0.0, "of parameters, at least 0; 0 is no limit",
         "the most parameters; a stage whose next block would pass it is closed")
-    max_flops: float = limit("FLOPs for one image",
+    max_flops: float = number(0.0, "of FLOPs for one image, at least 0; 0 is no limit",
         "the same for FLOPs of a forward pass, two for each multiply-add")
-    max_seconds: float = limit("seconds", "growth ends once the run has taken so many seconds")
-    max_latency: float = limit("milliseconds for one image",
+    max_seconds: float = number(0.0, "of seconds, at least 0; 0 is no limit",
+        "growth ends once the run has taken so many seconds")
+    max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation: a slower network grows no more")
     initializer: str = choice("gaussian", INITIALIZERS,
         "how a new block starts; `zero` is another name of `morphism`")
@@ -217,14 +213,16 @@ class Optimizer:
     """The steps."""
 
     name: str = choice("sgd", OPTIMIZERS, "what makes steps of gradients")
-    learning_rate: float = number(None, "above 0; none means the family's own", lambda v: v > 0,
-        "of the growth phase, where it is constant; residual nets' own is 0.1, plain nets' 0.01")
-    momentum: float = number(0.9, "from 0 to below 1", lambda v: 0 <= v < 1,
-        "of `sgd` and `rmsprop`; b1 of `adam` and `amsgrad`")
+    learning_rate: float = number(None, "above 0; none means the family's own",
+        "of the growth phase, where it is constant; residual nets' own is 0.1, plain nets' 0.01",
+        lambda v: v > 0)
+    momentum: float = number(0.9, "from 0 to below 1",
+        "of `sgd` and `rmsprop`; b1 of `adam` and `amsgrad`", lambda v: 0 <= v < 1)
     nesterov: bool = flag(False, "Nesterov's momentum")
-    weight_decay: float = not_negative(0.0005, "", "L2, added to the gradient of every parameter")
-    ema: float = number(0.0, "from 0 (none) to below 1, such as 0.999", lambda v: 0 <= v < 1,
-        "evaluate a moving average of the weights")
+    weight_decay: float = number(0.0005, "of at least 0",
+        "L2, added to the gradient of every parameter")
+    ema: float = number(0.0, "from 0 (none) to below 1, such as 0.999",
+        "evaluate a moving average of the weights", lambda v: 0 <= v < 1)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ EPOCH_HEADER = (
 )
 
 _LINES_PER_HEADER = 50
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
 
 
 class Reporter:
@@ -64,10 +65,8 @@ class QuietReporter(Reporter):
 class ConsoleReporter(Reporter):
     """A `Reporter` for a terminal: lines go to stdout, the bar of the running epoch to stderr.
 
-    Args:
-      stdout: where lines go; by default what `sys.stdout` is when the reporter is made.
-      stderr: where the bar goes; by default what `sys.stderr` is when the reporter is made.
-      show_bar: True or False forces; by default there is a bar where `stderr` is a terminal.
+    By default these are the process's when the reporter is made, and there is a bar where `stderr`
+    is a terminal; `show_bar` forces.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class ConsoleReporter(Reporter):
         self._stderr = stderr or sys.stderr
         self._show_bar = self._stderr.isatty() if show_bar is None else show_bar
         self._bar: _Bar | None = None
-        self._bar_epoch = -1
         self._lines: list[Line] = []
         self._num_shown = 0
 
@@ -104,21 +102,20 @@ class ConsoleReporter(Reporter):
         if not self._show_bar:
             return
         rate = "" if images_per_second is None else f"{images_per_second:,.0f} images/s"
-        if self._bar is None or epoch != self._bar_epoch:
+        desc = f"epoch {epoch}"
+        if self._bar is None or desc != self._bar.desc:
             self.close()
-            self._bar_epoch = epoch
             self._bar = _Bar(
                 # The clock starts now: the steps before count for the bar, not for the time left.
                 initial=steps_done,
                 total=steps_total,
                 postfix=rate,
-                desc=f"epoch {epoch}",
+                desc=desc,
                 file=self._stderr,
                 leave=False,
                 dynamic_ncols=True,
                 miniters=1,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
-                "{remaining} left{postfix}",
+                bar_format=_BAR,
             )
         else:
             self._bar.set_postfix_str(rate, refresh=False)

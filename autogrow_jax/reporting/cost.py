@@ -32,12 +32,10 @@ def _print_cost(given: argparse.Namespace) -> None:
     network = build_network(given.family, depths, given.num_classes, shape[-1], stem=given.stem)
     pieces = piece_costs(network, shape)
     rows = [("stem and head", "", pieces.stem_and_head)]
-    for index, depth in enumerate(network.depths):
-        rows.append((f"stage {index}", str(depth), pieces.stage(index, depth)))
-    rows.append(("total", str(sum(network.depths)), estimate_cost(network, shape)))
-    print(
-        f"{given.family} {format_depths(depths)}, images {given.image}, {given.num_classes} classes"
-    )
+    rows += [(f"stage {i}", str(d), pieces.stage(i, d)) for i, d in enumerate(depths)]
+    rows += [("total", str(sum(depths)), estimate_cost(network, shape))]
+    classes = f"{given.num_classes} classes"
+    print(f"{given.family} {format_depths(depths)}, images {given.image}, {classes}")
     print(f"{'':15}{'blocks':>8}{'parameters':>16}{'multiply-adds':>20}")
     for name, blocks, cost in rows:
         print(f"  {name:<13}{blocks:>8}{cost.num_params:>16,}{cost.macs:>20,}")

@@ -47,7 +47,7 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _drop_from(self._path, math.inf)
+        lines = truncate(self._path, math.inf)
         self._last_epoch = lines[-1]["epoch"] if lines else -1
         self._file = open(self._path, "ab")  # noqa: SIM115 (`__exit__` closes it)
 
@@ -77,17 +77,18 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
 class TensorBoardWriter:
     """Writes one point an epoch and scalar; does nothing where tensorboardX is missing.
 
-    Args:
-      directory: where an events file is opened; made if missing.
-      first_epoch: the first epoch that will be written. A resumed run gives the epoch it goes on
-        from, and TensorBoard hides what an earlier process wrote from there on.
+    The events file is opened in a `directory` that is made if missing; None writes nothing. A
+    resumed run gives the epoch it goes on from, and TensorBoard hides what an earlier process wrote
+    from there on.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, first_epoch: int = 0):
+    def __init__(self, directory: str | os.PathLike[str] | None, *, first_epoch: int = 0):
+        self._writer: Any = None
+        if directory is None:
+            return
         try:  # Here, not at the top: it is an extra.
             from tensorboardX import SummaryWriter
         except ImportError:
-            self._writer = None
             return
         # File names tell seconds apart, and a run may be stopped and resumed within one.
         self._writer = SummaryWriter(
@@ -105,18 +106,17 @@ class TensorBoardWriter:
         Of a trial only the validation accuracy is written, under `trial/stage_N`: the curves are
         those of the nets that are kept.
         """
-        if self._writer is None:
-            return
         if line.get("trial") is not None:
             scalars = {f"trial/stage_{line['trial']}": line.get("validation_accuracy")}
         else:
             scalars = {name: line.get(key) for name, key in _SCALARS.items()}
             scalars |= {f"depth/stage_{stage}": d for stage, d in enumerate(line["depths"])}
             scalars["depth/total"] = sum(line["depths"])
-        for name, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(name, float(value), line["epoch"])
-        self._writer.flush()
+        if self._writer is not None:
+            for name, value in scalars.items():
+                if value is not None:
+                    self._writer.add_scalar(name, float(value), line["epoch"])
+            self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the events file; closing twice does no harm."""
@@ -145,15 +145,11 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [line for line, _ in _parse(path, path.read_bytes())]
 
 
-def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, Any]]:
+def truncate(path: str | os.PathLike[str], num_epochs: float) -> list[dict[str, Any]]:
     """Drops the lines of epochs >= `num_epochs` and a torn last line, in one atomic step.
 
     A resumed run goes on from its checkpoint, which may be older than the last line written: it
-    trains those epochs again and would write them twice.
-
-    Args:
-      path: the metrics.jsonl; it need not be there.
-      num_epochs: how many epochs the checkpoint has behind it.
+    trains those epochs again and would write them twice. The file need not be there.
 
     Returns:
       The lines that stay, as `read` would give them. Their bytes in the file do not change.
@@ -164,15 +160,20 @@ def truncate(path: str | os.PathLike[str], num_epochs: int) -> list[dict[str, An
     """
     if num_epochs < 0:
         raise ValueError(f"num_epochs must be 0 or more; got {num_epochs}.")
-    return _drop_from(Path(path), num_epochs)
+    path = Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    kept = [(line, text) for line, text in _parse(path, content) if line["epoch"] < num_epochs]
+    wanted = b"".join(text + b"\n" for _, text in kept)
+    if wanted != content:
+        replace_file(path, wanted)
+    return [line for line, _ in kept]
 
 
 def growth_events(metrics: Lines) -> list[dict[str, Any]]:
     """The growths of a run, as the changes of depth from one line to the next; trials are none.
 
-    Returns:
-      A list of `{"epoch", "stage", "depths"}`: the epoch before which the net grew, the stage that
-      did (None where several grew at once), and the depths from then on (a list).
+    Each is `{"epoch", "stage", "depths"}`: the epoch before which the net grew, the stage that did
+    (None where several grew at once), and the depths from then on (a list).
     """
     events = []
     for before, after in pairwise(line for line in metrics if line.get("trial") is None):
@@ -221,16 +222,6 @@ def best_accuracy(metrics: Lines) -> float:
     return max(finite, default=math.nan)
 
 
-def _drop_from(path: Path, num_epochs: float) -> list[dict[str, Any]]:
-    """Rewrites the file, if it is there, to its whole lines with an epoch < `num_epochs`."""
-    content = path.read_bytes() if path.exists() else b""
-    kept = [(line, text) for line, text in _parse(path, content) if line["epoch"] < num_epochs]
-    wanted = b"".join(text + b"\n" for _, text in kept)
-    if wanted != content:
-        replace_file(path, wanted)
-    return [line for line, _ in kept]
-
-
 def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
     """(line, its bytes without the line end) of every whole line."""
     parsed: list[tuple[dict[str, Any], bytes]] = []
@@ -245,15 +236,13 @@ def _parse(path: Path, content: bytes) -> list[tuple[dict[str, Any], bytes]]:
                 break  # No line end and not whole: the writer was stopped within this line.
             line = None
         epoch = line.get("epoch") if isinstance(line, dict) else None
-        last_epoch = parsed[-1][0]["epoch"] if parsed else -1
-        if type(epoch) is int and epoch > last_epoch:
+        last = parsed[-1][0]["epoch"] if parsed else -1
+        if type(epoch) is int and epoch > last:
             parsed.append((line, text))
             continue
         problem = "expected a JSON object with an integer 'epoch' >= 0"
         if type(epoch) is int and epoch >= 0:
-            problem = (
-                f"epoch {epoch} comes after epoch {last_epoch}; two runs may have written here"
-            )
+            problem = f"epoch {epoch} comes after epoch {last}; two runs may have written here"
         found = text[:60].decode("utf-8", "replace")
         raise UserError(
             f"{path}, line {number}: {problem}. Found {found!r}. Delete this line if the others are"

@@ -30,9 +30,6 @@ from autogrow_jax.reporting.workdir import replace_file
 # Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARK_COLOR, _SHADE_COLOR = "#595959", "#f2eee3"
-# The train curve is the smoother one and would be lost under the other.
-_TRAIN_STYLE: dict[str, Any] = {"color": "#e69f00", "zorder": 2.2}
-_VALIDATION_STYLE: dict[str, Any] = {"color": "#000000", "zorder": 2.1}
 
 # So few points are drawn as dots too: a single one would not be seen in a line.
 _MAX_EPOCHS_WITH_DOTS = 40
@@ -215,8 +212,7 @@ def _draw_accuracy(
     train = np.where(kept, _series(metrics, "train_accuracy"), np.nan)
     best = best_accuracy(metrics)
     name = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
-    _draw_curve(panel, axis.end[kept], train[kept], "train", _TRAIN_STYLE)
-    _draw_curve(panel, axis.end[kept], validation[kept], name, _VALIDATION_STYLE)
+    _draw_curves(panel, axis.end[kept], train[kept], validation[kept], name)
     grey: dict[str, Any] = {"color": MARK_COLOR, "zorder": 2}
     if not kept.all():
         tried = f"tried, not kept: {np.sum(~kept):,}"
@@ -245,11 +241,10 @@ def _draw_accuracy(
 
 def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     kept = np.array(find_kept(metrics))
-    curves = [_series(metrics, key)[kept] for key in ("train_loss", "validation_loss")]
-    _draw_curve(panel, axis.end[kept], curves[0], "train", _TRAIN_STYLE)
-    _draw_curve(panel, axis.end[kept], curves[1], "validation", _VALIDATION_STYLE)
+    train, validation = (_series(metrics, f"{part}_loss")[kept] for part in ("train", "validation"))
+    _draw_curves(panel, axis.end[kept], train, validation, "validation")
     panel.margins(y=_BOTTOM_ROOM)
-    values = np.concatenate(curves)
+    values = np.concatenate([train, validation])
     low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=0)
     if low > 0 and high / low > 5:
         panel.set_yscale("log")
@@ -278,11 +273,16 @@ def _draw_depths(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     panel.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _draw_curve(panel: Axes, x: np.ndarray, y: np.ndarray, label: str, style: dict) -> None:
-    if np.isfinite(y).any():
-        marker = "o" if len(x) <= _MAX_EPOCHS_WITH_DOTS else ""
-        width = float(np.clip(250 / len(x), 0.6, 1.3))
-        panel.plot(x, y, label=label, linewidth=width, marker=marker, markersize=3, **style)
+def _draw_curves(
+    panel: Axes, x: np.ndarray, train: np.ndarray, validation: np.ndarray, name: str
+) -> None:
+    marker = "o" if len(x) <= _MAX_EPOCHS_WITH_DOTS else ""
+    style: dict[str, Any] = {"marker": marker, "markersize": 3}
+    style["linewidth"] = float(np.clip(250 / max(1, len(x)), 0.6, 1.3))
+    # The train curve is the smoother one and would be lost under the other.
+    for y, label, color, order in ((train, "train", "#e69f00", 2.2), (validation, name, "k", 2.1)):
+        if np.isfinite(y).any():
+            panel.plot(x, y, label=label, color=color, zorder=order, **style)
 
 
 def _summary(metrics: Lines) -> str:
@@ -290,11 +290,9 @@ def _summary(metrics: Lines) -> str:
         return "no epoch is done yet"
     course = kept_depths(metrics)
     depths = result.format_depths(course[-1])
-    num_growths = sum(before != after for before, after in pairwise(course))
-    if num_growths:
-        depths = (
-            f"{result.format_depths(course[0])} grown {result.count_times(num_growths)} to {depths}"
-        )
+    if growths := sum(before != after for before, after in pairwise(course)):
+        start = result.format_depths(course[0])
+        depths = f"{start} grown {result.count_times(growths)} to {depths}"
     epochs = result.format_count(metrics[-1]["epoch"] + 1, "epoch")
     trials = result.on_trial(sum(line.get("trial") is not None for line in metrics))
     return f"{depths}, {epochs}{trials}, {result.format_duration(_end_times(metrics)[-1])}"

@@ -20,47 +20,28 @@ _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run. The first fields are those of result.json.
+    """A finished run. The first fields are those of result.json."""
 
-    Attributes:
-      family: of the network.
-      dataset: its name.
-      seed_depths: where growth started; of a run from scratch, the net itself.
-      depths: of the network that was found.
-      test_accuracy: in percent, of the final weights, measured once.
-      best_validation_accuracy: in percent, over all epochs of networks that were kept, not
-        only tried (with the paper's protocol this is its reported number).
-      validation: which split steered growth: "held-out", a fraction, or "test".
-      num_params: trainable parameters of the final network.
-      growth: a dict for each block added: epoch before which it was, stage, depths afterwards.
-      epochs: trained in all.
-      seconds: where the time went, over all starts of the run; compile_ahead went beside the rest,
-        in a thread of its own.
-      compilations: executables that the training step used.
-      seed: of all randomness.
-      versions: of Python and the libraries.
-      network: at its final depths.
-      variables: its weights and running statistics.
-      more: further entries of result.json.
-    """
-
-    family: str
-    dataset: str
-    seed_depths: tuple[int, ...]
-    depths: tuple[int, ...]
-    test_accuracy: float
+    family: str  # Of the network.
+    dataset: str  # Its name.
+    seed_depths: tuple[int, ...]  # Where growth started; of a run from scratch, the net itself.
+    depths: tuple[int, ...]  # Of the network that was found.
+    test_accuracy: float  # In percent, of the final weights, measured once.
+    # In percent, over all epochs of networks that were kept, not only tried (with the paper's
+    # protocol this is its reported number).
     best_validation_accuracy: float
-    validation: str
-    num_params: int
-    growth: tuple[dict[str, Any], ...]
-    epochs: int
+    validation: str  # Which split steered growth: "held-out", a fraction, or "test".
+    num_params: int  # Trainable, of the final network.
+    growth: tuple[dict[str, Any], ...]  # Of each block: epoch before which, stage, depths after it.
+    epochs: int  # Trained in all.
+    # Where the time went, over all starts; compile_ahead went beside the rest, in its own thread.
     seconds: dict[str, float]
-    compilations: int
-    seed: int
-    versions: dict[str, str]
-    network: "Network"
-    variables: dict[str, Any]
-    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compilations: int  # Executables that the training step used.
+    seed: int  # Of all randomness.
+    versions: dict[str, str]  # Of Python and the libraries.
+    network: "Network"  # At its final depths.
+    variables: dict[str, Any]  # Its weights and running statistics.
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)  # More of result.json.
 
     def to_dict(self) -> dict[str, Any]:
         """The content of result.json."""
@@ -83,11 +64,8 @@ RESULT_KEYS = tuple(field.name for field in dataclasses.fields(Result))[:-3]
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
     """Writes result.json, whole or not at all; an old one is replaced.
 
-    Args:
-      path: the file.
-      result: must hold `RESULT_KEYS` and may hold more: accuracies in percent; `growth` a list of
-        `{"epoch", "stage", "depths"}`; `seconds` a mapping with `total`, the parts `TIMED`, and
-        perhaps `compile_ahead`, which is no part of the total. NaN is written as null.
+    It must hold `RESULT_KEYS`, see `Result`, and may hold more; `seconds` holds `total`, the parts
+    `TIMED`, and perhaps `AHEAD`, which is no part of the total. NaN is written as null.
 
     Raises:
       ValueError: if a key is missing.
@@ -212,20 +190,16 @@ def validation_label(validation: Any, num_images: int | None = None) -> str:
 
 
 def _format_growth(result: Mapping[str, Any]) -> str:
-    depths, growth = format_depths(result["depths"]), result.get("growth")
-    if not growth:
-        return f"{depths} (not grown)"
-    seed_depths = result.get("seed_depths")
-    start = f" from {format_depths(seed_depths)}" if seed_depths else ""
-    return f"{depths} (grown {count_times(len(growth))}{start})"
+    depths, growth, seed = (result.get(key) for key in ("depths", "growth", "seed_depths"))
+    start = f" from {format_depths(seed)}" if seed else ""
+    course = f"grown {count_times(len(growth))}{start}" if growth else "not grown"
+    return f"{format_depths(depths or ())} ({course})"
 
 
 def _format_best(result: Mapping[str, Any]) -> str:
-    best = f"{_format_percent(result['best_validation_accuracy'])} at best"
-    if "validation" not in result:
-        return best
-    images = describe_validation(result["validation"], result.get("validation_examples"))
-    return f"{best}, on {images}"
+    images = describe_validation(result.get("validation"), result.get("validation_examples"))
+    on = f", on {images}" if "validation" in result else ""
+    return f"{_format_percent(result['best_validation_accuracy'])} at best{on}"
 
 
 def _format_percent(accuracy: float | None) -> str:
@@ -239,9 +213,7 @@ def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
     split = {name: seconds[name] for name in TIMED if seconds.get(name) is not None}
     # Parts are timed one by one, so their sum may pass the total by the clock's error.
     split["rest"] = max(0.0, total - sum(split.values()))
-    lines = []
-    for name, part in split.items():
-        lines.append(f"    {name:<19}{part:>10,.1f} s  {100 * part / total:5.1f} %")
+    lines = [f"    {k:<19}{v:>10,.1f} s  {100 * v / total:5.1f} %" for k, v in split.items()]
     if ahead := seconds.get(AHEAD):
         lines.append(f"    {'beside: compile':<19}{ahead:>10,.1f} s")
     return lines

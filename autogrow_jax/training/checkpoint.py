@@ -1,13 +1,23 @@
-"""Checkpoints: exact-depth arrays, and beside them all else a run has to remember, as JSON.
+"""Weights on disk: checkpoints that a run goes on from, snapshots for pictures of its path.
 
-Orbax saves in the background; a checkpoint that a killed process left half written is never taken
-for one. Leaves are saved under their paths rather than as a tree: a zero-length stack (a stage of
-one block) is not saved, which Orbax refuses, and on restoring every path and shape is compared,
-which Orbax does not do.
+A checkpoint holds exact-depth arrays, and beside them all else a run has to remember, as JSON.
+Orbax saves in the background; what a killed process left half written is never taken for one.
+Leaves are saved under their paths rather than as a tree: a zero-length stack (a stage of one block)
+is not saved, which Orbax refuses, and on restoring every path and shape is compared, which Orbax
+does not do.
+
+A snapshot is one .npz file, `snapshots/epoch_000012.npz` after 12 epochs, of plain arrays without
+pickled objects: `epoch`, `depths`, and each leaf of the variables under its path, such as
+`params/stage0/rest/conv1/kernel`. It holds the network as it was trained and evaluated, before the
+growth that may follow, at exact depth, and averaged weights where they are kept: the validation
+loss that metrics.jsonl has for the epoch is that of these arrays.
 """
 
+import io
+import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -18,29 +28,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import replace_file
+from autogrow_jax.training.trainer import Trainer
 
 Tree = Any
+_DIGITS = 6  # Of the epoch in the name of a snapshot.
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read: {path: array} as saved, and the JSON that `save` was given."""
+    """A checkpoint that was read."""
 
-    arrays: dict[str, np.ndarray]
-    memory: dict[str, Any]
+    arrays: dict[str, np.ndarray]  # By path, as saved.
+    memory: dict[str, Any]  # What `save` was given.
 
 
 class CheckpointStore:
-    """The checkpoints of one run: the newest few, and the one of the best validation accuracy.
+    """The checkpoints of one run: the newest `keep`, and the one of the best validation accuracy.
 
-    Args:
-      directory: made if it is not there.
-      keep: how many of the newest to keep, beside the best.
-
-    Raises:
-      UserError: where the directory cannot be made.
+    The directory is made if it is not there; UserError where it cannot be.
     """
 
     def __init__(self, directory: str | Path, keep: int):
@@ -63,13 +72,10 @@ class CheckpointStore:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, epoch: int, tree: Tree, memory: dict[str, Any], accuracy: float) -> None:
-        """Starts saving and returns once the arrays are copied.
+        """Starts saving and returns once the arrays, of exact depth, are copied.
 
-        Args:
-          epoch: number of epochs done; the checkpoint's name.
-          tree: of exact depth.
-          memory: JSON-able.
-          accuracy: validation accuracy of the last epoch in percent; decides which is the best.
+        `epoch` counts those done and names the checkpoint, `memory` is JSON-able, the validation
+        `accuracy` of the last epoch in percent decides which is the best.
         """
         arrays = ocp.args.StandardSave({n: leaf for n, leaf in _leaves(tree).items() if leaf.size})
         args = ocp.args.Composite(arrays=arrays, memory=ocp.args.JsonSave(memory))
@@ -101,8 +107,7 @@ class CheckpointStore:
                 f" ({type(error).__name__}: {reason[:200]}); delete that folder, and the run goes"
                 " on from the one before it"
             ) from error
-        arrays = {name: np.asarray(leaf) for name, leaf in restored["arrays"].items()}
-        return Restored(arrays, restored["memory"])
+        return Restored(jax.tree.map(np.asarray, restored["arrays"]), restored["memory"])
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
@@ -116,13 +121,8 @@ class CheckpointStore:
 def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of a saved `TrainState`, what `TrainState.variables` takes: averaged weights if there are."""
     weights = "ema." if any(name.startswith("ema.") for name in arrays) else "params."
-    places = {weights: "params.", "batch_stats.": "batch_stats."}
-    return {
-        place + name.removeprefix(prefix): array
-        for prefix, place in places.items()
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
+    wanted = {n: leaf for n, leaf in arrays.items() if n.startswith((weights, "batch_stats."))}
+    return {name.replace(weights, "params.", 1): leaf for name, leaf in wanted.items()}
 
 
 def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
@@ -160,8 +160,8 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
 def _one_error_of_many() -> Iterator[None]:
     """Keeps Python from printing an error for each array once one could not be read.
 
-    The first error is raised and says enough; it closes the loop that all others report to, from
-    tensorstore's threads and within moments.
+    The first error is raised. It closes the loop that all others report to within moments, from
+    tensorstore's threads.
     """
     previous, skipped = sys.unraisablehook, 0
 
@@ -191,3 +191,82 @@ def _leaves(tree: Tree) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+class Snapshot(NamedTuple):
+    """The weights of a run at one time."""
+
+    epoch: int  # Number of epochs done.
+    depths: tuple[int, ...]
+    variables: dict[str, Any]  # {"params": ..., "batch_stats": ...} of arrays at exact depth.
+
+
+class Snapshots:
+    """Keeps the snapshots of one run: before the first epoch, every few epochs, and at the end.
+
+    There are `every` epochs between two; 0 keeps none.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], every: int):
+        self._directory = Path(directory)
+        self._every = every
+
+    def begin(self, trainer: Trainer, epoch: int) -> None:
+        """Deletes what an earlier start left behind its last checkpoint; keeps the start of a run.
+
+        The epochs after the checkpoint are trained again and leave the same snapshots again, so a
+        run that was killed and resumed has those of one that was not.
+        """
+        for path in snapshot_files(self._directory):
+            if int(path.stem[-_DIGITS:]) > epoch:
+                path.unlink()
+        if epoch == 0:
+            self.after_epoch(trainer, 0)
+
+    def after_epoch(self, trainer: Trainer, epoch: int) -> None:
+        """Keeps the weights after `epoch` epochs, if it is time, before a growth changes them."""
+        if self._every and epoch % self._every == 0:
+            self._write(trainer, epoch)
+
+    def end(self, trainer: Trainer, epoch: int) -> None:
+        """Keeps the last weights of a run, if `after_epoch` did not."""
+        if self._every and epoch % self._every:
+            self._write(trainer, epoch)
+
+    def _write(self, trainer: Trainer, epoch: int) -> None:
+        with trainer.timed("checkpoint"):
+            snapshot = Snapshot(epoch, trainer.depths, trainer.exact_variables())
+            write_snapshot(self._directory, snapshot)
+
+
+def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Path:
+    """Writes a snapshot so that a killed process leaves it whole or not at all; returns the file.
+
+    The directory is made if it is not there. No name in the tree of variables may hold a "/".
+    """
+    arrays: dict[str, Any] = traverse_util.flatten_dict(snapshot.variables, sep="/")
+    buffer, depths = io.BytesIO(), np.asarray(snapshot.depths, np.int64)
+    np.savez(buffer, epoch=np.int64(snapshot.epoch), depths=depths, **arrays)
+    path = Path(directory) / f"epoch_{snapshot.epoch:0{_DIGITS}d}.npz"
+    replace_file(path, buffer.getvalue())
+    return path
+
+
+def snapshot_files(directory: str | os.PathLike[str]) -> list[Path]:
+    """The files of a folder's snapshots, in the order of their epochs; none where it is missing."""
+    return sorted(Path(directory).glob(f"epoch_{'[0-9]' * _DIGITS}.npz"))
+
+
+def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
+    """Reads a file of `snapshot_files`; UserError names one that is missing or damaged."""
+    try:
+        # np.load leaves a file open that it opened itself and could not read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            epoch, depths = int(arrays["epoch"]), tuple(arrays["depths"].tolist())
+            leaves = {name: array for name, array in arrays.items() if "/" in name}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"the snapshot {path} is missing or damaged ({error}); delete it, and the others can"
+            " still be used"
+        ) from error
+    return Snapshot(epoch, depths, traverse_util.unflatten_dict(leaves, sep="/"))

@@ -57,9 +57,8 @@ def settle_convolution(
         if wanted == NATIVE:
             reporter.message("this run was begun with XLA's convolutions and goes on with them")
         return _with(settings, XLA)
-    is_possible = (
-        wanted != XLA and jax.default_backend() == "cpu" and not _what_rules_it_out(settings)
-    )
+    on_cpu = wanted != XLA and jax.default_backend() == "cpu"
+    is_possible = on_cpu and not _what_rules_it_out(settings)
     if is_possible and native.has_to_build():
         reporter.message("building convolutions for this processor, once; some 15 s")
     convolution, reason = choose_convolution(settings)

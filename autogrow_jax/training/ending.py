@@ -4,7 +4,6 @@ import os
 import platform
 from contextlib import closing
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import autogrow_jax
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
+from autogrow_jax.process import processor_name
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
 from autogrow_jax.reporting.workdir import read_config
@@ -147,16 +147,6 @@ def describe_devices() -> dict[str, Any]:
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(mine(0)) if mine else os.cpu_count(),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # Not Linux.
-    return platform.processor() or platform.machine()

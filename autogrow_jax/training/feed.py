@@ -34,22 +34,14 @@ SECONDS_PER_DISPATCH = 0.5
 
 Arguments = tuple[Any, ...]
 Progress = Callable[[int, int], None]
-# (state, sums, first step, number of steps) -> the state and the sums after these.
-TrainFn = Callable[[TrainState, Sums, int, int], Trained]
 
 
 class Epoch(NamedTuple):
-    """What one epoch of training is given.
+    """What one epoch of training is given."""
 
-    Attributes:
-      order_key: decides the permutation.
-      augment_key: decides crops and flips.
-      depths: int32 [num_stages], live.
-    """
-
-    order_key: jax.Array
-    augment_key: jax.Array
-    depths: jax.Array
+    order_key: jax.Array  # Decides the permutation.
+    augment_key: jax.Array  # Decides crops and flips.
+    depths: jax.Array  # Live, int32 [num_stages].
     learning_rate: float
 
 
@@ -66,19 +58,19 @@ class Feed:
     """Trains for epochs and evaluates parts of a data set: "train", "validation" and "test".
 
     All later recipes have the batch size and the devices of the first.
-
-    Attributes:
-      steps_per_epoch: whole batches in the training part.
     """
 
     make_train: Callable[[Recipe], Callable[..., Trained]]
+    steps_per_epoch: int  # Whole batches in the training part.
+    most_steps: int  # That one dispatch takes.
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         self._num_train = len(dataset.train.labels)
-        self.steps_per_epoch = self._num_train // recipe.batch_size
+        self.steps_per_epoch = self.most_steps = self._num_train // recipe.batch_size
         self._batch_size, self._mesh = recipe.batch_size, recipe.mesh
         self._evaluated_at_once = recipe.images_evaluated_at_once
         self._programs = programs
+        self._steps_while_watched = 1
 
     def train_epoch(
         self,
@@ -88,23 +80,40 @@ class Feed:
         progress: Progress | None = None,
         mask: Mask | None = None,
     ) -> Trained:
-        """Trains for an epoch.
+        """Trains a state, of the recipe's capacities and optimiser, for an epoch; it is donated.
 
-        Args:
-          state: of the recipe's capacities and optimiser; donated.
-          epoch: which batches, and how fast.
-          progress: called now and then as `progress(steps_done, images_done)`.
-          mask: what the steps may change; None for all.
+        Now and then calls `progress(steps_done, images_done)`. The steps change what `mask` allows,
+        None being all.
         """
         kind = "train" if mask is None else "pretrain"
         function = self._programs.make(type(self).make_train, recipe)
         order, masks = self._order(epoch), () if mask is None else (mask,)
+        sums, total, done = replicate(Sums.zero(), self._mesh), self.steps_per_epoch, 0
+        while done < total:
+            steps = self.most_steps if progress is None else self._steps_while_watched
+            steps = min(steps, total - done)
+            start, before = self._clock(), sums
+            given = *self._train_arguments(epoch, order, done, steps), *masks
+            state, sums = self._programs.call(kind, function, state, sums, *given, donate=(0,))
+            done += steps
+            ended = done
+            if not cast(Any, sums.examples).is_ready():
+                # The dispatch before this one: the device always has work waiting, and of batches
+                # from the host one is on its way, which bounds their memory.
+                ended -= steps
+                jax.block_until_ready(before)
+            if progress is not None and ended:
+                progress(ended, ended * self._batch_size)
+                seconds = self._clock() - start
+                if seconds < SECONDS_PER_DISPATCH / 2:
+                    self._steps_while_watched = min(2 * self._steps_while_watched, self.most_steps)
+                elif seconds > SECONDS_PER_DISPATCH * 2:
+                    self._steps_while_watched = max(1, self._steps_while_watched // 2)
+        return state, sums
 
-        def train(state: TrainState, sums: Sums, first: int, steps: int) -> Trained:
-            more = *self._train_arguments(epoch, order, first, steps), *masks
-            return self._programs.call(kind, function, state, sums, *more, donate=(0,))
-
-        return self._run(train, state, replicate(Sums.zero(), self._mesh), progress)
+    def _clock(self) -> float:
+        """Seconds, those spent on compilation left out."""
+        return time.perf_counter() - self._programs.seconds
 
     def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
         """Returns sums over the "validation" or "test" part."""
@@ -142,12 +151,6 @@ class Feed:
         """What a program that evaluates takes beside the variables, for each call."""
         raise NotImplementedError
 
-    def _run(
-        self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> Trained:
-        """Takes all steps of an epoch."""
-        raise NotImplementedError
-
 
 class DeviceFeed(Feed):
     """The feed of sets that fit on the device: an epoch is one dispatch, a few if it is watched.
@@ -169,41 +172,10 @@ class DeviceFeed(Feed):
         images = np.concatenate([np.asarray(split.images) for split in parts.values()])
         labels = np.concatenate([split.labels for split in parts.values()]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
-        self._steps_per_dispatch = 1
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         count = min(count, self._num_train)
         return self._images[:count], self._labels[:count]
-
-    def _run(
-        self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> Trained:
-        total = self.steps_per_epoch
-        if progress is None:
-            return train(state, sums, 0, total)
-        done = 0
-        while done < total:
-            steps = min(self._steps_per_dispatch, total - done)
-            start, before = self._clock(), sums
-            state, sums = train(state, sums, done, steps)
-            done += steps
-            ended = done
-            if not cast(Any, sums.examples).is_ready():
-                # The dispatch before this one: the device always has work waiting.
-                ended -= steps
-                jax.block_until_ready(before)
-            if ended:
-                progress(ended, ended * self._batch_size)
-                seconds = self._clock() - start
-                if seconds < SECONDS_PER_DISPATCH / 2:
-                    self._steps_per_dispatch *= 2
-                elif seconds > SECONDS_PER_DISPATCH * 2:
-                    self._steps_per_dispatch = max(1, self._steps_per_dispatch // 2)
-        return state, sums
-
-    def _clock(self) -> float:
-        """Seconds, those spent on compilation left out."""
-        return time.perf_counter() - self._programs.seconds
 
     def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         data = self._images, self._labels, order
@@ -224,21 +196,10 @@ class HostFeed(Feed):
         super().__init__(dataset, recipe, programs)
         splits = dataset.train, dataset.validation, dataset.test
         self._parts = dict(zip(("train", "validation", "test"), splits, strict=True))
+        self.most_steps = 1
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         return self._read(self._parts["train"], np.arange(min(count, self._num_train)))
-
-    def _run(
-        self, train: TrainFn, state: TrainState, sums: Sums, progress: Progress | None
-    ) -> Trained:
-        for step in range(self.steps_per_epoch):
-            before = sums
-            state, sums = train(state, sums, step, 1)
-            # One step in flight, one batch on its way: enough to overlap, bounded in memory.
-            jax.block_until_ready(before)
-            if progress is not None:
-                progress(step, step * self._batch_size)
-        return state, sums
 
     def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         rows = np.asarray(order)[first * self._batch_size :][: steps * self._batch_size]

@@ -55,9 +55,7 @@ def make_grow_state(
         data: tuple[Any, Any] = (None, None)
         if chosen.needs_data(network.family):
             data = normalize(images, recipe.preprocessing), labels
-        block = start_block(
-            network, variables, stage, key, chosen, *data, live_depths=depths, slot=slot
-        )
+        block = start_block(network, variables, stage, key, chosen, *data, depths, slot)
         grown = place_block(variables, stage, slot, block)
         params = grown["params"]
         opt_state = optimizer.init(params)

@@ -30,17 +30,14 @@ class Trials:
     and the one the policy may still keep. Capacities never shrink again, as going back would be a
     compilation each time.
 
-    Args:
-      trainer: holds the net to start from, of `base_depths`.
-      epoch: about to begin. All trials of the round use its draws for batches, augmentation and
-        new block, so that they differ by the stage alone, and the one that is kept is what plain
-        growth of its stage would have trained in that epoch.
+    `trainer` holds the net to start from, of `base_depths`. All trials of the round use the draws
+    of the `epoch` about to begin for batches, augmentation and new block, so that they differ by
+    the stage alone, and the one that is kept is what plain growth of its stage would have trained.
     """
 
     def __init__(self, trainer: Trainer, epoch: int):
-        self.epoch = epoch
+        self.epoch, self.base_depths = epoch, trainer.depths
         self._trainer = trainer
-        self.base_depths = trainer.depths
         self._base = self._copy_state()
         self._last: Trial | None = None
         self._best: Trial | None = None
@@ -119,9 +116,9 @@ class Grower:
         return self._trials is not None
 
     def prepare(self) -> int:
-        """Lets the net grow that the next epoch tries, if it tries one.
+        """Grows the net that the next epoch tries, if any; returns the epoch whose draws it uses.
 
-        Returns the epoch whose random draws the next one uses: its own, or the first of a round.
+        That is its own, or the first of a round.
         """
         state = self._state
         if state.trial is None:
@@ -146,8 +143,7 @@ class Grower:
             if self._trials is not None:
                 self._trials.hold(decision.best)
             (state.trial,) = decision.stages
-            return
-        if self._trials is not None:
+        elif self._trials is not None:
             self._close(self._trials, decision.stages)
         elif decision.stages:
             before = self._trainer.depths
@@ -174,28 +170,20 @@ class Grower:
         if not growth.compile_ahead or not is_full or here == self._foreseen_from:
             return
         self._foreseen_from = here
-        capacities = foresee_capacities(
-            self._policy,
-            state.policy,
-            *here,
-            trainer.choose_capacities,
-            {**measurements, "validation_accuracy": line["validation_accuracy"]},
-            patience=2 * growth.interval,
-            trial=state.trial,
-        )
-        if capacities:
+        known = {**measurements, "validation_accuracy": line["validation_accuracy"]}
+        given = self._policy, state.policy, *here, trainer.choose_capacities, known
+        if capacities := foresee_capacities(*given, 2 * growth.interval, state.trial):
             trainer.compile_ahead(capacities)
 
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:
         kept = trials.close(stages)
-        self._trials, self._state.trial = None, None
-        self._state.kept = list(stages)
+        self._trials, self._state.trial, self._state.kept = None, None, list(stages)
         if kept is None:
             depths = format_depths(self._trainer.depths)
             self._reporter.message(f"no trial is kept; {depths} goes on")
-            return
-        self._note_growth(trials.base_depths, [(kept.stage, kept.depths)])
-        self._state.record(kept.line)
+        else:
+            self._note_growth(trials.base_depths, [(kept.stage, kept.depths)])
+            self._state.record(kept.line)
 
     def _note_growth(self, before: Depths, grown: Iterable[tuple[int, Depths]]) -> None:
         """Notes each stage that gained a block, with the depths then, and tells of the growth."""
@@ -231,8 +219,8 @@ def foresee_capacities(
       Several, where a growth of several stages takes them on its way; none where none is in sight.
     """
     measured = dict(measurements)
-    on_trial, waited = trial is not None, 0
     stages: Sequence[int] = () if trial is None else (trial,)
+    on_trial, waited = trial is not None, 0
     while waited < 2 * patience:
         deeper, found = depths, [capacities]
         for stage in stages:

@@ -30,13 +30,12 @@ from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import open_workdir
 from autogrow_jax.settings import Config, Settings, differences
-from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import evaluate_run, finish, plot, read_finished
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState, begin
-from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
@@ -121,10 +120,9 @@ def _train(
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
         with MetricsWriter(workdir.metrics) as metrics:
-            board = None
-            if settings.log.tensorboard:
-                board = TensorBoardWriter(workdir.tensorboard, first_epoch=state.epoch)
-                opened.callback(board.close)
+            folder = workdir.tensorboard if settings.log.tensorboard else None
+            board = TensorBoardWriter(folder, first_epoch=state.epoch)
+            opened.callback(board.close)
             # Do not change the order of what follows:
             # - The line of metrics.jsonl comes before the checkpoint of its epoch. Lines behind the
             #   last checkpoint are dropped by a start that resumes; a checkpoint ahead of its line
@@ -142,8 +140,7 @@ def _train(
                 how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
                 line, measured = run_epoch(trainer, state, clock, reporter, *how)
                 metrics.write(line)
-                if board is not None:
-                    board.write(line)
+                board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
                 if state.trial is None:
@@ -188,8 +185,7 @@ def run_epoch(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Trains and validates, and notes it in `state`; of a trial only that it took place.
 
-    Args:
-      draws_of: the epoch whose order of batches and augmentation this one uses.
+    Order of batches and augmentation are those of the epoch `draws_of`.
 
     Returns:
       The line of metrics.jsonl, and what the policy may look at beside the validation accuracy:
@@ -242,13 +238,12 @@ def _check_finite(
     trainer: Trainer, epoch: int, rate: float, trained: Sums, validated: Sums
 ) -> None:
     """Raises DivergedError before weights that are lost could become a checkpoint."""
+    # The loss of a step is that of the weights before it, so no step has seen the last ones.
+    step = f"step {trainer.steps_per_epoch - 1}, the last"
     if trained.bad_step >= 0:
         step = f"step {int(trained.bad_step)}"
     elif math.isfinite(mean_loss(validated)) or trainer.is_finite():
         return
-    else:
-        # The loss of a step is that of the weights before it, so no step has seen these.
-        step = f"step {trainer.steps_per_epoch - 1}, the last"
     raise DivergedError(
         f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"
         f" {format_depths(trainer.depths)}). Checkpoints of earlier epochs are kept. Lower"

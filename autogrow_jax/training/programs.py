@@ -38,10 +38,8 @@ _MAX_BYTES = 2 * 2**30
 def choose_folder(root: str) -> Path | None:
     """Keeps programs on disk where a run's settings say; the rest is as for `keep_in`.
 
-    Args:
-      root: "" for `DEFAULT_ROOT`, unless JAX was told of a folder already
-        (JAX_COMPILATION_CACHE_DIR, or an earlier run), which then stays; "none" to leave JAX as it
-        is, with the folder it was told of, if any. Then nothing is changed and None returned.
+    "" is `DEFAULT_ROOT`, unless JAX was told of a folder already (JAX_COMPILATION_CACHE_DIR, or an
+    earlier run), which then stays, as it does for "none"; nothing is changed and None returned.
     """
     if root == "none" or (not root and _folder_now()):
         return None
@@ -80,18 +78,12 @@ def _folder_now() -> str | None:
 
 
 class Programs:
-    """Compiles functions for the shapes they meet and keeps account.
-
-    Attributes:
-      seconds: that callers waited for tracing and compilation so far.
-      seconds_ahead: spent in the background on programs that are finished.
-      counts: programs of each kind that were called, wherever they were compiled.
-      counts_ahead: of these, those compiled in the background.
-    """
+    """Compiles functions for the shapes they meet and keeps account."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self.seconds_ahead = 0.0
+        self.seconds = 0.0  # That callers waited for tracing and compilation so far.
+        self.seconds_ahead = 0.0  # Spent in the background on programs that are finished.
+        # Programs of each kind that were called; and of these, those compiled in the background.
         self.counts: Counter[str] = Counter()
         self.counts_ahead: Counter[str] = Counter()
         self._made: dict[Any, Callable] = {}
@@ -125,21 +117,20 @@ class Programs:
           runs_seldom: whether a quick compilation is worth more than a quick program.
         """
         key = _make_key(function, args)
-        if key not in self._compiled:
+        program = self._compiled.pop(key, None)
+        if program is None:
             start = time.perf_counter()
-            compiled = self._take(key)
-            if compiled is None:
-                compiled = _compile(function, args, donate, runs_seldom)
+            program = self._take(key)
+            if program is None:
+                program = _compile(function, args, donate, runs_seldom)
             else:
                 self.counts_ahead[kind] += 1
-            self._compiled[key] = compiled
-            while len(self._compiled) > _MOST_KEPT:
-                del self._compiled[next(iter(self._compiled))]
             self.seconds += time.perf_counter() - start
             self.counts[kind] += 1
-        else:
-            self._compiled[key] = self._compiled.pop(key)  # The newest last.
-        return self._compiled[key](*args)
+        self._compiled[key] = program  # The newest last.
+        if len(self._compiled) > _MOST_KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        return program(*args)
 
     def compile_ahead(
         self,

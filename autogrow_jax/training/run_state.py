@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,40 +16,28 @@ from autogrow_jax.training.trainer import Trainer
 class RunState:
     """The host's side of a run between two epochs; depths and capacities are the trainer's.
 
-    Accuracies are in percent, and of nets that were kept.
-
-    Attributes:
-      epoch: epochs done.
-      phase: "growth", "finetune" or "scratch"; began with epoch `phase_start`.
-      evaluated_depths: of the network whose validation accuracy the last epoch measured: the
-        trainer's, or those before the growth that followed. The first blocks of the saved arrays
-        are it.
-      policy: the policy's state.
-      trial: stage that the next epoch tries to grow; None where it tries nothing. The saved arrays
-        are always those of a network that was kept.
-      kept: stages whose trials were kept by the round that ended after the last epoch; None where
-        none ended then.
-      trial_epochs: epochs of trial so far, those of networks that were kept included.
-      growth: a dict for each block added: epoch, stage, depths.
-      seconds: spent so far, by what on, over all starts; "total" too, and `AHEAD`, of a thread
-        beside.
-      compilations: of programs that were called so far, by kind.
-      compilations_ahead: of these, those made by the thread beside.
+    Accuracies are in percent, and of nets that were kept; so are the saved arrays.
     """
 
-    epoch: int
-    phase: str
+    epoch: int  # Epochs done.
+    phase: str  # "growth", "finetune" or "scratch"; began with epoch `phase_start`.
     phase_start: int
+    # Of the network whose validation accuracy the last epoch measured: the trainer's, or those
+    # before the growth that followed. The first blocks of the saved arrays are it.
     evaluated_depths: tuple[int, ...]
-    policy: dict[str, Any]
-    trial: int | None = None
+    policy: dict[str, Any]  # The policy's state.
+    trial: int | None = None  # Stage that the next epoch tries to grow, if any.
+    # Stages whose trials were kept by the round that ended after the last epoch, if one did.
     kept: list[int] | None = None
-    trial_epochs: int = 0
+    trial_epochs: int = 0  # So far, those of networks that were kept included.
     train_accuracy: float = 0.0
     validation_accuracy: float = 0.0
     best_validation_accuracy: float = 0.0
+    # A dict for each block added: epoch, stage, depths.
     growth: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    # By what on, over all starts; "total" too, and `AHEAD`, of a thread beside.
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    # Of programs that were called, by kind; and of these, those made by the thread beside.
     compilations: dict[str, int] = dataclasses.field(default_factory=dict)
     compilations_ahead: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -65,8 +54,8 @@ class RunState:
 
     def to_dict(self, trainer: Trainer) -> dict[str, Any]:
         """JSON-able; with the depths and capacities that the trainer's arrays have."""
-        own = dataclasses.asdict(self)
-        return own | {"depths": trainer.depths, "capacities": trainer.capacities}
+        its = {"depths": trainer.depths, "capacities": trainer.capacities}
+        return dataclasses.asdict(self) | its
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "RunState":
@@ -77,10 +66,7 @@ class RunState:
 
 
 class Clock:
-    """Adds this start's seconds and compilations to those a run's state brought along.
-
-    `started` is the `time.perf_counter()` at which this start began.
-    """
+    """Adds seconds and compilations of this start, since `started`, to those of the run before."""
 
     def __init__(self, state: RunState, trainer: Trainer, started: float):
         self._state, self._trainer, self._started = state, trainer, started
@@ -97,12 +83,9 @@ class Clock:
         }
         # A run that is older than a part spent nothing on it.
         state.seconds = {name: before.seconds.get(name, 0.0) + spent for name, spent in now.items()}
-        state.compilations = _add(before.compilations, programs.counts)
-        state.compilations_ahead = _add(before.compilations_ahead, programs.counts_ahead)
-
-
-def _add(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
-    return {kind: before.get(kind, 0) + now.get(kind, 0) for kind in {**before, **now}}
+        state.compilations = dict(Counter(before.compilations) + Counter(programs.counts))
+        ahead = Counter(before.compilations_ahead) + Counter(programs.counts_ahead)
+        state.compilations_ahead = dict(ahead)
 
 
 def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:

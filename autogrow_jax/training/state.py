@@ -23,17 +23,12 @@ AXIS = "data"
 
 
 class TrainState(NamedTuple):
-    """All arrays of a run.
-
-    Attributes:
-      batch_stats: running statistics; empty without batch normalisation.
-      ema: exponential average of `params`; empty where none is kept.
-    """
+    """All arrays of a run."""
 
     params: Tree
-    batch_stats: Tree
+    batch_stats: Tree  # Running statistics; empty without batch normalisation.
     opt_state: Tree
-    ema: Tree
+    ema: Tree  # Exponential average of `params`; empty where none is kept.
 
     def variables(self) -> dict[str, Tree]:
         """What `network.apply` takes for evaluation: averaged weights where they are kept."""

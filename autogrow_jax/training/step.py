@@ -20,19 +20,12 @@ from autogrow_jax.training.state import AXIS, TrainState, Tree, split_batch
 
 
 class Sums(NamedTuple):
-    """What is added up over steps.
+    """What is added up over steps."""
 
-    Attributes:
-      loss: sum over examples of the cross-entropy in nats.
-      correct: number of examples classified correctly.
-      examples: number of examples.
-      bad_step: first step whose loss was not finite, -1 for none.
-    """
-
-    loss: jax.Array
-    correct: jax.Array
+    loss: jax.Array  # Over examples, of the cross-entropy in nats.
+    correct: jax.Array  # Number of examples classified correctly.
     examples: jax.Array
-    bad_step: jax.Array
+    bad_step: jax.Array  # First step whose loss was not finite, -1 for none.
 
     @staticmethod
     def zero() -> "Sums":
@@ -53,29 +46,17 @@ Trained = tuple[TrainState, Sums]
 
 
 class Recipe(NamedTuple):
-    """What a training step is made of; hashable, fixed for a run.
+    """What a training step is made of; hashable, fixed for a run."""
 
-    Attributes:
-      network: its depths are the capacities.
-      optimizer: without its learning rate.
-      batch_size: over all devices.
-      ema: decay of the weights' average, 0 for none.
-      parallel: "jit" normalises by the statistics of the whole batch, "pmap" by those of each
-        device's part.
-      mesh: the devices.
-      exact: whether all of `network`'s blocks are live, so that depth is part of the program.
-      evaluation_batch_size: images evaluated at once; 0 for as many as a step trains on.
-    """
-
-    network: Network
-    optimizer: optax.GradientTransformation
+    network: Network  # Its depths are the capacities.
+    optimizer: optax.GradientTransformation  # Without its learning rate.
     preprocessing: Preprocessing
-    batch_size: int
-    ema: float
-    parallel: str
-    mesh: Mesh
-    exact: bool = False
-    evaluation_batch_size: int = 0
+    batch_size: int  # Over all devices.
+    ema: float  # Decay of the weights' average, 0 for none.
+    parallel: str  # Statistics of the whole batch ("jit") or of each device's part ("pmap").
+    mesh: Mesh  # The devices.
+    exact: bool = False  # Whether all of `network`'s blocks are live: depth is in the program.
+    evaluation_batch_size: int = 0  # Images at once; 0 for as many as a step trains on.
 
     def live(self, depths: jax.Array) -> jax.Array | None:
         """What the network takes for its depth, int32 [num_stages]."""

@@ -41,22 +41,20 @@ PURPOSES = ("init", "order", "augment", "growth", "pretrain")
 
 
 class Trainer:
-    """Holds a run's state, padded and on the devices, and so owns the depths of the run.
+    """Holds a run's state, padded and on the devices, and so owns the depths of the run."""
 
-    Attributes:
-      depths: blocks of each stage.
-      capacities: blocks of each stage there is room for.
-      convolution: "native" or "xla".
-      programs: all executables, counted and timed; to be closed when no more will be asked for.
-      seconds: spent, by what on; without compilation, which is `programs.seconds`.
-    """
+    depths: Depths  # Blocks of each stage.
+    capacities: Depths  # Blocks of each stage there is room for.
+    convolution: str  # "native" or "xla".
+    programs: Programs  # All executables; to be closed when no more will be asked for.
+    seconds: dict[str, float]  # By what on; without compilation, which is `programs.seconds`.
 
     def __init__(self, settings: Settings, dataset: Dataset):
         self.settings, self.dataset = settings, dataset
         self._image_shape = dataset.image_shape
         self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
         self._optimizer = build.make_optimizer(settings)
-        self.depths: Depths = tuple(settings.model.depths)
+        self.depths = tuple(settings.model.depths)
         self._exact = settings.growth.capacity == 0
         first_capacities = (settings.growth.capacity,) * len(self.depths)
         self.capacities = self.choose_capacities(self.depths, first_capacities)
@@ -68,17 +66,17 @@ class Trainer:
         self._root = jax.random.key(settings.seed)
         self.programs = Programs()
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        batch_size, num_validated = settings.data.batch_size, len(dataset.validation.labels)
+        sizes = settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
         self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
             self._optimizer,
             dataset.preprocessing,
-            batch_size,
+            settings.data.batch_size,
             settings.optimizer.ema,
             settings.parallel,
             self._mesh,
             self._exact,
-            choose_evaluation_batch_size(batch_size, num_validated, self._mesh.size),
+            choose_evaluation_batch_size(*sizes),
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
         self.steps_per_epoch = self._feed.steps_per_epoch
@@ -101,11 +99,6 @@ class Trainer:
         yield
         spent = time.perf_counter() - start
         self.seconds[what] += spent - (self.programs.seconds - compiled)
-
-    def _grow_state(self, recipe: Recipe) -> Callable[..., TrainState]:
-        growth = self.settings.growth
-        how = growth.initializer, growth.reset_optimizer
-        return self.programs.make(make_grow_state, recipe, *how)
 
     def start(self) -> None:
         """Makes the state before the first epoch."""
@@ -131,7 +124,7 @@ class Trainer:
         return self._abstract_states[depths]
 
     def restore(self, exact: TrainState, depths: Depths, capacities: Depths) -> None:
-        """Takes over an exact-depth state, padded to `capacities`."""
+        """Takes over a state of exact `depths`, padded to `capacities`."""
         self.depths = depths
         self._place(exact, depths if self._exact else capacities)
 
@@ -164,9 +157,9 @@ class Trainer:
             self._compile_growth_ahead(last)
 
     def _compile_growth_ahead(self, capacities: Depths) -> None:
-        function = self._grow_state(self._recipe_of(capacities))
-        arguments = self._growth_arguments(self.abstract_state(capacities), 0, self._root)
-        self.programs.compile_ahead(function, *arguments, donate=(0,), runs_seldom=True)
+        described = self.abstract_state(capacities)
+        given = self._growth_program(self._recipe_of(capacities), described, 0, self._root)
+        self.programs.compile_ahead(*given, donate=(0,), runs_seldom=True)
 
     def exact_state(self) -> TrainState:
         """The state at exact depth, on the host: what is saved."""
@@ -222,14 +215,19 @@ class Trainer:
         capacities = self.choose_capacities(deeper, self.capacities)
         if capacities != self.capacities:
             self._place(self.exact_state(), capacities)
-        program = "growth", self._grow_state(self._recipe)
-        arguments = self._growth_arguments(self.padded_state, stage, key)
-        self._state = self.programs.call(*program, *arguments, donate=(0,), runs_seldom=True)
+        given = self._growth_program(self._recipe, self.padded_state, stage, key)
+        self._state = self.programs.call("growth", *given, donate=(0,), runs_seldom=True)
         self.depths = deeper
 
-    def _growth_arguments(self, state: TrainState, stage: int, key: jax.Array) -> tuple[Any, ...]:
-        images = self._feed.first_images(self._recipe.batch_size)
-        return state, key, jnp.int32(stage), self._live_depths(), *images
+    def _growth_program(
+        self, recipe: Recipe, state: TrainState, stage: int, key: jax.Array
+    ) -> tuple[Any, ...]:
+        """The function that lets a state grow, and its arguments."""
+        growth = self.settings.growth
+        how = growth.initializer, growth.reset_optimizer
+        function = self.programs.make(make_grow_state, recipe, *how)
+        images = self._feed.first_images(recipe.batch_size)
+        return function, state, key, jnp.int32(stage), self._live_depths(), *images
 
     def exact_variables(self) -> dict[str, Any]:
         """What evaluation uses, at exact depth, as NumPy arrays."""

@@ -16,8 +16,8 @@ from autogrow_jax.reporting.metrics import growth_events, read
 from autogrow_jax.reporting.plots import save_figure
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.training.checkpoint import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.training.ending import describe_devices, find_versions
-from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
 from autogrow_jax.trajectory.plane import (
@@ -35,21 +35,13 @@ SHARED_KEYS = ("model.family", "model.stem", "data.name", "data.image_size")
 
 
 class Run(NamedTuple):
-    """A run that kept snapshots.
-
-    Attributes:
-      workdir: its folder.
-      settings: of the run.
-      snapshots: at least two, in order.
-      growth: `{"epoch", "stage", "depths"}` of each growth before the last snapshot.
-      finetune: epochs done when fine-tuning began, None where it has not.
-    """
+    """A run that kept snapshots."""
 
     workdir: Path
     settings: Settings
-    snapshots: list[Snapshot]
-    growth: list[dict[str, Any]]
-    finetune: int | None
+    snapshots: list[Snapshot]  # At least two, in order.
+    growth: list[dict[str, Any]]  # {"epoch", "stage", "depths"}, of those before the last snapshot.
+    finetune: int | None  # Epochs done when fine-tuning began, if it has.
 
 
 def trajectory(

@@ -42,10 +42,8 @@ def figure(content: Mapping[str, Any]) -> Figure:
         color = PALETTE[number % len(PALETTE)]
         _draw_run(panel, run, color, ground.norm)
         handles.append(Line2D([], [], color=color, linewidth=_LINE_WIDTH, label=_describe(run)))
-    grid = content["grid"]
-    panel.set_xlim(grid["x"][0], grid["x"][-1])
-    panel.set_ylim(grid["y"][0], grid["y"][-1])
-    panel.set_aspect("equal")
+    x, y = (content["grid"][axis] for axis in "xy")
+    panel.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
     panel.xaxis.set_major_locator(MaxNLocator(8))
     panel.yaxis.set_major_locator(MaxNLocator(6))
     panel.tick_params(labelsize=9)
@@ -158,19 +156,16 @@ def _describe(run: Mapping[str, Any]) -> str:
 
 def _label_axes(panel: Axes, plane: Mapping[str, Any]) -> None:
     parts = [f"{100 * part:.3g} % of the variance" for part in plane["explained"]]
+    x, y = f"first random direction ({parts[0]} in both)", "second random direction"
     if plane["directions"] == "pca":
-        panel.set_xlabel(f"first principal direction ({parts[0]})")
-        panel.set_ylabel(f"second principal direction ({parts[1]})")
-    else:
-        panel.set_xlabel(f"first random direction ({parts[0]} in both)")
-        panel.set_ylabel("second random direction")
+        x, y = (f"{n} principal direction ({parts[i]})" for i, n in enumerate(("first", "second")))
+    panel.set(xlabel=x, ylabel=y)
 
 
 def _summary(content: Mapping[str, Any]) -> str:
     settings, plane = content["settings"], content["plane"]
-    batches = ""
-    if settings["batch"] < settings["examples"]:
-        batches = f" in batches of {settings['batch']:,}"
+    is_whole = settings["batch"] >= settings["examples"]
+    batches = "" if is_whole else f" in batches of {settings['batch']:,}"
     which = "two filter-normalised random directions."
     if plane["directions"] == "pca":
         which = "the one nearest to all snapshots. The variance is that about it."

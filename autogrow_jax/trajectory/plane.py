@@ -30,21 +30,14 @@ SPLITS = ("train", "validation", "test")
 
 
 class Plane(NamedTuple):
-    """centre + x * directions[0] + y * directions[1], and the points it was made for.
+    """centre + x * directions[0] + y * directions[1], and the points it was made for."""
 
-    Attributes:
-      center: parameters, NumPy arrays.
-      directions: two trees of the same structure.
-      coordinates: x and y of the foot of each point in the plane, float64 [N, 2].
-      distances: of each point from the plane, Euclidean, [N].
-      explained: the part of the sum of squared distances from the centre that lies along each of
-        two principal directions; of random ones, which are not at right angles, along both.
-    """
-
-    center: Tree
+    center: Tree  # Parameters, NumPy arrays.
     directions: tuple[Tree, Tree]
-    coordinates: np.ndarray
-    distances: np.ndarray
+    coordinates: np.ndarray  # x and y of the foot of each point in the plane, float64 [N, 2].
+    distances: np.ndarray  # Of each point from the plane, Euclidean, [N].
+    # The part of the sum of squared distances from the centre that lies along each of two principal
+    # directions; of random ones, which are not at right angles, along both.
     explained: tuple[float, ...]
 
 
@@ -55,12 +48,8 @@ def principal_plane(points: Sequence[Tree], center: int) -> Plane:
     products, in float64. Axes have unit length: distances in the picture are distances of weights.
     The first point lies left of the centre, the one farthest from the x axis above it.
 
-    Args:
-      points: N trees of parameters, of one structure and shapes.
-      center: index of the point the plane goes through.
-
-    Raises:
-      UserError: where the points lie on one line.
+    `points` are N trees of parameters, of one structure and shapes, `center` the index of the one
+    that the plane goes through. UserError where they lie on one line.
     """
     values, vectors = np.linalg.eigh(sum(d @ d.T for d in _differences(points, center)))
     values, vectors = values[::-1][:2], vectors[:, ::-1][:, :2]
@@ -91,10 +80,6 @@ def random_plane(points: Sequence[Tree], center: int, seed: int) -> Plane:
     angles to any path: expect the path to be short in it, and its distances large.
 
     Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, section 4.
-
-    Args:
-      points, center: as for `principal_plane`.
-      seed: of the draw.
     """
     generator = np.random.default_rng(seed)
 
@@ -135,15 +120,10 @@ def _differences(points: Sequence[Tree], center: int) -> Iterator[np.ndarray]:
 
 
 class Examples(NamedTuple):
-    """Images in batches, on the device.
+    """Images in batches, on the device."""
 
-    Attributes:
-      images: float32 [num_batches, batch, H, W, C], normalised.
-      labels: int32 [num_batches, batch].
-    """
-
-    images: jax.Array
-    labels: jax.Array
+    images: jax.Array  # float32 [num_batches, batch, H, W, C], normalised.
+    labels: jax.Array  # int32 [num_batches, batch].
 
 
 def choose_examples(dataset: Dataset, split: str, examples: int, batch: int, seed: int) -> Examples:
@@ -197,12 +177,8 @@ def loss_in_plane(
 ) -> np.ndarray:
     """Measures a loss over a grid: float64 [rows, columns], not finite where the loss is not.
 
-    Args:
-      loss: of `make_loss`.
-      plane: whose coordinates x [columns] and y [rows] are.
-      x: of the columns.
-      y: of the rows.
-      progress: told after each row how many points it had.
+    x [columns] and y [rows] are coordinates in the plane. After each row `progress` is told how
+    many points it had.
     """
     given = jax.device_put((plane.center, *plane.directions))
     place = jax.jit(lambda x, y, *trees: jax.tree.map(lambda c, u, v: c + x * u + y * v, *trees))
