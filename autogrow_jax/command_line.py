@@ -11,7 +11,7 @@ from absl import logging
 
 from autogrow_jax import __version__
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import catch_sigterm, exit_status
+from autogrow_jax.process import Terminated, catch_sigterm
 
 Options = TypeVar("Options")
 
@@ -86,4 +86,4 @@ def run_command(
     except KeyboardInterrupt as stop:
         start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
         print(f"{start}stopped{how}", file=sys.stderr)
-        return exit_status(stop)
+        return 143 if isinstance(stop, Terminated) else 130

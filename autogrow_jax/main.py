@@ -57,8 +57,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None, started: float | None = None) -> int:
     """Runs the program and returns its exit status, see `run_command`.
 
-    The arguments are by default the process's; `started` is the `time.perf_counter()` that the
-    run's time counts from, by default that of this call.
+    The run's time counts from `started`, a `time.perf_counter()`, by default that of this call.
     """
 
     def work(given: argparse.Namespace) -> None:

@@ -130,11 +130,6 @@ def stop_if_terminated() -> None:
         raise Terminated
 
 
-def exit_status(stop: KeyboardInterrupt) -> int:
-    """130 after Ctrl-C, 143 after SIGTERM, as shells have it."""
-    return 143 if isinstance(stop, Terminated) else 130
-
-
 def leave(status: int) -> None:
     """Ends the process with an exit status."""
     # What a signal handler raised may have gone through XLA's compiler, which then crashes as the

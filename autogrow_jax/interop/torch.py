@@ -87,21 +87,15 @@ def variables_from_state_dict(
 def state_dict_from_variables(
     family: str, depths: Sequence[int], variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Does the reverse of `variables_from_state_dict`.
+    """Does the reverse of `variables_from_state_dict`, with the same errors.
 
-    Args:
-      family: a name of `autogrow_jax.models.FAMILIES`.
-      depths: blocks in each stage.
-      variables: what `network.init` of this family and these depths returns: "params" and, with
-        batch normalisation, "batch_stats". Other collections are left out.
+    The variables are what `network.init` of this family and these depths returns: "params" and,
+    with batch normalisation, "batch_stats". Other collections are left out.
 
     Returns:
       name -> float32 array of its own, for `torch.from_numpy` and `load_state_dict`. Every batch
       normalisation has a `num_batches_tracked` of int64 0; a block's switch is called
       `layerI.J.switch` and has shape [1].
-
-    Raises:
-      UserError: as there.
     """
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise UserError(

@@ -34,11 +34,7 @@ class Reporter:
         """
 
     def epoch_progress(
-        self,
-        epoch: int,
-        steps_done: int,
-        steps_total: int,
-        images_per_second: float | None = None,
+        self, epoch: int, steps_done: int, steps_total: int, images_per_second: float | None = None
     ) -> None:
         """`steps_done` of the `steps_total` training steps of `epoch` (0-based) are done."""
 
@@ -93,11 +89,7 @@ class ConsoleReporter(Reporter):
             self.message(f"resumed after epoch {previous[-1]['epoch']}, depths {depths}")
 
     def epoch_progress(
-        self,
-        epoch: int,
-        steps_done: int,
-        steps_total: int,
-        images_per_second: float | None = None,
+        self, epoch: int, steps_done: int, steps_total: int, images_per_second: float | None = None
     ) -> None:
         if not self._show_bar:
             return

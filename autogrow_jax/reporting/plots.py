@@ -58,13 +58,9 @@ def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
 def draw_growth(
     metrics: Lines, path: str | os.PathLike[str], *, svg: bool = False, **how: Any
 ) -> list[Path]:
-    """Draws a run into a PNG file of 150 dots an inch; an old one is replaced in one step.
+    """Draws `figure` into a PNG file of 150 dots an inch, and into an SVG file beside it if wanted.
 
-    Args:
-      metrics: lines of metrics.jsonl, at least one.
-      path: the picture to write, such as `plots/growth.png`; its directory is made if missing.
-      svg: whether to write an SVG file beside it too.
-      **how: what else `figure` takes.
+    The directory of `path`, such as `plots/growth.png`, is made if missing.
 
     Returns:
       The files written.

@@ -47,8 +47,7 @@ class Epoch(NamedTuple):
 
 def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: str) -> "Feed":
     """Makes a feed from the device where the set fits ("auto"), or as "yes" or "no" say."""
-    images = [dataset.train.images, dataset.validation.images, dataset.test.images]
-    size = sum(array.nbytes for array in images)
+    size = sum(s.images.nbytes for s in (dataset.train, dataset.validation, dataset.test))
     if on_device == "yes" or (on_device == "auto" and size <= ON_DEVICE_BYTES):
         return DeviceFeed(dataset, recipe, programs)
     return HostFeed(dataset, recipe, programs)

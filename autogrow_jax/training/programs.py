@@ -107,10 +107,9 @@ class Programs:
         donate: tuple[int, ...] = (),
         runs_seldom: bool = False,
     ) -> Any:
-        """Calls `function(*args)` through an executable made for these shapes.
+        """Calls `function(*args)`, counted as a `kind`, through an executable for these shapes.
 
         Args:
-          kind: what the program is, such as "train"; counted under this name.
           function: pure; from `make`, as it is part of the key.
           *args: pytrees of arrays; Python numbers are traced.
           donate: positions of arguments whose buffers may be reused.

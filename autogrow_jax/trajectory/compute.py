@@ -174,8 +174,7 @@ def _make_folder(out: Path) -> None:
 def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
     """Reads a run that is finished or going on; its data may lie in `data_dir` now.
 
-    Raises:
-      UserError: where it is no run, kept fewer than two snapshots, or a file is damaged.
+    UserError where it is no run, kept fewer than two snapshots, or a file is damaged.
     """
     folder = Workdir(Path(workdir).expanduser())
     config = read_config(folder)

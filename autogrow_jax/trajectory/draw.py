@@ -136,11 +136,10 @@ def _mark_handles(runs: Sequence[Mapping[str, Any]]) -> list[Line2D]:
         Line2D([], [], marker="o", markersize=5, label=dot, **filled),
     ]
     if any(run["growth"] for run in runs):
-        style = _growth_style(MARK_COLOR)
-        handles.append(Line2D([], [], label="growth: a jump", **none, **style))
+        handles += [Line2D([], [], label="growth: a jump", **none, **_growth_style(MARK_COLOR))]
     if any(run["finetune_epoch"] is not None for run in runs):
         dashed: dict[str, Any] = {"linestyle": _FINETUNE_DASHES, "linewidth": _LINE_WIDTH}
-        handles.append(Line2D([], [], color=MARK_COLOR, label="fine-tune", **dashed))
+        handles += [Line2D([], [], color=MARK_COLOR, label="fine-tune", **dashed)]
     return handles
 
 

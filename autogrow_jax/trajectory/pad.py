@@ -41,9 +41,7 @@ def make_pad(
 ) -> Callable[[Tree, tuple[int, ...]], tuple[dict[str, Tree], float]]:
     """Makes the function that pads to the depths of a network; one program for all depths.
 
-    Args:
-      network: at the depths to pad to.
-      images: a normalised batch [N, H, W, C].
+    It measures on a normalised batch of images [N, H, W, C].
 
     Returns:
       pad(variables, depths) -> (variables of NumPy arrays at the network's depths, change): the

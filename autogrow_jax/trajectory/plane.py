@@ -130,10 +130,7 @@ def choose_examples(dataset: Dataset, split: str, examples: int, batch: int, see
     """Draws a random part of one of `SPLITS`, the same for one seed.
 
     There are fewer than `examples` where the split has fewer, and always whole batches of `batch`,
-    the images that are normalised together.
-
-    Raises:
-      UserError: for an unknown split, and for numbers below 1.
+    the images that are normalised together. UserError for an unknown split or a number below 1.
     """
     if split not in SPLITS:
         raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
@@ -194,14 +191,8 @@ def grid_axes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lays out a grid that covers all points with a margin, at most twice as long as wide.
 
-    Args:
-      coordinates: [N, 2].
-      points: of each axis, at least 2.
-      least: both axes reach at least from -least to least.
-      margin: on each side, as a part of the longer axis.
-
-    Returns:
-      x and y, [points] each.
+    Coordinates [N, 2] give x and y, [points] each, at least 2. Both axes reach at least from -least
+    to least; the margin on each side is a part of the longer axis.
     """
     low = np.minimum(coordinates.min(0), -least)
     high = np.maximum(coordinates.max(0), least)
