@@ -260,7 +260,7 @@ def test_every_optimizer_learns_and_leaves_dead_slots_zero(optimizer, rate):
 
 
 def test_average_of_weights():
-    trainer, _ = _make(**{"optimizer.ema": 0.5, "data.batch_size": 128})
+    trainer, _ = _make(**{"optimizer.ema": 0.5, "data.batch_size": 120})
     start = trainer.exact_state()
     trainer.train_epoch(0, 0.05, None)
     after = trainer.exact_state()
