@@ -2,15 +2,8 @@
 
     python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/smoke
 
-A study file is a Python file with `get_study()`, which returns rows of a table, each a config that
-is run with several seeds:
-
-    def get_study():
-        rows = [
-            Row((str(interval),), "configs/digits_plain3.py", {"growth.interval": interval})
-            for interval in (1, 3, 10)
-        ]
-        return Study("Which interval?", [Section("Interval", ("K",), rows)], seeds=(0, 1))
+A study file is a Python file with `get_study()`, which returns a `Study`: rows of tables, each a
+config that is run with several seeds. `docs/studies.md` has one.
 """
 
 import dataclasses

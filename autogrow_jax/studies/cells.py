@@ -95,16 +95,11 @@ class Folder:
 def expand(
     study: Study, changes: Mapping[str, Any] | None = None, seeds: Sequence[int] = ()
 ) -> tuple[list[Cell], list[Entry]]:
-    """Lists the cells of a study, none before the one it waits for.
+    """Lists the cells of a study, each once, and for every row its cells.
 
-    Args:
-      study: what to run.
-      changes: {"a.b": value} laid over every cell's config, as from the command line.
-      seeds: instead of the study's and its sections'; empty for those.
-
-    Returns:
-      All cells, each once, those that wait for another last, both seed by seed; and for every row
-      its cells.
+    Cells that wait for another one come last, both kinds seed by seed. `changes`, {"a.b": value},
+    are laid over every cell's config, as from the command line; `seeds` stand for the study's and
+    its sections' where there are any.
 
     Raises:
       UserError: for a config that cannot be used; names its section and row.
@@ -131,11 +126,8 @@ def expand(
                 ]
             except UserError as error:
                 raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
-            runs, baselines = (
-                tuple(cells.setdefault(cell.name, cell) for cell in each)
-                for each in (found, trained)
-            )
-            entries.append(Entry(section, row, runs, baselines))
+            both = ([cells.setdefault(c.name, c) for c in each] for each in (found, trained))
+            entries.append(Entry(section, row, *map(tuple, both)))
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
     seen = list(dict.fromkeys(cell.seed for cell in cells.values()))

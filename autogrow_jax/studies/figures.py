@@ -3,7 +3,6 @@
 Drawn from the same lines as the tables, without pyplot and its global state.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -44,11 +43,11 @@ def draw_figures(title: str, tables: Sequence[Table], folder: Path) -> list[Path
     for table in tables:
         name = re.sub(r"[^a-z0-9]+", "-", table.section.title.lower()).strip("-") or "section"
         # Numbered where the letters and digits of two titles are alike.
-        ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-        stems = (folder / "plots" / (name + end) for end in ends)
-        files = ([stem.with_suffix(".png"), stem.with_suffix(".svg")] for stem in stems)
-        free = next(pair for pair in files if pair[0] not in paths)
-        paths += save_figure(figure(table, title=title), *free)
+        stem, number = folder / "plots" / name, 2
+        while stem.with_suffix(".png") in paths:
+            stem, number = stem.with_name(f"{name}-{number}"), number + 1
+        files = (stem.with_suffix(suffix) for suffix in (".png", ".svg"))
+        paths += save_figure(figure(table, title=title), *files)
     return paths
 
 
@@ -217,30 +216,30 @@ def _are_fixed_around_found(marks: Sequence[Mark]) -> bool:
 
 
 def _legend(marks: Sequence[Mark]) -> list[Line2D]:
-    handles = []
+    handles: list[Line2D] = []
+
+    def add(label: str, **style: Any) -> None:
+        handles.append(Line2D([], [], label=label, **{"ls": "none", **style}))
+
     for mark in marks:
-        label = mark.label
-        if mark.line.row.found:
+        label, found = mark.label, mark.line.row.found
+        if found:
             label += " by growth" if label.endswith("found") else ": found by growth"
         if mark.mean is None:
             label += ": failed" if mark.line.failed else ": not run yet"
         elif not mark.is_drawn:
             label += f": {mark.mean:.2f}, below the panels"
-        style = mark.style | {"ms": 11 if mark.line.row.found else 7, "ls": "none"}
-        marker = "None" if mark.mean is None else mark.shape
-        handles.append(Line2D([], [], marker=marker, label=label, **style))
-    grey: dict[str, Any] = {"color": MARK_COLOR, "ls": "none"}
+        shape = "None" if mark.mean is None else mark.shape
+        add(label, marker=shape, **mark.style | {"ms": 11 if found else 7})
     if any(len(mark.line.stat("accuracy").values) > 1 for mark in marks):
-        handles.append(Line2D([], [], marker="|", ms=11, label="standard deviation", **grey))
-        handles.append(Line2D([], [], marker=".", ms=5, label="a seed", **grey))
+        add("standard deviation", marker="|", ms=11, color=MARK_COLOR)
+        add("a seed", marker=".", ms=5, color=MARK_COLOR)
     if _are_fixed_around_found(marks):
-        handles.append(Line2D([], [], color=_LINE_COLOR, label="fixed depths"))
+        add("fixed depths", ls="-", color=_LINE_COLOR)
     papers = [mark.paper for mark in marks if mark.is_drawn and mark.line.row.published]
     if papers:
-        outside = papers.count(None)
-        label = f"the paper's ({outside} of {len(papers)} outside)" if outside else "the paper's"
-        hollow: dict[str, Any] = {"marker": "o", "ls": "none", "mfc": "none", "color": _PAPER_COLOR}
-        handles.append(Line2D([], [], label=label, **hollow))
+        outside = f" ({papers.count(None)} of {len(papers)} outside)" if None in papers else ""
+        add(f"the paper's{outside}", marker="o", mfc="none", color=_PAPER_COLOR)
     return handles
 
 

@@ -38,10 +38,8 @@ class Mark(NamedTuple):
 
     def points(self, x: str | float | None) -> np.ndarray:
         """Gives `x`, or a number of each seed's record, and accuracy in percent [seeds, 2]."""
-        pairs = [
-            (getattr(record, x) if isinstance(x, str) else x, record.accuracy)
-            for record in self.line.records
-        ]
+        records = self.line.records
+        pairs = [(getattr(r, x) if isinstance(x, str) else x, r.accuracy) for r in records]
         known = [pair for pair in pairs if None not in pair]
         return np.array(known, dtype=np.float64).reshape(-1, 2)
 
@@ -53,14 +51,8 @@ class Mark(NamedTuple):
 
 def make_marks(table: Table) -> list[Mark]:
     lines, told, x = table.lines, telling_columns(table), table.section.x
-    if x:
-        others = [i for i in told if table.section.columns[i] != x]
-        series = [join(line.row.names, others) for line in lines]
-    elif any(line.row.found for line in lines):  # Among rows of fixed depths.
-        settings = [line.records[0].cell.settings for line in lines]
-        series = [f"{each['model']['family']} {each['data']['name']}" for each in settings]
-    else:
-        series = [join(line.row.names, told[:-1]) for line in lines]
+    rest = [i for i in told if table.section.columns[i] != x] if x else told[:-1]
+    series = [join(line.row.names, rest) for line in lines]
     if x or any(line.row.found for line in lines):
         styles = _in_order(lines, series)
     else:
@@ -103,20 +95,15 @@ def join(names: Sequence[str], columns: Iterable[int]) -> str:
 
 def _in_order(lines: Sequence[Line], series: Sequence[str]) -> list[tuple[str, str]]:
     """Colour and shape of rows in an order: from light to dark, a shape for each series."""
-    groups = list(dict.fromkeys(series))
-    places = [(name, line.row.found) for name, line in zip(series, lines, strict=True)]
-    styles = []
-    for i, (name, found) in enumerate(places):
-        number = groups.index(name)
-        if found:
-            before = sum(line.row.found for line in lines[:i])
-            styles.append((PALETTE[(before + 1) % len(PALETTE)], "*"))
-        else:
-            share = places[:i].count((name, False)) / max(1, places.count((name, False)) - 1)
-            colors = _ALONE if len(groups) == 1 else _MAPS[number % len(_MAPS)]
-            color = to_hex(matplotlib.colormaps[colors](0.3 + 0.7 * share))
-            styles.append((color, _SHAPES[number % len(_SHAPES)]))
-    return styles
+    groups, styles = list(dict.fromkeys(series)), {}
+    for number, group in enumerate(groups):
+        rows = [i for i, line in enumerate(lines) if series[i] == group and not line.row.found]
+        colors = matplotlib.colormaps[_ALONE if len(groups) == 1 else _MAPS[number % len(_MAPS)]]
+        for i, color in zip(rows, colors(np.linspace(0.3, 1, len(rows))), strict=True):
+            styles[i] = to_hex(color), _SHAPES[number % len(_SHAPES)]
+    found = [i for i, line in enumerate(lines) if line.row.found]
+    styles |= {i: (PALETTE[number % len(PALETTE)], "*") for number, i in enumerate(found, 1)}
+    return [styles[i] for i in range(len(lines))]
 
 
 def _apart(series: Sequence[str], variants: Sequence[str]) -> list[tuple[str, str]]:

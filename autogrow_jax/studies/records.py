@@ -159,14 +159,13 @@ def read_record(cell: Cell, workdir: Path) -> Record:
 
 
 def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) -> Record:
-    validation = str(result["validation"])
+    validation, depths = str(result["validation"]), tuple(result["depths"])
     best, tested = result["best_validation_accuracy"], result["test_accuracy"]
-    depths = tuple(result["depths"])
-    image_shape = tuple(result["image_shape"])
+    shape = tuple(result["image_shape"])
     settings = build.resolve(cell.settings)
-    network = build.make_network(settings, result["num_classes"], image_shape[-1], depths)
+    network = build.make_network(settings, result["num_classes"], shape[-1], depths)
     passes = [
-        estimate_cost(network, image_shape, tuple(line["depths"])).flops * line["train_images"]
+        estimate_cost(network, shape, tuple(line["depths"])).flops * line["train_images"]
         for line in lines
         if "train_images" in line
     ]
@@ -182,7 +181,7 @@ def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) 
         epochs=result["epochs"],
         growth_epochs=result.get("growth_epochs"),
         num_params=result["num_params"],
-        flops=estimate_cost(network, image_shape).flops,
+        flops=estimate_cost(network, shape).flops,
         training_flops=_TRAINING_PASSES * math.fsum(passes) if len(passes) == len(lines) else None,
         seconds=result["seconds"]["total"],
         compile_seconds=result["seconds"]["compile"],
