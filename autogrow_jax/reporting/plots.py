@@ -60,13 +60,8 @@ def draw_growth(
 ) -> list[Path]:
     """Draws `figure` into a PNG file of 150 dots an inch, and into an SVG file beside it if wanted.
 
-    The directory of `path`, such as `plots/growth.png`, is made if missing.
-
-    Returns:
-      The files written.
-
-    Raises:
-      UserError: if `metrics` is empty or `path` does not end in `.png`.
+    The directory of `path`, such as `plots/growth.png`, is made if missing; returns the files.
+    UserError if `metrics` is empty or `path` does not end in `.png`.
     """
     path = Path(path)
     if path.suffix != ".png":

@@ -67,9 +67,7 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
     It must hold `RESULT_KEYS`, see `Result`, and may hold more; `seconds` holds `total`, the parts
     `TIMED`, and perhaps `AHEAD`, which is no part of the total. NaN is written as null.
 
-    Raises:
-      ValueError: if a key is missing.
-      TypeError: if a value is nothing JSON can hold.
+    ValueError if a key is missing, TypeError if a value is nothing JSON can hold.
     """
     missing = [key for key in RESULT_KEYS if key not in result]
     if missing:
@@ -80,8 +78,7 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a result.json; depths are lists, a NaN is None.
 
-    Raises:
-      UserError: if the file is missing (the run has not finished) or damaged.
+    UserError if the file is missing (the run has not finished) or damaged.
     """
     path = Path(path)
     if not path.is_file():

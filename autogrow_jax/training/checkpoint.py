@@ -128,8 +128,7 @@ def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
     """Puts saved arrays into the structure of `like`, a pytree of arrays or shapes.
 
-    Raises:
-      UserError: lists the paths that are only here or only there, or differ in shape or dtype.
+    UserError lists the paths that are only here or only there, or differ in shape or dtype.
     """
     found, complaints, leaves = dict(arrays), [], []
     for name, leaf in _leaves(like).items():

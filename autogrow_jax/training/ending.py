@@ -113,8 +113,7 @@ def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | N
 def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) -> Result:
     """The result of a run that is finished, with its weights; without its data or a compilation.
 
-    Raises:
-      UserError: where result.json lacks something, or the checkpoint is gone.
+    UserError where result.json lacks something, or the checkpoint is gone.
     """
     content = read_result(workdir.result)
     lacking = [key for key in (*RESULT_KEYS, "image_shape", "num_classes") if key not in content]

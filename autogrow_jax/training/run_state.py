@@ -91,8 +91,7 @@ class Clock:
 def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
     """The state of checkpoint `latest`, whose arrays, depths and capacities go to the trainer.
 
-    Raises:
-      UserError: where the checkpoint is damaged or does not fit the settings.
+    UserError where the checkpoint is damaged or does not fit the settings.
     """
     restored = store.read(latest)
     depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
