@@ -1,17 +1,21 @@
-"""What all commands of the package share: options, mistakes told in one line, the exit status."""
+"""What all commands share: options, mistakes told in one line, signals, the exit status."""
 
 import argparse
 import difflib
+import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from absl import logging
 
-from autogrow_jax import __version__
+from autogrow_jax import __version__, end_import
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import Terminated, catch_sigterm
+from autogrow_jax.process import is_busy, skip_closed_loops
 
 Options = TypeVar("Options")
 
@@ -66,24 +70,119 @@ def run_command(
 
     `work` gets the options that `parse` makes of the arguments, None being those of the process,
     and returns its status, None being 0. `how_to_go_on` says so in words, after Ctrl-C. The status
-    is 1 for a mistake of the user or a loss that is no longer finite; 2 for arguments that cannot
-    be read; 130 after Ctrl-C and 143 after SIGTERM, as shells have it.
+    is 1 for a mistake of the user, a loss that is no longer finite, a full disk; 2 for arguments
+    that cannot be read; 130 after Ctrl-C, 143 after SIGTERM and 141 where nobody reads the output
+    any more, as shells have it.
     """
-    # TFDS and Orbax warn through absl of what is no concern of the user's.
-    logging.set_verbosity(logging.ERROR)
+    # TFDS and Orbax say through absl what is no concern of the user's, or is raised as well.
+    logging.set_verbosity(logging.FATAL)
+    open_standard_streams()
     how = ""
     try:
-        with catch_sigterm():
+        with skip_closed_loops(), catch_signals(), warnings.catch_warnings():
+            # JAX's, of a full disk too; without its cache a start takes longer, and that is all.
+            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
             options = parse(sys.argv[1:] if arguments is None else arguments)
             how = f"; {how_to_go_on(options)}" if how_to_go_on else ""
-            return work(options) or 0
+            status = work(options) or 0
+            sys.stdout.flush()
+            return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # `--list | head`: whoever read has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        silence(sys.stdout)
+        if how:
+            _tell(f"stopped, as nobody reads the output any more{how}")
+        return 141
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        _tell(f"error: {os.strerror(error.errno).lower()}{where}{how}")
+        return 1
     except KeyboardInterrupt as stop:
         start = "\n" if sys.stderr.isatty() else ""  # Behind the ^C that a terminal shows.
-        print(f"{start}stopped{how}", file=sys.stderr)
+        _tell(f"{start}stopped{how}")
         return 143 if isinstance(stop, Terminated) else 130
+
+
+# What a disk says that takes no more.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # Nobody reads that either.
+        silence(sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Puts the null device in the place of a standard stream that was closed (`2>&-`).
+
+    The next file to be opened would otherwise have its number, and get what is written there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
+def silence(stream: TextIO) -> None:
+    """Drops what a standard stream still holds and gets, as nobody reads it or its disk is full."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a cluster sends before it kills. To be treated as Ctrl-C is."""
+
+
+_pending: list[type[KeyboardInterrupt]] = []
+
+
+@contextmanager
+def catch_signals() -> Iterator[None]:
+    """Within it SIGTERM raises `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt."""
+
+    def stop(number: int, frame: Any) -> None:
+        _pending.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise _pending[-1]
+
+    _pending.clear()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in previous.items():
+        # Who has Ctrl-C ignored, as in the background of a script, keeps it so.
+        if number == signal.SIGTERM or handler in (signal.default_int_handler, end_import):
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _pending.clear()
+
+
+def stop_if_signalled() -> None:
+    """Raises the stop again, as Python drops what is raised while an object is deleted."""
+    if _pending:
+        raise _pending[0]
+
+
+def leave(status: int) -> None:
+    """Ends the process with an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
+    if status > 128 or is_busy():
+        # What a signal handler raised may have gone through XLA's compiler, which then crashes as
+        # the interpreter ends. All files are closed by now.
+        os._exit(status)
+    sys.exit(status)

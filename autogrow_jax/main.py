@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from autogrow_jax.command_line import Parser, run_command
-from autogrow_jax.process import find_start, leave
+from autogrow_jax.command_line import Parser, leave, run_command
+from autogrow_jax.process import find_start
 from autogrow_jax.settings_files import (
     CONFIGS,
     DEFAULT_CONFIG,

@@ -1,20 +1,19 @@
-"""This process and its machine: memory, background threads, signals, the processor's features.
+"""This process and its machine: memory, background threads, the processor's features.
 
 Memory: XLA's CPU client asks for the memory of a program's temporaries at each call and frees it
 after it. glibc returns such large pieces to the system at once, so that every step touches fresh
 pages: at 3-3-3 and 64 images, 93 MB in 23,000 page faults, 50 of 160 ms of processor time.
 
 Threads: XLA's compiler does not survive the end of the interpreter, so `concurrent.futures` waits
-for a program that is under way then. `leave` ends a process without waiting.
+for a program that is under way then. `command_line.leave` ends a process without waiting.
 """
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -100,42 +99,34 @@ def is_busy() -> bool:
     return any(future.running() for future in list(_submitted))
 
 
-_pending = threading.Event()
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what a cluster sends before it kills. To be treated as Ctrl-C is."""
-
-
 @contextmanager
-def catch_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises `Terminated` in the main thread."""
+def skip_closed_loops() -> Iterator[None]:
+    """Keeps Python from printing an error for each array that Orbax could not read or write.
 
-    def terminate(number: int, frame: Any) -> None:
-        _pending.set()
-        raise Terminated
+    The first error is raised and says enough; it closes the loop that all others report to, from
+    tensorstore's threads and within moments.
+    """
+    previous, skipped = sys.unraisablehook, 0
+    asyncio = logging.getLogger("asyncio")
+    level = asyncio.level
 
-    _pending.clear()
-    previous = signal.signal(signal.SIGTERM, terminate)
+    def skip(report: Any) -> None:
+        nonlocal skipped
+        if "loop is closed" in str(report.exc_value):
+            skipped += 1
+        else:
+            previous(report)
+
+    sys.unraisablehook = skip
+    asyncio.setLevel(logging.CRITICAL)
     try:
         yield
+    except Exception:
+        seen = -1
+        while seen != skipped:
+            seen = skipped
+            time.sleep(0.1)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
-        _pending.clear()
-
-
-def stop_if_terminated() -> None:
-    """Raises `Terminated` again, as Python drops what is raised while an object is deleted."""
-    if _pending.is_set():
-        raise Terminated
-
-
-def leave(status: int) -> None:
-    """Ends the process with an exit status."""
-    # What a signal handler raised may have gone through XLA's compiler, which then crashes as the
-    # interpreter ends. All files are closed by now.
-    if status > 128 or is_busy():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+        sys.unraisablehook = previous
+        asyncio.setLevel(level)

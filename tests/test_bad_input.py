@@ -1,7 +1,11 @@
 """Bad input to `run`: one readable error, before anything is compiled, and nothing spoilt by it."""
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +13,9 @@ import pytest
 
 from autogrow_jax.config import default_config
 from autogrow_jax.errors import DivergedError, UserError
-from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import read
+from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.trainer import Trainer
@@ -20,7 +25,7 @@ def _config(**changes):
     config = default_config()
     config.mode = "scratch"
     config.num_devices = 1
-    config.data.fraction = 0.1
+    config.data.fraction = 0.12
     config.data.batch_size = 128  # One step an epoch.
     config.finetune.epochs = 8
     config.finetune.schedule = "constant"
@@ -132,6 +137,34 @@ def test_workdir_that_cannot_be_written_to(tmp_path, no_training):
     assert "it is a file; choose another" in _fail(_config(), file).replace(")", "")
     assert "cannot write to the workdir" in _fail(_config(), file / "below")
     assert file.read_text() == "mine"
+
+
+def test_workdir_in_use_is_refused_at_once_and_left_as_it_is(tmp_path, no_training):
+    workdir = Workdir(tmp_path / "run")
+    with hold(workdir.lock):
+        message = _fail(_config(), workdir.root)
+        assert f"{workdir.root} is in use by process {os.getpid()} on {platform.node()}" in message
+        assert not workdir.config.exists()
+    with hold(workdir.lock):
+        pass
+
+
+@pytest.mark.multiprocess
+def test_lock_of_a_killed_process_does_not_block(tmp_path):
+    lock = Workdir(tmp_path / "run").lock
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from autogrow_jax.reporting.workdir import hold\n"
+        f"with hold(Path({str(lock)!r})): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"in use by process {process.pid} on"), hold(lock):
+        pass
+    process.kill()
+    process.communicate()
+    with hold(lock):
+        pass
 
 
 def test_evaluate_where_there_is_no_run(tmp_path, no_training):

@@ -37,7 +37,6 @@ ROOMS = [
 ]
 # What may be imported within a function: heavy, or not on every machine.
 LATE = {
-    "fcntl",  # Not on Windows.
     "jax",  # By commands that can do without it.
     "matplotlib",
     "scipy",

@@ -1,5 +1,6 @@
 """The command line as a user meets it: its syntax, its errors, its exit status."""
 
+import errno
 import json
 import os
 import signal
@@ -12,11 +13,10 @@ import jax
 import pytest
 
 from autogrow_jax import main
-from autogrow_jax.command_line import UsageError
+from autogrow_jax.command_line import Terminated, UsageError, stop_if_signalled
 from autogrow_jax.config import default_config, flatten, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.main import parse_arguments
-from autogrow_jax.process import Terminated
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.settings import KEYS
@@ -234,6 +234,36 @@ def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status
     assert err == f"stopped; the same command goes on from the last checkpoint in {tmp_path}\n"
 
 
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (BrokenPipeError(), 141, "stopped, as nobody reads the output any more; "),
+        (OSError(errno.ENOSPC, "x", "a.png"), 1, "error: no space left on device for a.png; "),
+        (OSError(errno.EROFS, "x"), 1, "error: read-only file system; "),
+    ],
+)
+def test_what_breaks_outside_ends_in_one_line(monkeypatch, capfd, tmp_path, error, status, said):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(main, "run", fail)
+    with (tmp_path / "output").open("w") as output, monkeypatch.context() as changed:
+        changed.setattr(sys, "stdout", output)  # Which is closed to all that follows.
+        assert main.main([f"--workdir={tmp_path}"]) == status
+    how = f"the same command goes on from the last checkpoint in {tmp_path}\n"
+    assert capfd.readouterr().err == said + how
+
+
+def test_a_stop_that_python_dropped_is_not_lost(monkeypatch, tmp_path):
+    def drop(*args, **kwargs):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop_if_signalled()
+
+    monkeypatch.setattr(main, "run", drop)
+    assert main.main([f"--workdir={tmp_path}"]) == 130
+
+
 def test_faults_of_ours_keep_their_traceback(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise ZeroDivisionError
@@ -270,6 +300,63 @@ def test_errors_are_all_that_is_printed(tmp_path, argument, status, part):
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
     assert part in ended.stderr
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_streams_that_are_closed_change_no_status(tmp_path, closed):
+    run = f'"$0" -m autogrow_jax --workdir="$1" --config.data.nmae=mnist {closed}'
+    command = ["sh", "-c", run, sys.executable, tmp_path]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == ("2>" not in closed)
+
+
+@pytest.mark.multiprocess
+def test_ctrl_c_while_importing_is_one_line(tmp_path):
+    """Of a module that takes a while, as all of ours would on a slow disk."""
+    slow = "import time; print('here', flush=True); time.sleep(60)"
+    (tmp_path / "flax.py").write_text(slow)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    # A shell in the background has Ctrl-C ignored.
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'autogrow_jax.main'])"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "stopped\n")
+
+
+@pytest.mark.multiprocess
+def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
+    """A limit on the size of files: what tensorstore may write of a checkpoint, in its threads."""
+    arguments = [f"--workdir={tmp_path}", *SMALL, "--config.compilation_cache=none"]
+    arguments.append("--config.model.convolution=xla")  # Kernels could not be built either.
+    code = (
+        "import resource, sys; from autogrow_jax.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        f"sys.exit(main({arguments}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"error: file too large for {tmp_path / 'checkpoints'}; the same command goes on from the"
+        f" last checkpoint in {tmp_path}\n"
+    )
+    assert main.main(arguments) == 0
+    assert [line["epoch"] for line in read(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
 @pytest.mark.multiprocess

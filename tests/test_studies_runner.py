@@ -13,6 +13,7 @@ import pytest
 
 from autogrow_jax.children import Slot, make_slots
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.runner import Progress, run_cell, run_cells
@@ -184,15 +185,10 @@ def test_a_cell_that_fails_keeps_the_reason_until_it_is_done(tmp_path):
 
 
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path):
-    import fcntl
-
     (cell, _) = _digits()
     folder = Folder(tmp_path, cell)
-    folder.root.mkdir(parents=True)
-    with folder.lock.open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="is being run by another process"):
-            run_cell(cell, tmp_path)
+    with hold(folder.lock), pytest.raises(UserError, match="is in use by process"):
+        run_cell(cell, tmp_path)
     assert not folder.why_failed()
 
 

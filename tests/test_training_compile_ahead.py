@@ -154,7 +154,7 @@ def test_settings_of_the_callers_thread_are_respected(gate):
 def test_the_end_of_a_process_does_not_wait():
     code = (
         "import time; from concurrent.futures import ThreadPoolExecutor\n"
-        "from autogrow_jax.process import *\n"
+        "from autogrow_jax.command_line import leave; from autogrow_jax.process import *\n"
         "submit(ThreadPoolExecutor(1), lambda: time.sleep(1000))\n"
         "while not is_busy(): time.sleep(0.01)\n"
         "print('done'); leave(0)"

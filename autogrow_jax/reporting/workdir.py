@@ -4,10 +4,15 @@ import json
 import math
 import numbers
 import os
+import platform
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from autogrow_jax.errors import UserError
 
@@ -24,6 +29,7 @@ class Workdir:
         self.picture = root / "plots" / "growth.png"
         self.snapshots = root / "snapshots"
         self.tensorboard = root / "tensorboard"
+        self.lock = root / ".lock"
 
     @property
     def is_begun(self) -> bool:
@@ -36,26 +42,56 @@ class Workdir:
         return any(f.exists() and f.stat().st_size > 0 for f in (self.metrics, self.result))
 
 
+@contextmanager
+def hold(lock: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock out, and makes its folder if need be.
+
+    The lock is the operating system's: one that was killed holds nothing. Who holds it is written
+    beside it, for the message.
+
+    Raises:
+      UserError: names process and host of who holds it; or the folder cannot be written to.
+    """
+    folder, owner = lock.parent, lock.with_name(f"{lock.name}-owner")
+    taken = FileLock(lock)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken.acquire(timeout=0)
+        me = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}"
+        replace_file(owner, me.encode())
+    except Timeout:
+        try:
+            who = owner.read_text(errors="replace")
+        except OSError:  # It has only just begun.
+            who = "another process"
+        raise UserError(
+            f"the workdir {folder} is in use by {who}; wait for it or stop it, or choose another"
+            " with --workdir"
+        ) from None
+    except OSError as error:
+        taken.release()
+        why = "it is a file" if folder.is_file() else error.strerror
+        raise UserError(
+            f"cannot write to the workdir {folder} ({why}); choose another with --workdir"
+        ) from None
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        taken.release()
+
+
 def open_workdir(
     workdir: Workdir, config: dict[str, Any], differences: Callable[[Any, Any], list[str]]
 ) -> None:
-    """Makes the folder, or takes it over from an earlier start of the same run, for `config`.
+    """Takes the folder over from an earlier start of the same run, or begins one, for `config`.
 
     `differences` lists, as lines, what differs of an older and a new config and may not.
 
     Raises:
-      UserError: where the folder cannot be written to, or holds a run of another config (then
-        lists the keys that differ) or of none that can be read.
+      UserError: where the folder holds a run of another config (then lists the keys that differ)
+        or of none that can be read.
     """
-    try:
-        workdir.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir.root):
-            pass
-    except OSError as error:
-        why = "it is a file" if workdir.root.is_file() else error.strerror
-        raise UserError(
-            f"cannot write to the workdir {workdir.root} ({why}); choose another with --workdir"
-        ) from None
     if workdir.is_begun and (lines := differences(read_config(workdir), config)):
         raise UserError(
             f"{workdir.root} holds a run of another config; choose another --workdir, or"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from autogrow_jax.children import make_slots, stop_with_parent
-from autogrow_jax.command_line import Parser, UsageError, run_command
+from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import find_start, leave
+from autogrow_jax.process import find_start
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Folder, expand

@@ -1,11 +1,10 @@
 """Runs the cells of a study, each in a process of its own, some at a time; and one, in this."""
 
-import contextlib
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,14 +14,10 @@ from autogrow_jax.children import Child, Slot, stop_children
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
+from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.studies.cells import Cell, Folder
 from autogrow_jax.training import run
 from autogrow_jax.training.programs import keep_in
-
-try:
-    import fcntl
-except ImportError:  # Windows: there nobody notices that two processes run one cell.
-    fcntl = None  # type: ignore[assignment]
 
 _POLL_SECONDS = 0.1
 _BAR_SECONDS = 1.0
@@ -188,8 +183,7 @@ def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
       Exception: whatever the run raises.
     """
     folder = Folder(workdir, cell)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.lock):
+    with hold(folder.lock):
         if folder.is_done:
             return
         folder.error.unlink(missing_ok=True)
@@ -216,17 +210,3 @@ def _complete(folder: Folder) -> dict[str, Any]:
             " run that one first"
         )
     return cell.with_depths(read_result(found)["depths"])
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """The cell is this process's alone; a process that is killed loses the lock with its life."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{path.parent} is being run by another process") from None
-            except OSError:
-                pass  # A file system without locks.
-        yield

@@ -15,8 +15,7 @@ loss that metrics.jsonl has for the epoch is that of these arrays.
 
 import io
 import os
-import sys
-import time
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import skip_closed_loops
 from autogrow_jax.reporting import replace_file
 from autogrow_jax.training.trainer import Trainer
 
@@ -76,10 +76,12 @@ class CheckpointStore:
 
         `epoch` counts those done and names the checkpoint, `memory` is JSON-able, the validation
         `accuracy` of the last epoch in percent decides which is the best.
+        OSError where this or an earlier one could not be written; from `wait` and `close` too.
         """
         arrays = ocp.args.StandardSave({n: leaf for n, leaf in _leaves(tree).items() if leaf.size})
         args = ocp.args.Composite(arrays=arrays, memory=ocp.args.JsonSave(memory))
-        self._manager.save(epoch, args=args, metrics={"validation_accuracy": float(accuracy)})
+        with self._as_os_error():
+            self._manager.save(epoch, args=args, metrics={"validation_accuracy": float(accuracy)})
 
     def latest(self) -> int | None:
         """Number of epochs done at the newest checkpoint; None where there is none."""
@@ -97,7 +99,7 @@ class CheckpointStore:
         """Reads a checkpoint, whatever is in it; a UserError names the folder of a damaged one."""
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore())
         try:
-            with _one_error_of_many():
+            with skip_closed_loops():
                 restored = self._manager.restore(epoch, args=args)
         # Orbax, JSON and tensorstore each have their own exceptions.
         except Exception as error:
@@ -111,11 +113,25 @@ class CheckpointStore:
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._as_os_error():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets the directory go."""
-        self._manager.close()
+        with self._as_os_error():
+            self._manager.close()
+
+    @contextmanager
+    def _as_os_error(self) -> Iterator[None]:
+        """Raises what tensorstore says of a full disk and the like as the OSError that it is."""
+        try:
+            yield
+        except Exception as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            if found is None:
+                raise
+            code = int(found[1])
+            raise OSError(code, os.strerror(code), str(self._directory)) from error
 
 
 def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -153,35 +169,6 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
             " or channels?\n" + "\n".join(complaints)
         )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-@contextmanager
-def _one_error_of_many() -> Iterator[None]:
-    """Keeps Python from printing an error for each array once one could not be read.
-
-    The first error is raised. It closes the loop that all others report to within moments, from
-    tensorstore's threads.
-    """
-    previous, skipped = sys.unraisablehook, 0
-
-    def skip_closed_loop(report: Any) -> None:
-        nonlocal skipped
-        if "loop is closed" in str(report.exc_value):
-            skipped += 1
-        else:
-            previous(report)
-
-    sys.unraisablehook = skip_closed_loop
-    try:
-        yield
-    except Exception:
-        seen = -1
-        while seen != skipped:
-            seen = skipped
-            time.sleep(0.1)
-        raise
-    finally:
-        sys.unraisablehook = previous
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

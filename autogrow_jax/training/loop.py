@@ -5,7 +5,6 @@
 until the policy says fine-tune, then `finetune.epochs` more, then the test set, once.
 """
 
-import math
 import os
 import time
 from contextlib import ExitStack
@@ -15,8 +14,9 @@ from typing import Any
 import jax
 
 from autogrow_jax import build
+from autogrow_jax.command_line import stop_if_signalled
 from autogrow_jax.errors import DivergedError
-from autogrow_jax.process import keep_freed_memory, stop_if_terminated
+from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -28,7 +28,7 @@ from autogrow_jax.reporting import (
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.reporting.workdir import open_workdir
+from autogrow_jax.reporting.workdir import hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences
 from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
@@ -64,7 +64,8 @@ def run(
       The result, with the network that was found and its weights.
 
     Raises:
-      UserError: for a wrong config, data that cannot be used, a workdir that is another run's.
+      UserError: for a wrong config, data that cannot be used, a workdir that is another run's or
+        in use.
       DivergedError: when the loss is no longer finite.
     """
     started = time.perf_counter() if started is None else started
@@ -79,12 +80,13 @@ def run(
         there = Workdir(Path(workdir).expanduser())
         if settings.mode == "evaluate":
             return evaluate_run(settings, there, reporter, started)
-        jax.devices()  # Which takes a while, and longer on a GPU.
-        seconds = {"start": time.perf_counter() - started}
-        settings = settle_convolution(settings, reporter, find_begun(there))
-        seconds["build"] = time.perf_counter() - started - seconds["start"]
-        open_workdir(there, settings.to_dict(), differences)
-        return _train(settings, there, reporter, started, seconds)
+        with hold(there.lock):
+            jax.devices()  # Which takes a while, and longer on a GPU.
+            seconds = {"start": time.perf_counter() - started}
+            settings = settle_convolution(settings, reporter, find_begun(there))
+            seconds["build"] = time.perf_counter() - started - seconds["start"]
+            open_workdir(there, settings.to_dict(), differences)
+            return _train(settings, there, reporter, started, seconds)
     finally:
         reporter.close()
 
@@ -135,7 +137,7 @@ def _train(
             # - In a round of trials the trainer's net may not be the one that is kept: nothing is
             #   saved, and a killed run begins the round again.
             while not _is_done(settings, state):
-                stop_if_terminated()
+                stop_if_signalled()
                 length = settings.finetune.length(state.phase_start)
                 how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
                 line, measured = run_epoch(trainer, state, clock, reporter, *how)
@@ -206,7 +208,7 @@ def run_epoch(
     before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")
     latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
-    _check_finite(trainer, epoch, rate, trained, validated)
+    _check_finite(trainer, epoch, rate, trained)
     clock.update()
     measured = {
         "train_loss": mean_loss(trained),
@@ -234,15 +236,13 @@ def run_epoch(
     return line, {**measured, "seconds": state.seconds["total"], "latency": latency}
 
 
-def _check_finite(
-    trainer: Trainer, epoch: int, rate: float, trained: Sums, validated: Sums
-) -> None:
+def _check_finite(trainer: Trainer, epoch: int, rate: float, trained: Sums) -> None:
     """Raises DivergedError before weights that are lost could become a checkpoint."""
     # The loss of a step is that of the weights before it, so no step has seen the last ones.
     step = f"step {trainer.steps_per_epoch - 1}, the last"
     if trained.bad_step >= 0:
         step = f"step {int(trained.bad_step)}"
-    elif math.isfinite(mean_loss(validated)) or trainer.is_finite():
+    elif trainer.is_finite():  # Not the losses: an infinite variance makes everything zero.
         return
     raise DivergedError(
         f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"

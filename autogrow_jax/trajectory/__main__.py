@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from autogrow_jax.command_line import Parser, run_command
-from autogrow_jax.process import leave
+from autogrow_jax.command_line import Parser, leave, run_command
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.trajectory.compute import DIRECTIONS, trajectory
 from autogrow_jax.trajectory.plane import SPLITS
