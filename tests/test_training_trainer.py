@@ -9,7 +9,7 @@ import pytest
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
-from autogrow_jax.growth.grow import in_stage
+from autogrow_jax.growth.grow import stage_of
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.training.step import (
     choose_evaluation_batch_size,
@@ -214,7 +214,7 @@ def test_growth_keeps_old_arrays_and_momentum(optimizer, reset):
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
     ):
         name = jax.tree_util.keystr(path)
-        grown = in_stage(path, 0) or in_stage(path, 2)
+        grown = stage_of(path) in (0, 2)
         kept, fresh = (new[: len(old)], new[len(old) :]) if grown else (new, 0)
         if ".opt_state" not in name:
             np.testing.assert_array_equal(kept, old, err_msg=name)
@@ -252,7 +252,7 @@ def test_every_optimizer_learns_and_leaves_dead_slots_zero(optimizer, rate):
     checked = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(trainer.padded_state):
         for stage, depth in enumerate(trainer.depths):
-            if in_stage(path, stage):
+            if stage_of(path) == stage:
                 assert leaf.shape[0] == trainer.capacities[stage] - 1
                 assert not np.any(leaf[depth - 1 :]), jax.tree_util.keystr(path)
                 checked += 1
@@ -289,7 +289,7 @@ def test_adam_pretraining_changes_the_new_block_only(family):
         strict=True,
     ):
         name = jax.tree_util.keystr(path)
-        kept = new[: len(old)] if in_stage(path, 0) else new
+        kept = new[: len(old)] if stage_of(path) == 0 else new
         np.testing.assert_array_equal(kept, old, err_msg=name)
         if ".params" in name and not np.array_equal(new, first):
             moved.add(name.split(".params")[1])

@@ -29,34 +29,21 @@ class GraftError(ValueError):
     """Two trees that cannot be the shallow and the deep form of the same thing."""
 
 
-def is_stacked(path: tuple[Any, ...]) -> bool:
-    """Whether the leaf at a path of `jax.tree_util` has a leading axis of blocks."""
-    return any(re.fullmatch(r"stage\d+", stage) for stage in _owners(path))
-
-
-def in_stage(path: tuple[Any, ...], stage: int) -> bool:
-    """Whether the leaf at a path belongs to the stacked blocks of `stage`."""
-    return f"stage{stage}" in _owners(path)
-
-
-def _owners(path: tuple[Any, ...]) -> list[str]:
-    """The keys that stand right before `rest`: "rest" alone may be a label of an optax chain."""
+def stage_of(path: tuple[Any, ...]) -> int | None:
+    """The stage of whose stacked blocks a leaf is, by its path; None where it is of none."""
     keys = [str(getattr(key, "key", "")) for key in path]
-    return [before for before, key in pairwise(keys) if key == STACKED]
+    # "rest" alone, or a stage's name, may be a label of an optax chain.
+    owners = [before for before, key in pairwise(keys) if key == STACKED]
+    found = [re.fullmatch(r"stage(\d+)", owner) for owner in owners]
+    return next((int(stage[1]) for stage in found if stage), None)
 
 
 def graft(old: Tree, new: Tree) -> Tree:
-    """Puts every leaf of `old` into its place in `new`.
+    """Puts every leaf of `old`, any pytree of arrays made for the shallower network, into `new`.
 
     A leaf of the same path and shape replaces the new one; a leaf of stacked blocks
-    [old_blocks, ...] replaces the first entries of the new one [new_blocks, ...].
-
-    Args:
-      old: any pytree of arrays made for the shallower network.
-      new: the same for the deeper network; its further blocks are kept.
-
-    Returns:
-      A tree of the structure and shapes of `new`. Grafting onto zeros pads a tree to a capacity.
+    [old_blocks, ...] replaces the first entries of the new one [new_blocks, ...], which keeps the
+    others. Grafting onto zeros pads a tree to a capacity.
 
     Raises:
       GraftError: lists what is only in the old tree, only in the new one, and what has another
@@ -76,10 +63,11 @@ def graft(old: Tree, new: Tree) -> Tree:
         given = old_leaves[name]
         if given.dtype == leaf.dtype and given.shape == leaf.shape:
             result.append(given)
-        elif _is_shallower(given, leaf) and is_stacked(path):
+        elif _is_shallower(given, leaf) and stage_of(path) is not None:
             result.append(jnp.asarray(leaf).at[: given.shape[0]].set(given))
         else:
-            complaints.append(f"  ! {name}: {_describe(given)} in the old tree, {_describe(leaf)}")
+            found, wanted = (f"{a.dtype}{list(a.shape)}" for a in (given, leaf))
+            complaints.append(f"  ! {name}: {found} in the old tree, {wanted}")
     if complaints:
         raise GraftError(
             "the old tree cannot be grafted into the new one:\n" + "\n".join(complaints)
@@ -93,18 +81,12 @@ def _is_shallower(given, leaf) -> bool:
     return given.shape[1:] == leaf.shape[1:] and given.shape[0] <= leaf.shape[0]
 
 
-def _describe(leaf) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
 def cut(tree: Tree, depths: tuple[int, ...]) -> Tree:
     """Drops the blocks beyond `depths`, each with its stage's first: undoes a graft onto zeros."""
 
     def cut_leaf(path, leaf):
-        for stage, depth in enumerate(depths):
-            if in_stage(path, stage):
-                return leaf[: depth - 1]
-        return leaf
+        stage = stage_of(path)
+        return leaf if stage is None else leaf[: depths[stage] - 1]
 
     return jax.tree_util.tree_map_with_path(cut_leaf, tree)
 
@@ -114,14 +96,13 @@ def write_block(tree: Tree, fresh: Tree, stage: int, slot: jax.Array | int) -> T
 
     Args:
       tree: parameters, statistics or optimiser state.
-      fresh: a tree of the same structure and shapes, or one whose stacked leaves of `stage` have
-        no leading axis (a single block).
-      stage: whose blocks to change.
+      fresh: of the same structure and shapes, or a single block: the leaves of `stage` have no
+        leading axis.
       slot: which entry of the stacked axis; may be traced. One outside the axis changes nothing.
     """
 
     def write(path, leaf, new):
-        if not in_stage(path, stage) or leaf.ndim == 0 or leaf.shape[0] == 0:
+        if stage_of(path) != stage or leaf.ndim == 0 or leaf.shape[0] == 0:
             return leaf
         value = new if new.ndim == leaf.ndim - 1 else jnp.take(new, slot, axis=0, mode="clip")
         return leaf.at[slot].set(value.astype(leaf.dtype), mode="drop", wrap_negative_indices=False)
@@ -129,60 +110,43 @@ def write_block(tree: Tree, fresh: Tree, stage: int, slot: jax.Array | int) -> T
     return jax.tree_util.tree_map_with_path(write, tree, fresh)
 
 
-def place_block(variables: Variables, stage: int, slot: jax.Array | int, block: Variables):
-    """Writes one block's parameters and statistics into a slot; a negative slot changes nothing."""
-    name, placed = f"stage{stage}", {}
-    for part, tree in variables.items():
-        if part in block:
-            fresh = {**tree, name: {**tree[name], STACKED: block[part]}}
-            tree = write_block(tree, fresh, stage, slot)
-        placed[part] = tree
-    return placed
-
-
-def start_block(
+def append_block(
     network: Network,
     variables: Variables,
     stage: int,
     key: jax.Array,
     initializer: Initializer,
+    live_depths: jax.Array,
     images: jax.Array | None = None,
     labels: jax.Array | None = None,
-    live_depths: jax.Array | None = None,
-    slot: jax.Array | int | None = None,
 ) -> Variables:
-    """Variables of the block that is to be appended to a stage; pure, may be jitted.
+    """Starts a block and writes it behind the live ones of a stage; pure, may be jitted.
 
     Args:
       network, variables: have room for the block: of the deeper network, or of a capacity. What
         stands in the new block's place does not matter.
-      stage, key, images, labels: as for `grow`.
+      stage, key: as for `grow`.
       initializer: how the block starts.
       live_depths: int32 [num_stages] before the growth.
-      slot: place of the new block in the stacked axis, live_depths[stage] - 1.
-
-    Returns:
-      {"params": ..., "batch_stats": ...} without an axis of blocks.
+      images, labels: as for `grow`; what the initialiser needs of them.
     """
-    family = network.family
+    family, slot = network.family, live_depths[stage] - 1
     random_key, start_key = jax.random.split(key)
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
     like = jax.ShapeDtypeStruct((1, 8, 8, family.widths[stage]), network.options.dtype)
     block = unfreeze(rest_block(network, stage).lazy_init(random_key, like, False))
     context = Context(family)
-    if initializer.needs_data(family) and images is not None:
+    if initializer.needs_data(family):
         _, captured = network.apply(
             variables, images, train=False, live_depths=live_depths, mutable=["intermediates"]
         )
         (inputs,) = captured["intermediates"][f"stage{stage}_output"]
         context = context._replace(inputs=inputs)
-    if initializer.needs_labels and images is not None and labels is not None and slot is not None:
-        if live_depths is None:
-            raise ValueError("an initializer that trains needs live_depths")
+    if initializer.needs_labels:
         grown = live_depths.at[stage].add(1)
 
         def loss(block_variables):
-            full = place_block(variables, stage, slot, block_variables)
+            full = _place(variables, stage, slot, block_variables)
             logits, updated = network.apply(
                 full, images, train=True, live_depths=grown, mutable=["batch_stats"]
             )
@@ -191,7 +155,18 @@ def start_block(
             return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[slot], stats)
 
         context = context._replace(loss=loss)
-    return initializer.start(start_key, block, context)
+    return _place(variables, stage, slot, initializer.start(start_key, block, context))
+
+
+def _place(variables: Variables, stage: int, slot: jax.Array, block: Variables) -> Variables:
+    """Writes one block's parameters and statistics into a slot."""
+    name, placed = f"stage{stage}", {}
+    for part, tree in variables.items():
+        if part in block:
+            fresh = {**tree, name: {**tree[name], STACKED: block[part]}}
+            tree = write_block(tree, fresh, stage, slot)
+        placed[part] = tree
+    return placed
 
 
 def grow(
@@ -210,8 +185,7 @@ def grow(
     initialiser write the new block (PAPER: "Algorithm", the append step).
 
     Args:
-      network: from `build_network`.
-      variables: its variables, exact depth.
+      network, variables: from `build_network`, and its variables of exact depth.
       stage: index of the stage that grows, from 0.
       key: decides the new block's random start.
       initializer: "morphism" (alias "zero"), "uniform", "gaussian", "adam", "default" or a
@@ -241,14 +215,14 @@ def grow(
     _check_depths(network, variables)
     deeper = network.clone(depths=deepen(network.depths, stage))
     data = (images, labels) if needs_images else (None, None)
-    return deeper, _grow(deeper, stage, chosen, {**variables}, key, *data)
+    return deeper, _grow(network, deeper, stage, chosen, {**variables}, key, *data)
 
 
 def _check_depths(network: Network, variables: Variables) -> None:
     """A tree that is too shallow would graft, and leave blocks between as `init` draws them."""
     for path, leaf in jax.tree_util.tree_leaves_with_path({**variables}):
         for stage, depth in enumerate(network.depths):
-            if in_stage(path, stage) and leaf.shape[0] != depth - 1:
+            if stage_of(path) == stage and leaf.shape[0] != depth - 1:
                 raise UserError(
                     f"stage {stage} of the network has {depth} blocks, the variables hold"
                     f" {leaf.shape[0] + 1}; build the network with the depths the variables were"
@@ -256,16 +230,12 @@ def _check_depths(network: Network, variables: Variables) -> None:
                 )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _grow(deeper, stage, initializer, variables, key, images, labels):
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _grow(network, deeper, stage, initializer, variables, key, images, labels):
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
-    template = deeper.init(jax.random.fold_in(key, 0), like)
-    template = {name: tree for name, tree in template.items() if name != "intermediates"}
-    grafted = graft(variables, template)
-    slot = deeper.depths[stage] - 2
-    live = jnp.asarray([d - (i == stage) for i, d in enumerate(deeper.depths)], jnp.int32)
-    block = start_block(deeper, grafted, stage, key, initializer, images, labels, live, slot)
-    return place_block(grafted, stage, slot, block)
+    grafted = graft(variables, deeper.init(jax.random.fold_in(key, 0), like))
+    live = jnp.asarray(network.depths, jnp.int32)
+    return append_block(deeper, grafted, stage, key, initializer, live, images, labels)
 
 
 def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:

@@ -17,8 +17,6 @@ from autogrow_jax.models.layers import EPSILON
 
 Variables = dict[str, Any]
 
-ADAM_LEARNING_RATE = 1e-3
-ADAM_WEIGHT_DECAY = 5e-4
 ADAM_STEPS = 100
 
 
@@ -28,8 +26,8 @@ class Context(NamedTuple):
     Attributes:
       family: of the network that grows; `family.residual` says whether the block adds to its
         input, `family.last_bn` which of its normalisations is the last.
-      inputs: what enters the new block, [N, H, W, C], evaluated with running statistics on a
-        batch; None where no images were given.
+      inputs: what enters the new block, [N, H, W, C], by running statistics, of the batch that was
+        given, if one was.
       loss: block_variables -> (mean cross-entropy, the block's new running statistics) of the
         network with this block on the same batch, in training mode; None without labels.
     """
@@ -46,9 +44,8 @@ class Initializer(NamedTuple):
     """A start of a block and the data it needs.
 
     Attributes:
-      start: pure function (key, block_variables, context) -> block_variables, which runs inside
-        `jax.jit`. `block_variables` is {"params": ...} and, with batch normalisation,
-        "batch_stats" of one block, leaves without an axis of blocks.
+      start: (key, block_variables, context) -> block_variables, pure, run inside `jax.jit`. These
+        are {"params": ...} and, with batch normalisation, "batch_stats" of one block.
       needs_images: whether it reads `context.inputs`; or of which families it does.
       needs_labels: whether it calls `context.loss`, for which it needs images too.
       pretrain: whether the training loop, which gives `start` no loss then, trains the new block
@@ -79,12 +76,14 @@ def _replace_last_bn(block: Variables, context: Context, replace) -> Variables:
     return {**block, "params": {**block["params"], name: bn}}
 
 
-def _map_kernels(block: Variables, replace) -> Variables:
-    """Replaces every convolution's kernel by replace(number, kernel)."""
+def _map_layers(block: Variables, **replace: Callable[[int, jax.Array], jax.Array]) -> Variables:
+    """Replaces the leaves of all layers by replace[name](number of the layer, leaf)."""
     params = dict(block["params"])
-    for number, name in enumerate(sorted(params)):
-        if isinstance(params[name], dict) and "kernel" in params[name]:
-            params[name] = {**params[name], "kernel": replace(number, params[name]["kernel"])}
+    for number, layer in enumerate(sorted(params)):
+        if isinstance(params[layer], dict):
+            leaves = params[layer]
+            own = {name: f(number, leaves[name]) for name, f in replace.items() if name in leaves}
+            params[layer] = leaves | own
     return {**block, "params": params}
 
 
@@ -98,12 +97,7 @@ def _draw(key: jax.Array, block: Variables, context: Context, last_bn, kernel) -
         fan_in = a.size // a.shape[-1]
         return kernel(jax.random.fold_in(key, number), fan_in, a.shape, a.dtype)
 
-    return _map_kernels(block, draw)
-
-
-def default(key: jax.Array, block: Variables, context: Context) -> Variables:
-    """The family's own random start."""
-    return block
+    return _map_layers(block, kernel=draw)
 
 
 def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
@@ -141,33 +135,26 @@ def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
         eye = jnp.eye(channels, dtype=kernel.dtype)
         return jnp.zeros_like(kernel).at[height // 2, width // 2].set(eye)
 
-    block = _map_kernels(block, identity)
-    params = dict(block["params"])
-    for name, leaves in params.items():
-        if isinstance(leaves, dict) and "bias" in leaves:
-            params[name] = {**leaves, "bias": jnp.zeros_like(leaves["bias"])}
-    block = {**block, "params": params}
+    block = _map_layers(block, kernel=identity, bias=lambda _, leaf: jnp.zeros_like(leaf))
     if not block.get("batch_stats"):
         return block
     assert context.inputs is not None
     inputs = context.inputs.astype(jnp.float32)
     mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
     names = block["batch_stats"]
-    params |= {name: {"scale": jnp.sqrt(var + EPSILON), "bias": mean} for name in names}
-    return {**block, "batch_stats": {name: {"mean": mean, "var": var} for name in names}}
+    norms = {name: {"scale": jnp.sqrt(var + EPSILON), "bias": mean} for name in names}
+    stats = {name: {"mean": mean, "var": var} for name in names}
+    return {**block, "params": {**block["params"], **norms}, "batch_stats": stats}
 
 
 def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
-    """Whether Adam pre-training changes the block's parameter at `path`.
-
-    Residual blocks: scale and shift of the last BN only, as in the paper. Plain: all of them.
-    """
+    """Whether Adam pre-training changes a parameter: of residual blocks only the last BN's."""
     names = {getattr(key, "key", None) for key in path}
     return not family.residual or family.last_bn in names
 
 
 def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
-    """`default`, then Adam on the new block alone (rate 1e-3, L2 5e-4), all else frozen.
+    """The family's random start, then Adam on the new block alone, all else frozen.
 
     Here on the one batch of the context, for 100 steps; the training loop gives no loss and does
     what the paper does: epochs of the training set, at most 10, until the accuracy is back.
@@ -175,17 +162,17 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
     loss = context.loss
     if loss is None:
         return block
-    mask = jax.tree_util.tree_map_with_path(
-        lambda path, _: trained_by_adam(context.family, path), block["params"]
-    )
-    optimizer = optax.masked(make_adam(), mask)
+    optimizer = make_adam()
 
     def step(_, carry):
         params, stats, state = carry
         gradient_of = jax.grad(lambda p: loss({"params": p, "batch_stats": stats}), has_aux=True)
         grads, stats = gradient_of(params)
-        grads = jax.tree.map(lambda g, m: g if m else jnp.zeros_like(g), grads, mask)
         updates, state = optimizer.update(grads, state, params)
+        updates = jax.tree_util.tree_map_with_path(
+            lambda path, u: u if trained_by_adam(context.family, path) else jnp.zeros_like(u),
+            updates,
+        )
         return optax.apply_updates(params, updates), stats, state
 
     stats = block.get("batch_stats", {})
@@ -195,12 +182,8 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
 
 
 def make_adam() -> optax.GradientTransformation:
-    """The paper's optimiser for pre-training a block, with L2 in the gradient."""
-    return optax.chain(
-        optax.add_decayed_weights(ADAM_WEIGHT_DECAY),
-        optax.scale_by_adam(),
-        optax.scale(-ADAM_LEARNING_RATE),
-    )
+    """The paper's optimiser for pre-training a block: rate 1e-3, L2 5e-4 in the gradient."""
+    return optax.chain(optax.add_decayed_weights(5e-4), optax.scale_by_adam(), optax.scale(-1e-3))
 
 
 # Morphism sets a plain block's normalisation from what enters it.
@@ -214,7 +197,8 @@ INITIALIZERS: Registry[Initializer] = Registry(
         "uniform": Initializer(uniform),
         "gaussian": Initializer(gaussian),
         "adam": Initializer(adam, needs_labels=True, pretrain=True),
-        "default": Initializer(default),
+        # The family's own random start.
+        "default": Initializer(lambda key, block, context: block),
     },
 )
 get_initializer = INITIALIZERS.find
@@ -228,11 +212,7 @@ def register_initializer(
     needs_labels: bool = False,
     pretrain: bool = False,
 ) -> None:
-    """Adds an initialiser of one's own, after which `growth.initializer` takes its name.
-
-    Args:
-      name: a name not yet taken.
-      start, needs_images, needs_labels, pretrain: as of `Initializer`.
+    """Adds an `Initializer` of one's own, after which `growth.initializer` takes its name.
 
     Raises:
       UserError: where the name is taken.

@@ -1,19 +1,11 @@
-"""Limits on what growth may cost, for any policy: parameters, FLOPs, seconds, latency."""
+"""Limits on what growth may cost, for any policy: parameters, FLOPs, seconds, latency, epochs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import check_number
-from autogrow_jax.growth.policy import (
-    Decision,
-    Depths,
-    Measurements,
-    Policy,
-    State,
-    ask,
-    find_measurement,
-)
+from autogrow_jax.growth.policy import Decision, Depths, Measurements, Policy, State, ask, look_up
 from autogrow_jax.models.cost import Cost
 
 CostFn = Callable[[Depths], Cost]
@@ -22,13 +14,22 @@ CostFn = Callable[[Depths], Cost]
 class Limits(NamedTuple):
     """What growth may not pass; 0 is no limit.
 
+    Parameters and FLOPs are known before a block is added, so they are never passed. A stage whose
+    next block would pass them is closed by `Policy.restrict`; where there is none, growth ends the
+    first time it would pass a limit. Seconds and latency are measured, so they are seen once they
+    are passed, and a run depends on the machine.
+
     Attributes:
       max_params: trainable parameters of the network.
       max_flops: FLOPs (twice the multiply-adds) of one forward pass of one image.
-      max_seconds: seconds since the run began, data and compilation included, after which growth
-        ends; fine-tuning comes on top.
-      max_latency: milliseconds that evaluation takes for an image, as measured.
-      max_epochs: of the growth phase, trials included; ends it within an interval too.
+      max_seconds: seconds since the run began, data and compilation included. Growth ends after the
+        epoch that passes them, within a round of trials too, none of which is kept then;
+        fine-tuning comes on top.
+      max_latency: milliseconds that evaluation takes for an image, by the least latency since the
+        network grew last, as one epoch may be slow for other reasons. Where it is slower, growth
+        ends instead of the growth that is due.
+      max_epochs: of the growth phase, trials included. It ends with what the policy decides then,
+        within an interval too, a growth that is due included; a trial is not begun.
     """
 
     max_params: float = 0.0
@@ -38,26 +39,15 @@ class Limits(NamedTuple):
     max_epochs: int = 0
 
 
+# Limits on what `Cost` counts: its field, and the unit.
+_COUNTED = {"max_params": ("num_params", "parameters"), "max_flops": ("flops", "FLOPs")}
+
+
 def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Policy:
     """Holds a policy within limits.
 
-    Parameters and FLOPs are known before a block is added, so they are never passed. A stage whose
-    next block would pass them is closed by `policy.restrict`, and growth ends when no stage has
-    room. A policy without `restrict` ends growth the first time it would pass a limit.
-
-    Seconds and latency are measured, so they are seen once they are passed, and a run depends on
-    the machine. Growth ends after the epoch that passes `max_seconds`, within a round of trials
-    too, none of which is kept then. It ends instead of the growth that is due when the network that
-    would grow, which is kept, is slower than `max_latency`: by the least latency since it grew
-    last, as one epoch may be slow for other reasons.
-
-    After `max_epochs` growth ends with what the policy decides then, a growth that is due included;
-    a trial is not begun.
-
     Args:
-      policy, limits: any policy, and what it may not pass.
-      cost: depths -> parameters and FLOPs, for the first two limits. Pure; called at `init` and
-        when a growth is due.
+      cost: depths -> parameters and FLOPs, for the limits on them; pure.
 
     Returns:
       `policy` itself where nothing is limited. Else a policy whose `init` raises UserError where
@@ -65,34 +55,32 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
       began) or "latency" (seconds for an image) that a limit needs.
 
     Raises:
-      UserError: for a limit that is not a finite number of at least 0, and for one on parameters
-        or FLOPs without `cost`.
+      UserError: for a limit that is no finite number of at least 0, or needs a `cost`.
     """
     for name, value in limits._asdict().items():
         check_number(name, value)
-    by_cost = [name for name in ("max_params", "max_flops") if getattr(limits, name)]
-    if by_cost and cost is None:
-        raise UserError(f"{by_cost[0]} needs to know what depths cost; give limited() a cost")
+    counted = {name: most for name, most in limits._asdict().items() if most and name in _COUNTED}
+    if counted and cost is None:
+        raise UserError(
+            f"{next(iter(counted))} needs to know what depths cost; give limited() a cost"
+        )
     if not any(limits):
         return policy
 
     def find_excess(depths: Depths) -> str:
         """What depths pass of the limits on cost, in words; "" if nothing."""
-        if cost is None or not by_cost:
-            return ""
-        found = cost(depths)
-        if limits.max_params and found.num_params > limits.max_params:
-            return f"{found.num_params:,} parameters, above max_params={limits.max_params:,.0f}"
-        if limits.max_flops and found.flops > limits.max_flops:
-            return f"{found.flops:,} FLOPs, above max_flops={limits.max_flops:,.0f}"
+        for name, most in counted.items():
+            field, unit = _COUNTED[name]
+            found = getattr(cost(depths), field) if cost else 0
+            if found > most:
+                return f"{found:,} {unit}, above {name}={most:,.0f}"
         return ""
 
     restrict = policy.restrict
-    inner = restrict(lambda depths: not find_excess(depths)) if restrict and by_cost else policy
+    inner = restrict(lambda depths: not find_excess(depths)) if restrict and counted else policy
 
     def init() -> State:
-        excess = find_excess(inner.seed_depths)
-        if excess:
+        if excess := find_excess(inner.seed_depths):
             raise UserError(
                 f"the net that growth starts from, {inner.seed_depths}, has {excess}; raise the "
                 "limit, or start with fewer blocks or a smaller family"
@@ -108,18 +96,16 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
     def update(
         state: State, accuracy: float, *, measurements: Measurements | None = None
     ) -> tuple[State, Decision]:
-        depths = tuple(state["depths"])
+        depths, given = tuple(state["depths"]), measurements or {}
         if state["finished"]:
             return state, Decision("finetune", depths)
         inner_state, decision = ask(inner, state["inner"], depths, accuracy, measurements)
-        epochs = state["epochs"] + 1
-        given = measurements or {}
+        epochs, latency = state["epochs"] + 1, state["latency"]
         over = decision.depths != depths and bool(find_excess(decision.depths))
         if limits.max_seconds:
-            over |= find_measurement(given, "seconds", "max_seconds") > limits.max_seconds
-        latency = state["latency"]
+            over |= look_up(given, "seconds", "max_seconds") > limits.max_seconds
         if limits.max_latency:
-            measured = find_measurement(given, "latency", "max_latency")
+            measured = look_up(given, "latency", "max_latency")
             # That of a net on trial, which is deeper, may be the least by a hair; it never ends a
             # round, which began with a latency within the limit.
             latency = measured if latency is None else min(latency, measured)
@@ -127,10 +113,11 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         if over:
             # The inner policy may believe in depths the net will not have: it is not asked again.
             return {**state, "latency": latency, "finished": True}, Decision("finetune", depths)
+        on_trial = decision.action == "trial"
         if limits.max_epochs and epochs >= limits.max_epochs:
-            last = Decision("finetune", depths) if decision.action == "trial" else decision
-            decision = last._replace(action="finetune")
-        kept = depths if decision.action == "trial" else decision.depths
+            decision = Decision("finetune", depths) if on_trial else decision
+            decision = decision._replace(action="finetune")
+        kept = depths if on_trial else decision.depths
         new_state = {
             "inner": inner_state,
             "epochs": epochs,

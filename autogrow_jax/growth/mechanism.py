@@ -1,17 +1,13 @@
 """Decides when to grow and when to stop: the mechanism of the paper's policies.
 
-1.  After each epoch the accuracy enters the metric: "max", the highest accuracy so far over all
-    architectures, or "avg", `0.95 * average + 0.05 * accuracy` starting from 0 (not corrected).
-2.  A stop rule says whether the curve has *stalled*. The paper's, `gain_rule`: the metric gained
-    less than `threshold` over the window. While that is not full the gain is the metric itself, so
-    no curve above the threshold stalls.
-3.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
+1.  After each epoch the accuracy enters the metric, from which a stop rule says whether the curve
+    has *stalled*. The paper's is `gain_rule`.
+2.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
     *freeze* (only if stalled), *leave* if every stage is frozen or at its maximum depth, *grow*.
-4.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
-    growth; the other modes freeze every stage.
-5.  Mode "group" adds one block to the first open stage after the one that grew last, round robin,
-    from stage 0. The other modes change all open stages at once. No stage exceeds its maximum.
-6.  The growth phase also ends with the interval in which `max_growth_epochs` epochs are reached,
+3.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
+    growth, and adds one block to the first open stage after it, round robin, from stage 0. The
+    other modes freeze every stage, and change all open stages at once.
+4.  The growth phase also ends with the interval in which `max_growth_epochs` epochs are reached,
     as the authors' loop counts whole intervals: an interval of 3 and a limit of 400 make 402.
 
 |            | window   | freezes, if stalled, when       | grows             |
@@ -28,24 +24,13 @@ KDD 2020, arXiv 1906.02909.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from autogrow_jax.growth.placement import PolicySettings, choose_stages, find_open_stages
-from autogrow_jax.growth.policy import (
-    Action,
-    Allowed,
-    Decision,
-    Depths,
-    Measurements,
-    Policy,
-    State,
-    deepen,
-    read_depths,
-)
+from autogrow_jax.errors import UserError
+from autogrow_jax.growth.placement import PolicySettings
+from autogrow_jax.growth.policy import Allowed, Decision, Measurements, Policy, State, deepen
 
 _AVERAGE_DECAY = 0.95
-
-History = list[Any]
 
 
 class Rule(NamedTuple):
@@ -58,73 +43,98 @@ class Rule(NamedTuple):
       stalled: `stalled(history) -> bool`, of the last `window + 1` entries.
     """
 
-    measure: Callable[[Any, float, Depths, Measurements], Any]
-    stalled: Callable[[History], bool]
-
-    def push(
-        self, history: History, accuracy: float, depths: Depths, given: Measurements, window: int
-    ) -> History:
-        """Adds an epoch, and keeps the last `window + 1`."""
-        last = history[-1] if history else None
-        return [*history[-window:], self.measure(last, accuracy, depths, given)]
+    measure: Callable[[Any, float, tuple[int, ...], Measurements], Any]
+    stalled: Callable[[list[Any]], bool]
 
 
 StopRule = Callable[[PolicySettings], Rule]
 
 
-def build_policy(settings: PolicySettings, stop: StopRule) -> Policy:
-    """Makes the mechanism of this module, with a rule to say when the curve has stalled."""
-    rule = stop(settings)
-    seed_depths = tuple(settings.seed_depths)
+class Mechanism:
+    """What happens after an epoch; `update` is pure, other methods change the state's entries."""
 
-    def init() -> State:
+    # What the state holds beside what every mechanism has.
+    more: ClassVar[State] = {"grew": False}  # whether the current interval began with growth
+
+    def __init__(self, settings: PolicySettings, stop: StopRule):
+        self.settings, self.stop, self.rule = settings, stop, stop(settings)
+
+    def init(self) -> State:
+        """Returns the state before the first epoch."""
         return {
-            "epochs": 0,
-            "depths": list(seed_depths),
-            "frozen": [False] * len(seed_depths),
+            "epochs": 0,  # all, trials included
+            "depths": list(self.settings.seed_depths),  # of the kept net
+            "frozen": [False] * len(self.settings.seed_depths),
             "grown": None,  # the stage grown last
-            "grew": False,  # whether the current interval began with growth
             "metric": [],  # the rule's history, of the last `window + 1` epochs
             "finished": False,
+            **self.more,
         }
 
     def update(
-        state: State, accuracy: float, *, measurements: Measurements | None = None
+        self, state: State, accuracy: float, *, measurements: Measurements | None = None
     ) -> tuple[State, Decision]:
-        depths = read_depths(state, seed_depths)
+        """Does what `Policy.update` says."""
+        depths, seed_depths = tuple(state["depths"]), self.settings.seed_depths
+        if len(depths) != len(seed_depths):
+            raise UserError(
+                f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
+                f"{len(seed_depths)} (seed_depths {seed_depths}). Continue a run with the "
+                "policy that began it, or start anew from policy.init()."
+            )
         if state["finished"]:
             return state, Decision("finetune", depths)
-        metric = rule.push(state["metric"], accuracy, depths, measurements or {}, settings.window)
-        epochs = state["epochs"] + 1
-        state = {**state, "epochs": epochs, "metric": metric}
-        if epochs % settings.interval:
-            return state, Decision("train", depths)
-        stalled = rule.stalled(metric)
-        over = epochs >= settings.max_growth_epochs
-        may_freeze, may_grow = True, True
-        if settings.patient:
-            may_freeze, may_grow = state["grew"], stalled and not over
+        state = {**state, "epochs": state["epochs"] + 1}
+        decision = self.decide(state, check_accuracy(accuracy), measurements or {})
+        return {**state, "finished": decision.action == "finetune"}, decision
+
+    def decide(self, state: State, accuracy: float, given: Measurements) -> Decision:
+        """Decides after an epoch, which the state has counted."""
+        settings = self.settings
+        self.measure(state, accuracy, given)
+        if state["epochs"] % settings.interval:
+            return conclude(state, False)
+        stalled = self.rule.stalled(state["metric"])
+        over = state["epochs"] >= settings.max_growth_epochs
         # The order matters: a stage frozen now must not grow now.
-        frozen, grown = list(state["frozen"]), state["grown"]
-        if stalled and may_freeze:
-            frozen = [f or settings.mode != "group" or i == grown for i, f in enumerate(frozen)]
-        open_stages = find_open_stages(depths, frozen, settings)
-        over = over or not open_stages
-        grew = may_grow and bool(open_stages)
-        stages: tuple[int, ...] = ()
-        if grew:
-            stages = choose_stages(depths, open_stages, grown, epochs, settings)
-            depths = deepen(depths, *stages)
-            grown = stages[-1] if stages else grown
-        state |= {"depths": list(depths), "frozen": frozen, "grown": grown, "grew": grew}
-        action: Action = "finetune" if over else "grow" if stages else "train"
-        return {**state, "finished": over}, Decision(action, depths, stages)
+        if stalled and (state["grew"] or not settings.patient):
+            self.freeze(state)
+        open_stages = settings.find_open(state)
+        may_grow = not settings.patient or (stalled and not over)
+        state["grew"] = may_grow and bool(open_stages)
+        stages = settings.choose_stages(state, open_stages) if state["grew"] else ()
+        return conclude(state, over or not open_stages, stages)
 
-    def restrict(allowed: Allowed) -> Policy:
-        return build_policy(settings.restrict(allowed), stop)
+    def measure(self, state: State, accuracy: float, given: Measurements) -> None:
+        """Enters an epoch of the kept net in the rule's history."""
+        history = state["metric"]
+        last = history[-1] if history else None
+        entry = self.rule.measure(last, accuracy, tuple(state["depths"]), given)
+        state["metric"] = [*history[-self.settings.window :], entry]
 
-    schedule = "convergent" if settings.patient else "staircase"
-    return Policy(init, update, seed_depths, settings.name, restrict, schedule)
+    def freeze(self, state: State) -> None:
+        """Freezes the stage that grew last in mode "group", and all of them in other modes."""
+        everything, last = self.settings.mode != "group", state["grown"]
+        state["frozen"] = [f or everything or i == last for i, f in enumerate(state["frozen"])]
+
+    def policy(self) -> Policy:
+        """Returns the two functions with what else a policy says."""
+        settings = self.settings
+
+        def restrict(allowed: Allowed) -> Policy:
+            return type(self)(settings.restrict(allowed), self.stop).policy()
+
+        schedule = "convergent" if settings.patient else "staircase"
+        seed_depths = tuple(settings.seed_depths)
+        return Policy(self.init, self.update, seed_depths, settings.name, restrict, schedule)
+
+
+def conclude(state: State, over: bool, stages: Sequence[int] = ()) -> Decision:
+    """Lets the kept net gain blocks in `stages`, and goes on; to fine-tuning if growth is over."""
+    if stages:
+        state |= {"depths": list(deepen(state["depths"], *stages)), "grown": stages[-1]}
+    depths = tuple(state["depths"])
+    return Decision("finetune" if over else "grow" if stages else "train", depths, tuple(stages))
 
 
 def gain_rule(settings: PolicySettings) -> Rule:
@@ -148,7 +158,6 @@ def check_accuracy(accuracy: float, kind: str = "validation") -> float:
 
 def next_metric(last: float | None, accuracy: float, metric: str) -> float:
     """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""
-    accuracy = check_accuracy(accuracy)
     if metric == "avg":
         return _AVERAGE_DECAY * (last or 0.0) + (1.0 - _AVERAGE_DECAY) * accuracy
     return accuracy if last is None else max(last, accuracy)

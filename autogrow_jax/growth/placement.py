@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.growth.policy import Allowed, Depths, deepen
+from autogrow_jax.growth.policy import Allowed, Depths, State, deepen
 
+Stages = Sequence[int]  # A number for each stage.
+SEED, MOST = (1, 1, 1), (200, 200, 200)
 METRICS = ("max", "avg")
 MODES = ("group", "all", "sub", "rate")
 
@@ -29,14 +31,14 @@ class PolicySettings:
     """
 
     name: str
-    seed_depths: Sequence[int] = (1, 1, 1)
-    max_depths: Sequence[int] = (200, 200, 200)
+    seed_depths: Stages = SEED
+    max_depths: Stages = MOST
     interval: int = 3
     window: int = 100
     threshold: float = 0.05
     metric: str = "max"
     mode: str = "group"
-    sub: Sequence[int] | None = None
+    sub: Stages | None = None
     rate: float = 0.4
     max_growth_epochs: int = 4000
     seed: int = 0
@@ -60,10 +62,56 @@ class PolicySettings:
         self._check_depths()
         self._check_mode()
 
+    @classmethod
+    def make(
+        cls, name: str, seed_depths: Any, max_depths: Any, given: dict[str, Any], **fixed: Any
+    ) -> "PolicySettings":
+        """Makes those of policy `name`; TypeError where one `given` is not among them."""
+        hidden = {"name", "patient", "allowed", *fixed}
+        known = [field.name for field in dataclasses.fields(cls) if field.name not in hidden]
+        for keyword in given:
+            if keyword not in known:
+                raise TypeError(f"{name}() takes no {keyword!r}{nearest(keyword, known)}")
+        return cls(name, seed_depths, max_depths, **given, **fixed)
+
     def restrict(self, allowed: Allowed) -> "PolicySettings":
         """The same settings, with depths refused that `allowed` refuses beside those before."""
         before = self.allowed
         return dataclasses.replace(self, allowed=lambda d: before(d) and allowed(d))
+
+    def find_open(self, state: State) -> Depths:
+        """Finds, ascending, the stages not frozen that have room for another block."""
+        closed = enumerate(state["frozen"])
+        return tuple(s for s, shut in closed if not shut and self._has_room(state["depths"], s))
+
+    def choose_stages(self, state: State, open_stages: Depths) -> Depths:
+        """Chooses the stage of each new block, ascending; one that gains several comes as often.
+
+        Empty only if mode "sub" gives every open stage, of which there is one at least, 0 blocks.
+        """
+        if self.mode == "group":
+            return (turn(open_stages, state["grown"])[0],)
+        depths, chosen = state["depths"], []
+        if self.mode == "rate":
+            # Seeding with a string and calling `random()` draws alike on every Python and platform.
+            draw = random.Random(f"{self.seed},{state['epochs']}").random
+            for _ in range(max(1, round(self.rate * sum(depths)))):
+                candidates = [stage for stage in open_stages if self._has_room(depths, stage)]
+                if not candidates:
+                    break
+                chosen.append(candidates[int(draw() * len(candidates))])
+                depths = deepen(depths, chosen[-1])
+            return tuple(sorted(chosen))
+        for stage in open_stages:
+            for _ in range(self.sub[stage] if self.sub else 1):
+                # One by one: each may fit by itself where all of them together do not.
+                if self._has_room(depths, stage):
+                    chosen.append(stage)
+                    depths = deepen(depths, stage)
+        return tuple(chosen)
+
+    def _has_room(self, depths: Sequence[int], stage: int) -> bool:
+        return depths[stage] < self.max_depths[stage] and self.allowed(deepen(depths, stage))
 
     def _check_depths(self) -> None:
         seed, most = self.seed_depths, self.max_depths
@@ -84,33 +132,21 @@ class PolicySettings:
     def _check_mode(self) -> None:
         if self.mode == "rate" and self.rate == 0.0:
             raise UserError("rate=0.0 adds no block; mode='rate' needs a rate above 0, e.g. 0.4.")
-        if self.mode != "sub":
-            if self.sub is not None:
-                raise UserError(
-                    f"sub={self.sub} is used by mode='sub' only, but mode={self.mode!r}; "
-                    "leave sub out or set mode='sub'."
-                )
-            return
         example = (1,) * len(self.seed_depths)
-        if self.sub is None:
+        if self.mode != "sub" and self.sub is not None:
+            raise UserError(
+                f"sub={self.sub} is used by mode='sub' only, but mode={self.mode!r}; "
+                "leave sub out or set mode='sub'."
+            )
+        if self.mode == "sub" and self.sub is None:
             raise UserError(
                 f"mode='sub' needs sub, the blocks to add to each stage, e.g. sub={example}."
             )
-        if len(self.sub) != len(self.seed_depths) or not any(self.sub):
+        if self.sub is not None and (len(self.sub) != len(example) or not any(self.sub)):
             raise UserError(
-                f"sub={self.sub} must have one entry for each of the {len(self.seed_depths)} "
+                f"sub={self.sub} must have one entry for each of the {len(example)} "
                 f"stages of seed_depths={self.seed_depths}, not all of them 0, e.g. sub={example}."
             )
-
-
-def make_settings(name: str, given: dict[str, Any], without: Sequence[str] = ()) -> PolicySettings:
-    """Makes the settings of policy `name` of keyword arguments; TypeError for one it lacks."""
-    hidden = {"name", "patient", "allowed", *without}
-    known = [f.name for f in dataclasses.fields(PolicySettings) if f.name not in hidden]
-    for keyword in given:
-        if keyword not in known:
-            raise TypeError(f"{name}() takes no {keyword!r}{nearest(keyword, known)}")
-    return PolicySettings(name, **given)
 
 
 def _whole_number(name: str, value: Any, least: int | None = None) -> int:
@@ -150,48 +186,7 @@ def _choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:
     raise UserError(f"{name}={value!r} is unknown; accepted are {', '.join(accepted)}.{hint}")
 
 
-def find_open_stages(
-    depths: Sequence[int], frozen: Sequence[bool], settings: PolicySettings
-) -> Depths:
-    """Finds, ascending, the stages not frozen that have room for another block."""
-    return tuple(s for s, shut in enumerate(frozen) if not shut and _has_room(depths, s, settings))
-
-
-def _has_room(depths: Sequence[int], stage: int, settings: PolicySettings) -> bool:
-    return depths[stage] < settings.max_depths[stage] and settings.allowed(deepen(depths, stage))
-
-
 def turn(stages: Sequence[int], grown: int | None) -> list[int]:
     """`stages` (ascending) by turns: from the one after `grown`, the last that grew, and round."""
     last = -1 if grown is None else grown
     return [s for s in stages if s > last] + [s for s in stages if s <= last]
-
-
-def choose_stages(
-    depths: Depths, open_stages: Depths, grown: int | None, epochs: int, settings: PolicySettings
-) -> tuple[int, ...]:
-    """Chooses the stage of each new block, ascending; a stage that gains several is named as often.
-
-    Empty only if mode "sub" gives every open stage, of which there is one at least, 0 blocks. The
-    draws of mode "rate" depend on the seed and the epochs trained so far.
-    """
-    if settings.mode == "group":
-        return (turn(open_stages, grown)[0],)
-    chosen: list[int] = []
-    if settings.mode == "rate":
-        # Seeding with a string and calling `random()` draws alike on every Python and platform.
-        draw = random.Random(f"{settings.seed},{epochs}").random
-        for _ in range(max(1, round(settings.rate * sum(depths)))):
-            candidates = [stage for stage in open_stages if _has_room(depths, stage, settings)]
-            if not candidates:
-                break
-            chosen.append(candidates[int(draw() * len(candidates))])
-            depths = deepen(depths, chosen[-1])
-        return tuple(sorted(chosen))
-    for stage in open_stages:
-        for _ in range(1 if settings.sub is None else settings.sub[stage]):
-            # One by one: each may fit by itself where all of them together do not.
-            if _has_room(depths, stage, settings):
-                chosen.append(stage)
-                depths = deepen(depths, stage)
-    return tuple(chosen)

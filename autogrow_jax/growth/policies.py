@@ -1,8 +1,7 @@
 """The growth policies by name: the paper's two, and four that stop or choose by other rules."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -10,29 +9,28 @@ from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.growth.lookahead import lookahead
 from autogrow_jax.growth.mechanism import (
-    History,
+    Mechanism,
     Rule,
     StopRule,
-    build_policy,
     check_accuracy,
     fitted_gain,
     gain,
     gain_rule,
     next_metric,
 )
-from autogrow_jax.growth.placement import PolicySettings, check_number, make_settings
-from autogrow_jax.growth.policy import Depths, Measurements, Policy, find_measurement
+from autogrow_jax.growth.placement import MOST, SEED, PolicySettings, Stages, check_number
+from autogrow_jax.growth.policy import Depths, Measurements, Policy, look_up
 
 
 def periodic(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
+    seed_depths: Stages = SEED,
+    max_depths: Stages = MOST,
     interval: int = 3,
     window: int = 100,
     threshold: float = 0.05,
     metric: str = "max",
     mode: str = "group",
-    sub: Sequence[int] | None = None,
+    sub: Stages | None = None,
     rate: float = 0.4,
     max_growth_epochs: int = 4000,
     seed: int = 0,
@@ -50,7 +48,8 @@ def periodic(
       interval: K, epochs between two growths, at least 1.
       window: J, epochs over which the gain is measured, at least 1 (ImageNet: 30).
       threshold: tau, accuracy gain in percentage points, at least 0.
-      metric: "max", the running maximum, or "avg", the exponential average (decay 0.95).
+      metric: "max", the highest accuracy so far, of all depths, or "avg", the exponential average
+        (decay 0.95) from 0, not corrected.
       mode: "group", one block in one stage by turns (the paper's); "all", one block in every
         stage; "sub", `sub[i]` blocks in stage i; "rate", `round(rate * total depth)` blocks, at
         least one, each in a stage drawn at random among those with room.
@@ -73,17 +72,11 @@ def periodic(
         "periodic", seed_depths, max_depths, interval, window, threshold, metric, mode, sub, rate,
         max_growth_epochs, seed,
     )  # fmt: skip
-    return build_policy(settings, stop)
+    return Mechanism(settings, stop).policy()
 
 
 def convergent(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
-    interval: int = 100,
-    threshold: float = 0.05,
-    metric: str = "max",
-    mode: str = "group",
-    **settings: Any,
+    seed_depths: Stages = SEED, max_depths: Stages = MOST, interval: int = 100, **settings: Any
 ) -> Policy:
     """Makes convergent growth (c-AutoGrow): a block only once the net has stopped improving.
 
@@ -92,21 +85,15 @@ def convergent(
     Args:
       interval: K, epochs between two looks and also the window of the gain, at least 1 (100 in
         the authors' code, 200 in the paper).
-      seed_depths, max_depths, threshold, metric, mode: as for `periodic`.
-      **settings: sub, rate, max_growth_epochs, seed, as for `periodic`.
+      seed_depths, max_depths, **settings: as for `periodic`, without `window`.
     """
-    given = dict(seed_depths=seed_depths, max_depths=max_depths, interval=interval, **settings)
-    given |= dict(threshold=threshold, metric=metric, mode=mode)
-    checked = make_settings("convergent", given, without=("window",))
-    patient = dataclasses.replace(checked, window=checked.interval, patient=True)
-    return build_policy(patient, gain_rule)
+    settings["interval"] = interval
+    fixed = dict(window=interval, patient=True)
+    checked = PolicySettings.make("convergent", seed_depths, max_depths, settings, **fixed)
+    return Mechanism(checked, gain_rule).policy()
 
 
-def slope(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
-    **settings: Any,
-) -> Policy:
+def slope(seed_depths: Stages = SEED, max_depths: Stages = MOST, **settings: Any) -> Policy:
     """Makes growth like `periodic` that stops by the slope of a line through the whole window.
 
     The paper's gain is the difference of two running maxima, which one lucky epoch holds at zero.
@@ -120,23 +107,17 @@ def slope(
     """
 
     def rule(settings: PolicySettings) -> Rule:
-        return Rule(
-            lambda last, accuracy, *_: check_accuracy(accuracy),
-            lambda history: (
-                len(history) > settings.window and fitted_gain(history) < settings.threshold
-            ),
-        )
+        def stalled(history: list[Any]) -> bool:
+            return len(history) > settings.window and fitted_gain(history) < settings.threshold
 
-    given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    return build_policy(make_settings("slope", given, without=("metric",)), rule)
+        return Rule(lambda last, accuracy, *_: accuracy, stalled)
+
+    checked = PolicySettings.make("slope", seed_depths, max_depths, settings, metric="max")
+    return Mechanism(checked, rule).policy()
 
 
 def gap(
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
-    *,
-    max_gap: float = 5.0,
-    **settings: Any,
+    seed_depths: Stages = SEED, max_depths: Stages = MOST, *, max_gap: float = 5.0, **settings: Any
 ) -> Policy:
     """Makes growth like `periodic` that goes on in a stalled net as long as it underfits.
 
@@ -163,13 +144,13 @@ def gap(
         window, threshold, metric = settings.window, settings.threshold, settings.metric
 
         def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
-            train = find_measurement(given, "train_accuracy", "growth policy 'gap'")
+            train = look_up(given, "train_accuracy", "growth policy 'gap'")
             train = check_accuracy(train, "train")
             last_validation, last_train, _ = last or (None, None, None)
             validation = next_metric(last_validation, accuracy, metric)
-            return [validation, next_metric(last_train, train, metric), train - float(accuracy)]
+            return [validation, next_metric(last_train, train, metric), train - accuracy]
 
-        def stalled(history: History) -> bool:
+        def stalled(history: list[Any]) -> bool:
             validation, train, gaps = zip(*history, strict=True)
             if gain(validation, window) >= threshold:
                 return False
@@ -177,14 +158,14 @@ def gap(
 
         return Rule(measure, stalled)
 
-    given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    return build_policy(make_settings("gap", given), rule)
+    checked = PolicySettings.make("gap", seed_depths, max_depths, settings)
+    return Mechanism(checked, rule).policy()
 
 
 def efficiency(
     cost: Callable[[Depths], float],
-    seed_depths: Sequence[int] = (1, 1, 1),
-    max_depths: Sequence[int] = (200, 200, 200),
+    seed_depths: Stages = SEED,
+    max_depths: Stages = MOST,
     *,
     price: float = 0.5,
     **settings: Any,
@@ -215,7 +196,7 @@ def efficiency(
                 )
             return [next_metric(last and last[0], accuracy, settings.metric), spent]
 
-        def stalled(history: History) -> bool:
+        def stalled(history: list[Any]) -> bool:
             metric, costs = zip(*history, strict=True)
             # All of the history that is kept: `window` epochs, or what there is of them.
             doublings = math.log2(costs[-1] / costs[0])
@@ -223,8 +204,8 @@ def efficiency(
 
         return Rule(measure, stalled)
 
-    given = dict(seed_depths=seed_depths, max_depths=max_depths, **settings)
-    return build_policy(make_settings("efficiency", given), rule)
+    checked = PolicySettings.make("efficiency", seed_depths, max_depths, settings)
+    return Mechanism(checked, rule).policy()
 
 
 class PolicyArguments(NamedTuple):
@@ -255,6 +236,8 @@ class PolicyArguments(NamedTuple):
         return {name: value for name, value in shared.items() if name not in without}
 
 
+# What `register_policy` takes under a new name. It is called to check a config, and again to run it
+# or go on with it: the same arguments have to make the same policy.
 MakePolicy = Callable[[PolicyArguments], Policy]
 
 
@@ -282,17 +265,4 @@ POLICIES: Registry[MakePolicy] = Registry(
         "lookahead": _make_lookahead,
     },
 )
-
-
-def register_policy(name: str, make: MakePolicy) -> None:
-    """Adds a policy of one's own, after which `growth.policy` takes its name.
-
-    Args:
-      name: a name not yet taken.
-      make: `make(arguments) -> Policy`, called with `PolicyArguments` to check a config, and again
-        to run it or go on with it; the same arguments have to make the same policy.
-
-    Raises:
-      UserError: where the name is taken.
-    """
-    POLICIES.register(name, make)
+register_policy = POLICIES.register

@@ -48,12 +48,12 @@ class Policy(NamedTuple):
     """A growth policy: two pure functions. Write your own by filling the first four fields.
 
     Attributes:
-      init: `init() -> state`. A state is a dict of plain Python values and stays the same through
+      init: `init() -> state`, a dict of plain Python values that stays the same through
         `json.loads(json.dumps(state))`, so that it fits in any checkpoint.
       update: `update(state, accuracy, *, measurements=None) -> (new_state, decision)`, called
-        once after each epoch with the validation accuracy in percent. `measurements` holds
-        further numbers of that epoch by name, for policies that want them. The given state is
-        never changed. Once a decision said "finetune", all later ones do, and the state stays.
+        once after each epoch with the validation accuracy in percent and further numbers of that
+        epoch by name, for policies that want them. The given state is never changed. Once a
+        decision said "finetune", all later ones do, and the state stays.
       seed_depths: blocks in each stage before the first epoch.
       name: the policy's name in configs and reports.
       restrict: `restrict(allowed) -> Policy`, the same policy, which closes each stage whose next
@@ -76,10 +76,7 @@ def ask(
 ) -> tuple[State, Decision]:
     """Asks a policy what comes after an epoch, and holds it to what a decision may say.
 
-    Args:
-      policy, state: anybody's.
-      depths: of the net that a growth, or a trial, would start from.
-      accuracy, measurements: of the epoch, as for `Policy.update`.
+    A growth, or a trial, would start from a net of `depths`; the rest is as for `Policy.update`.
 
     Raises:
       UserError: for a decision that these depths, or its own fields, contradict.
@@ -95,13 +92,11 @@ def _complete(decision: Decision, before: Depths) -> Decision:
     action = decision.action
     if action not in get_args(Action):
         raise UserError(f"there is no action {action!r}{nearest(action, get_args(Action))}")
+    said = f"{action!r} with depths {decision.depths}"
     try:
         depths = tuple(map(operator.index, decision.depths))
     except TypeError:
-        raise UserError(
-            f"{action!r} with depths {decision.depths!r}; give a whole number for each stage"
-        ) from None
-    said = f"{action!r} with depths {depths}"
+        raise UserError(f"{said}; give a whole number for each stage") from None
     if len(depths) != len(before):
         raise UserError(f"{said}, of {len(depths)} stages; the net {before} has {len(before)}")
     gains = [new - old for new, old in zip(depths, before, strict=True)]
@@ -131,19 +126,7 @@ def deepen(depths: Sequence[int], *stages: int) -> Depths:
     return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
 
 
-def read_depths(state: State, seed_depths: Depths) -> Depths:
-    """The depths in a policy's state; UserError where it was made for another number of stages."""
-    depths = tuple(state["depths"])
-    if len(depths) != len(seed_depths):
-        raise UserError(
-            f"this policy state has {len(depths)} stages (depths {depths}), the policy has "
-            f"{len(seed_depths)} (seed_depths {seed_depths}). Continue a run with the "
-            "policy that began it, or start anew from policy.init()."
-        )
-    return depths
-
-
-def find_measurement(measurements: Measurements, name: str, asker: str) -> float:
+def look_up(measurements: Measurements, name: str, asker: str) -> float:
     """Returns a measurement; UserError, which names who asks, where it is missing."""
     if name not in measurements:
         given = ", ".join(map(repr, measurements)) or "none"
@@ -161,8 +144,8 @@ class Replay(NamedTuple):
       growth: `(epoch, depths)` for each growth; the net has `depths` from that epoch on (from 0).
         One with which the phase ends counts too, and a trial that was kept, from its round's end.
       depths: blocks in each stage at the end.
-      growth_epochs: length of the growth phase; of all recorded epochs where it did not end.
-      finetune_epochs: length of the fine-tune phase; 0 where the growth phase did not end.
+      growth_epochs, finetune_epochs: length of the phases; all recorded epochs, and 0, where
+        growth did not end.
       finished: whether the policy ended the growth phase within the recorded curve.
       learning_rates: rate of each epoch, both phases; empty if no schedule was given.
       trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
@@ -202,8 +185,7 @@ def replay(
       finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
       schedule: `schedule(phase, epoch, epochs) -> rate`, as `autogrow_jax.optim.make_schedule`
         makes it.
-      measurements: further numbers of each epoch by name, for policies that want them; the lines
-        of a metrics.jsonl serve as they are.
+      measurements: of each epoch, by name; the lines of a metrics.jsonl serve as they are.
 
     Raises:
       UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.

@@ -10,7 +10,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from autogrow_jax import native
-from autogrow_jax.models.chain import Chain, runs_as
+from autogrow_jax.models.chain import Chain
 from autogrow_jax.models.layers import BlockOptions, ConvBN, conv
 
 
@@ -36,7 +36,7 @@ def _shortcut(block, x, train):
 class PlainBlock(Block):
     """One 3x3 convolution, batch normalisation, ReLU; no shortcut."""
 
-    @runs_as(Chain(num_layers=1, residual=False))
+    @Chain(num_layers=1, residual=False).describes
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return _conv_bn(self, 1, self.features, 3, self.stride)(x, train)
@@ -55,7 +55,7 @@ class PlainBlockNoBN(Block):
 class BasicBlock(Block):
     """Two 3x3 convolutions with batch normalisation, added to the shortcut."""
 
-    @runs_as(Chain(num_layers=2, residual=True))
+    @Chain(num_layers=2, residual=True).describes
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = _conv_bn(self, 1, self.features, 3, self.stride)(x, train)
@@ -77,7 +77,7 @@ class SwitchBlock(Block):
 class BottleneckBlock(Block):
     """1x1, 3x3 (with the stride) and 1x1 convolutions, the last four times as wide."""
 
-    @runs_as(Chain(num_layers=3, residual=True))
+    @Chain(num_layers=3, residual=True).describes
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = _conv_bn(self, 1, self.features // 4, 1)(x, train)

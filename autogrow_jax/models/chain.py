@@ -28,23 +28,17 @@ class Chain(NamedTuple):
     num_layers: int
     residual: bool
 
+    def describes(self, call: Callable) -> Callable:
+        """Says of a block's `__call__` what it computes where the block keeps the shape.
 
-def runs_as(chain: Chain) -> Callable:
-    """Says of a block's `__call__` what it computes where the block keeps the shape.
-
-    It is said of the function: a block derived from ours, with a `__call__` of its own, says
-    nothing and runs as itself.
-    """
-
-    def mark(call: Callable) -> Callable:
-        vars(call)["chain"] = chain
+        A block derived from ours, with a `__call__` of its own, says nothing and runs as itself.
+        """
+        vars(call)["chain"] = self
         return call
-
-    return mark
 
 
 def find_chain(block: nn.Module) -> Chain | None:
-    """Returns what the block's own `__call__` says it `runs_as`; None where it says nothing."""
+    """Returns what the block's own `__call__` computes; None where it says nothing."""
     return getattr(type(block).__call__, "chain", None)
 
 
@@ -57,19 +51,13 @@ def run_chain(
     train: bool,
     by_parts: Callable[[Tree, Tree, jax.Array, jax.Array], jax.Array],
 ) -> tuple[jax.Array, Tree]:
-    """What `run_stack` does, in one custom call.
+    """Does what `run_stack` does, in one custom call.
 
     Args:
       chain: what the blocks are made of.
-      params: leaves [capacity, ...].
-      stats: running statistics, leaves [capacity, ...].
-      x: [N, H, W, C] of float32.
-      depth: number of live slots; None for all.
+      params, stats, x, depth: as for `run_stack`.
       train: whether the batch's statistics normalise, and move the running ones.
       by_parts: computes the evaluation from (params, stats, x, depth) where it is differentiated.
-
-    Returns:
-      The last block's output [N, H, W, C] and the statistics, dead slots left as they were.
     """
     slots = num_slots(params)
     if slots == 0:
@@ -78,10 +66,8 @@ def run_chain(
     # They may have been stored as something else.
     params, stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, stats))
     numbers = range(1, chain.num_layers + 1)
-    kernels, norms = ([params[f"{name}{i}"] for i in numbers] for name in ("conv", "bn"))
     layers = tuple(
-        native.StackLayer(conv["kernel"], norm["scale"], norm["bias"])
-        for conv, norm in zip(kernels, norms, strict=True)
+        native.StackLayer(params[f"conv{i}"]["kernel"], **params[f"bn{i}"]) for i in numbers
     )
     running = [(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"]) for i in numbers]
     if not train:
@@ -91,14 +77,13 @@ def run_chain(
             depth, x, layers, known = operands
             return by_parts(_params_of(layers), _stats_of(known), x, depth)
 
-        return native.evaluated_stack(
-            depth, x, layers, known, chain.residual, differentiable
-        ), stats
+        z = native.evaluated_stack(depth, x, layers, known, chain.residual, differentiable)
+        return z, stats
     z, found = native.stack(depth, x, layers, chain.residual)
     count = x.shape[0] * x.shape[1] * x.shape[2]
     is_live = (jnp.arange(slots) < depth)[:, None]
     moved = _stats_of(
-        native.LayerStatistics(*move_statistics(*old, *new, count))
+        native.LayerStatistics(*move_statistics(old, new, count))
         for old, new in zip(running, found, strict=True)
     )
     return z, jax.tree.map(lambda new, old: jnp.where(is_live, new, old), moved, stats)

@@ -39,26 +39,16 @@ _convolve = partial(lax.conv_general_dilated, dimension_numbers=DIMENSION_NUMBER
 def _convolve_undilated(x, kernel, strides, padding):
     """`_convolve`, or the same as a matrix product where the output is tiny."""
     height, width, channels, features = kernel.shape
-    (top, bottom), (left, right) = padding
-    rows = (x.shape[1] + top + bottom - height) // strides[0] + 1
-    columns = (x.shape[2] + left + right - width) // strides[1] + 1
+    rows = (x.shape[1] + sum(padding[0]) - height) // strides[0] + 1
+    columns = (x.shape[2] + sum(padding[1]) - width) // strides[1] + 1
     if rows * columns > _MATRIX_PRODUCT_PIXELS or height * width == 1:
         return _convolve(x, kernel, strides, padding)
-    x = lax.pad(
-        x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
-    )
+    edges = [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+    # From the first to the last pixel that a kernel's entry meets, in rows and columns.
+    high, wide = (rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1
     patches = [
-        lax.slice(
-            x,
-            (0, i, j, 0),
-            (
-                x.shape[0],
-                i + (rows - 1) * strides[0] + 1,
-                j + (columns - 1) * strides[1] + 1,
-                channels,
-            ),
-            (1, *strides, 1),
-        )
+        lax.slice(x, (0, i, j, 0), (len(x), i + high, j + wide, channels), (1, *strides, 1))
         for i in range(height)
         for j in range(width)
     ]
@@ -112,13 +102,8 @@ def _kernel_gradient(x, g, strides, padding):
 
     def of_part(x, g):
         # x^T [C, H, W, N] * g^T [OH, OW, N, F] -> [C, KH, KW, F]
-        found = _convolve(
-            jnp.transpose(x, (3, 1, 2, 0)),
-            jnp.transpose(g, (1, 2, 0, 3)),
-            (1, 1),
-            padding,
-            rhs_dilation=strides,
-        )
+        x, g = jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(g, (1, 2, 0, 3))
+        found = _convolve(x, g, (1, 1), padding, rhs_dilation=strides)
         return jnp.transpose(found, (1, 2, 0, 3))
 
     if parts == 1:
@@ -154,40 +139,39 @@ def why_not_native() -> str:
     return native.why_unavailable() if backend == "cpu" else f"the backend is {backend}, not cpu"
 
 
-def _behind_flax(convolve):
-    def conv_general_dilated(
-        x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **others: Any
-    ) -> jax.Array:
-        """A convolution behind the signature that `flax.linen.Conv(conv_general_dilated=)` calls.
+def conv_general_dilated(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Any,
+    *,
+    is_native: bool = False,
+    **others: Any,
+) -> jax.Array:
+    """Convolves behind the signature that `flax.linen.Conv(conv_general_dilated=)` calls.
 
-        Raises:
-          NotImplementedError: for what none of our blocks uses.
-        """
-        dilations = [others.get(f"{side}_dilation") or () for side in ("lhs", "rhs")]
-        grouped = others.get("feature_group_count", 1) != 1
-        dilated = any(step != 1 for steps in dilations for step in steps)
-        if dilated or grouped or isinstance(padding, str) or others.get("precision") is not None:
-            raise NotImplementedError(
-                "the canonical-form convolution takes explicit padding and neither dilation,"
-                " groups nor a precision; use jax.lax.conv_general_dilated in this block"
-            )
-        (top, bottom), (left, right) = padding
-        return convolve(x, kernel, tuple(strides), ((top, bottom), (left, right)))
+    XLA computes it, in canonical form where that is the CPU's; where `is_native`, the package's own
+    kernels as far as they can, equal up to rounding.
 
-    return conv_general_dilated
-
-
-@_behind_flax
-def conv_general_dilated(x, kernel, strides, padding):
-    """Convolves by XLA, in canonical form where that is the CPU's."""
+    Raises:
+      NotImplementedError: for what none of our blocks uses.
+    """
+    dilations = [others.get(f"{side}_dilation") or () for side in ("lhs", "rhs")]
+    grouped = others.get("feature_group_count", 1) != 1
+    dilated = any(step != 1 for steps in dilations for step in steps)
+    if dilated or grouped or isinstance(padding, str) or others.get("precision") is not None:
+        raise NotImplementedError(
+            "the canonical-form convolution takes explicit padding and neither dilation,"
+            " groups nor a precision; use jax.lax.conv_general_dilated in this block"
+        )
+    row, column = strides
+    (top, bottom), (left, right) = padding
+    where = (row, column), ((top, bottom), (left, right))
+    is_native = is_native and kernel.dtype == jnp.float32
+    if is_native and native.is_supported(x, kernel.shape, where[0]) and not why_not_native():
+        return native.forward(x, kernel, *where)
     compute = convolution if jax.default_backend() == "cpu" else _convolve
-    return compute(x, kernel, strides, padding)
+    return compute(x, kernel, *where)
 
 
-@_behind_flax
-def native_conv_general_dilated(x, kernel, strides, padding):
-    """Convolves by the package's own kernels, equal up to rounding; else by XLA."""
-    is_float32 = kernel.dtype == jnp.float32
-    if is_float32 and native.is_supported(x, kernel.shape, strides) and not why_not_native():
-        return native.forward(x, kernel, strides, padding)
-    return conv_general_dilated(x, kernel, strides, padding)
+native_conv_general_dilated = partial(conv_general_dilated, is_native=True)

@@ -6,7 +6,7 @@ for a network and an image shape; their jaxprs say what is multiplied, whatever 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -16,25 +16,18 @@ import jax
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.layers import XLA
-from autogrow_jax.models.network import (
-    Network,
-    Stage,
-    num_params,
-    rest_block,
-)
+from autogrow_jax.models.network import Network, Stage, num_params, rest_block
 
 
 class Cost(NamedTuple):
     """What a network, or a part of one, takes.
 
-    Multiply-adds are counted as the literature does: those of convolutions and of matrix products
-    (the linear layer, and any in a block of one's own), k * k * input channels / groups for each
-    output, whether or not part of the kernel lies on padding. Normalisation, activations, sums
-    and pooling count nothing.
-
     Attributes:
       num_params: trainable parameters.
-      macs: multiply-adds of evaluating one image, forward.
+      macs: multiply-adds of evaluating one image, forward, as the literature counts them: those of
+        convolutions and of matrix products (the linear layer, and any in a block of one's own),
+        k * k * input channels / groups for each output, whether or not part of the kernel lies on
+        padding. Normalisation, activations, sums and pooling count nothing.
     """
 
     num_params: int
@@ -55,9 +48,8 @@ class PieceCosts(NamedTuple):
 
     def stage(self, index: int, depth: int) -> Cost:
         """The cost of stage `index` with `depth` blocks."""
-        return Cost(
-            *(a + (depth - 1) * b for a, b in zip(self.first[index], self.rest[index], strict=True))
-        )
+        pairs = zip(self.first[index], self.rest[index], strict=True)
+        return Cost(*(first + (depth - 1) * further for first, further in pairs))
 
 
 def estimate_cost(
@@ -65,16 +57,11 @@ def estimate_cost(
 ) -> Cost:
     """Counts parameters and multiply-adds exactly; nothing is compiled, no array is made.
 
-    The first call for a network and an image shape traces its pieces; other depths are then sums.
-
-    Args:
-      network: made by `build_network`.
-      image_shape: of one image, (H, W, C) in pixels and channels.
-      depths: blocks in each stage; by default those of `network`.
+    The first call for a network and an image shape, (H, W, C) in pixels and channels, traces its
+    pieces; other `depths` (by default the network's) are then sums.
 
     Raises:
-      UserError: for depths or an image shape that do not fit the network, and for a block whose
-        products cannot be counted (see `piece_costs`).
+      UserError: for depths that do not fit the network, and as `piece_costs`.
 
     >>> from autogrow_jax.models import build_network
     >>> estimate_cost(build_network("basic3", (3, 3, 3)), (32, 32, 3))
@@ -95,11 +82,8 @@ def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
         cost, or behind an operation that hides them.
     """
     shape = tuple(image_shape)
-    if (
-        len(shape) != 3
-        or not all(isinstance(size, Integral) and size >= 1 for size in shape)
-        or shape[2] != network.image_channels
-    ):
+    fits = len(shape) == 3 and shape[2] == network.image_channels
+    if not fits or not all(isinstance(size, Integral) and size >= 1 for size in shape):
         raise UserError(
             f"image_shape is {shape}; this network takes (H, W, {network.image_channels}), pixels"
             " and channels of one image"
@@ -113,32 +97,25 @@ def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
 @lru_cache(maxsize=128)
 def _piece_costs(network: Network, shape: tuple[int, ...]) -> PieceCosts:
     """The pieces of a network of one block in each stage."""
-    seen: list[tuple[Stage, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]] = []
-
-    def record(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        if isinstance(context.module, Stage) and context.method_name == "__call__":
-            seen.append((context.module.clone(), _like(args[0]), _like(y)))
-        return y
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
-    with nn.intercept_methods(record):
-        variables = jax.eval_shape(network.init, key, images)
-    first, rest = [], []
-    for index, (stage, x, y) in enumerate(seen):
-        own = {name: tree[stage.name] for name, tree in variables.items() if stage.name in tree}
+    init = partial(
+        network.init, mutable=True, capture_intermediates=lambda _, name: name == "_stem"
+    )
+    variables = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    outputs = variables.pop("intermediates")
+    (x,), first, rest = outputs["_stem"], [], []
+    for index in range(len(network.depths)):
+        name = f"stage{index}"
+        stage = Stage(network.family, index, 1, network.options, network.remat)
+        own = {part: tree[name] for part, tree in variables.items() if name in tree}
         first.append(_cost(stage, own, x))
-        stacked = {name: tree["rest"] for name, tree in own.items() if "rest" in tree}
+        (x,) = outputs[f"{name}_output"]
+        stacked = {part: tree["rest"] for part, tree in own.items() if "rest" in tree}
         block = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
-        rest.append(_cost(rest_block(network, index), block, y))
+        rest.append(_cost(rest_block(network, index), block, x))
     whole, stages = _cost(network, variables, images), map(sum, zip(*first, strict=True))
     stem_and_head = Cost(*(a - b for a, b in zip(whole, stages, strict=True)))
     return PieceCosts(stem_and_head, tuple(first), tuple(rest))
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _cost(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct) -> Cost:
@@ -225,10 +202,6 @@ def _convolution_macs(eqn: Any) -> int:
     # Each place meets each kernel entry once. The places are those of the output; where the input
     # is dilated (a transposed convolution), most entries would meet its holes, and they are those
     # of the input.
-    places = [
-        y[out] if dilation == 1 else x[of]
-        for out, of, dilation in zip(
-            out_spec[2:], lhs_spec[2:], eqn.params["lhs_dilation"], strict=True
-        )
-    ]
+    axes = zip(out_spec[2:], lhs_spec[2:], eqn.params["lhs_dilation"], strict=True)
+    places = [y[out] if dilation == 1 else x[of] for out, of, dilation in axes]
     return y[out_spec[0]] * prod(places) * prod(kernel)

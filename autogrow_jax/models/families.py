@@ -37,16 +37,12 @@ class Family(NamedTuple):
         """Returns depths as Python's whole numbers; UserError where they do not fit the stages."""
         depths = tuple(depths) if isinstance(depths, Iterable) else (depths,)
         stages = len(self.widths)
-        if len(depths) != stages or not all(_is_count(depth) for depth in depths):
+        if len(depths) != stages or not all(isinstance(d, Integral) and int(d) > 0 for d in depths):
             raise UserError(
                 f"depths {depths} do not fit {self.name!r}: give {stages} whole numbers of at"
                 f" least 1, one for each stage, such as {(1,) * stages}"
             )
         return tuple(int(depth) for depth in depths)  # NumPy's would not do for JSON.
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 FAMILIES: Registry[Family] = Registry("network family")
@@ -76,10 +72,6 @@ register_family("plain3", Family(blocks.PlainBlock, _NARROW, 16, 0.01, False))
 register_family("basic4", Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"))
 register_family("plain4", Family(blocks.PlainBlock, _WIDE, 64, 0.01, False))
 register_family("bottleneck4", Family(blocks.BottleneckBlock, _WIDEST, 64, 0.1, True, "bn3"))
-register_family(
-    "plain3_nobn", Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, batch_norm=False)
-)
-register_family(
-    "plain4_nobn", Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, batch_norm=False)
-)
+register_family("plain3_nobn", Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, "", False))
+register_family("plain4_nobn", Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, "", False))
 register_family("switch3", Family(blocks.SwitchBlock, _NARROW, 16, 0.1, True, "bn2"))

@@ -6,6 +6,7 @@ computation.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -39,11 +40,11 @@ XLA, NATIVE = CONVOLUTIONS = ("xla", "native")
 # Share of the old running statistics that a step keeps; PyTorch calls 1 - 0.9 the momentum.
 DECAY = 0.9
 
-# Called as layer(scale, bias, running mean and variance, or None for the batch's own); returns what
-# is normalised, and by what mean and variance.
-Layer = Callable[
-    [jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None],
-    tuple[jax.Array, jax.Array, jax.Array],
+# What normalises: (scale, bias, running mean and variance, or None for the batch's own) to what is
+# normalised, and by what mean and variance.
+Statistics = tuple[jax.Array, jax.Array]
+Normalize = Callable[
+    [jax.Array, jax.Array, Statistics | None], tuple[jax.Array, jax.Array, jax.Array]
 ]
 
 
@@ -52,10 +53,11 @@ class BlockOptions(NamedTuple):
 
     Attributes:
       dtype: of the computation.
-      bn_scale_init: "ones" or "uniform" (U[0, 1), PyTorch's default when the paper was written).
-      kernel_init: "torch" (U(+-1/sqrt(fan_in)), biases too), "he" or "lecun" (biases zero).
-      convolution: "xla", or "native" for the package's own kernels where they can be used: a CPU
-        and float32.
+      bn_scale_init: where batch normalisation's scale starts, of `BN_SCALE_INITS`.
+      kernel_init: where convolutions and the linear layer start, of `KERNEL_INITS`; "torch" draws
+        biases likewise, others start them at zero.
+      convolution: "xla", or "native" for the package's own kernels, which a C++ compiler builds on
+        first use; they serve float32 on a CPU, and XLA everything else.
     """
 
     dtype: Any = jnp.float32
@@ -93,18 +95,16 @@ def conv(
     options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs
 ) -> nn.Conv:
     """Makes a `size` x `size` convolution padded by (size - 1) / 2 on all sides."""
-    pad = (size - 1) // 2
+    is_native = options.convolution == NATIVE
     return nn.Conv(
         features,
         (size, size),
-        (stride, stride),
-        ((pad, pad), (pad, pad)),
+        stride,
+        (size - 1) // 2,
         dtype=options.dtype,
         kernel_init=KERNEL_INITS[options.kernel_init],
         bias_init=options.bias_init(in_features * size * size),
-        conv_general_dilated=(
-            native_conv_general_dilated if options.convolution == NATIVE else conv_general_dilated
-        ),
+        conv_general_dilated=native_conv_general_dilated if is_native else conv_general_dilated,
         **kwargs,
     )
 
@@ -114,12 +114,8 @@ class BatchNorm(nn.Module):
 
     Flax's own differs in one thing that is seen after a few steps: its running variance averages
     the variance of the batch as it is, PyTorch's the unbiased one, n / (n - 1) times as large. In
-    a last stage of 4x4 pixels and a batch of 8 that is 0.8 % of the variance.
-
-    Attributes:
-      use_running_average: normalise by the running statistics, and leave them.
-      dtype: of the output.
-      scale_init: start of the scale; the shift starts at zero.
+    a last stage of 4x4 pixels and a batch of 8 that is 0.8 % of the variance. The shift starts at
+    zero; `dtype` is that of the output.
     """
 
     use_running_average: bool
@@ -127,7 +123,7 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Any, layer: Layer | None = None) -> jax.Array:
+    def __call__(self, x: Any, layer: Normalize | None = None) -> jax.Array:
         """Normalises [..., C] over all but the last axis.
 
         Args:
@@ -137,31 +133,28 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         # They may have been stored as something else.
-        scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
-        running = None
-        if self.use_running_average:
-            running = (
-                running_mean.value.astype(jnp.float32),
-                running_var.value.astype(jnp.float32),
-            )
-        if layer is None:
-            y, mean, var = _normalize(x, scale, bias, running, self.dtype)
-        else:
-            y, mean, var = layer(scale, bias, running)
+        scale, bias, *known = (a.astype(jnp.float32) for a in (scale, bias, mean.value, var.value))
+        running = (known[0], known[1]) if self.use_running_average else None
+        normalize = layer or partial(_normalize, x, self.dtype)
+        y, *found = normalize(scale, bias, running)
         is_mutable = self.is_mutable_collection("batch_stats")
         if running is None and is_mutable and not self.is_initializing():
-            running_mean.value, running_var.value = move_statistics(
-                running_mean.value, running_var.value, mean, var, math.prod(x.shape[:-1])
-            )
+            old, count = (mean.value, var.value), math.prod(x.shape[:-1])
+            mean.value, var.value = move_statistics(old, tuple(found), count)
         return y
 
 
-def _normalize(x, scale, bias, running, dtype):
+def _normalize(x, dtype, scale, bias, running):
     wide = x.astype(jnp.float32)
-    mean, var = running or _batch_statistics(wide)
+    if running is None:
+        axes = tuple(range(x.ndim - 1))
+        mean = jnp.mean(wide, axes)
+        # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
+        running = mean, jnp.maximum(jnp.mean(lax.square(wide), axes) - lax.square(mean), 0.0)
+    mean, var = running
     factor = scale * lax.rsqrt(var + EPSILON)
 
     def broadcast(channel_values):  # Silent promotion of ranks may be an error.
@@ -171,23 +164,12 @@ def _normalize(x, scale, bias, running, dtype):
     return y.astype(dtype), mean, var
 
 
-def _batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and (biased) variance of each channel of float32."""
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    # E[x^2] - E[x]^2 needs one pass over x; rounding may take it below zero.
-    return mean, jnp.maximum(jnp.mean(lax.square(x), axes) - lax.square(mean), 0.0)
-
-
-def move_statistics(
-    running_mean: jax.Array, running_var: jax.Array, mean: jax.Array, var: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the running statistics [..., C] after a batch of `count` values, `var` biased."""
-    unbiased = var * (count / max(count - 1, 1))
-    return (
-        DECAY * running_mean + (1 - DECAY) * mean,
-        DECAY * running_var + (1 - DECAY) * unbiased,
-    )
+def move_statistics(running: Statistics, found: Statistics, count: int) -> Statistics:
+    """Returns mean and variance [..., C] after a batch of `count` values, `found` biased."""
+    unbiased = found[1] * (count / max(count - 1, 1))
+    pairs = zip(running, (found[0], unbiased), strict=True)
+    mean, var = (DECAY * old + (1 - DECAY) * new for old, new in pairs)
+    return mean, var
 
 
 def batch_norm(options: BlockOptions, train: bool, **kwargs) -> BatchNorm:
@@ -246,25 +228,18 @@ class ConvBN(NamedTuple):
         kernel = _Kernel(shape, KERNEL_INITS[self.options.kernel_init], name=self.names[0])()
         normalization = batch_norm(self.options, train, name=self.names[1])
         strides, padding = (self.stride, self.stride), (((self.size - 1) // 2,) * 2,) * 2
-        is_native = self.options.is_native and native.is_supported(x, shape, strides)
-        compute = self._by_kernels if is_native else self._by_xla
-        return compute(x, kernel, normalization, addend, strides, padding)
-
-    def _by_xla(self, x, kernel, normalization, addend, strides, padding):
-        x, kernel = (a.astype(self.options.dtype) for a in (x, kernel))
-        y = conv_general_dilated(x, kernel, strides, padding)
-        y = normalization(checkpoint_name(y, native.KEPT))
-        y = y if addend is None else y + addend
-        return nn.relu(y) if self.relu else y
-
-    def _by_kernels(self, x, kernel, normalization, addend, strides, padding):
-        where = (strides, padding, self.relu)
+        if not (self.options.is_native and native.is_supported(x, shape, strides)):
+            x, kernel = (a.astype(self.options.dtype) for a in (x, kernel))
+            y = conv_general_dilated(x, kernel, strides, padding)
+            y = normalization(checkpoint_name(y, native.KEPT))
+            y = y if addend is None else y + addend
+            return nn.relu(y) if self.relu else y
 
         def layer(scale, bias, running):
+            operands, where = (x, kernel, scale, bias), (addend, strides, padding, self.relu)
             if running is None:
-                return native.layer(x, kernel, scale, bias, addend, *where)
-            y = native.evaluated_layer(x, kernel, scale, bias, *running, addend, *where)
-            return y, *running
+                return native.layer(*operands, *where)
+            return native.evaluated_layer(*operands, *running, *where), *running
 
-        shape = native.output_shape(x.shape, kernel.shape, strides, padding)
-        return normalization(jax.ShapeDtypeStruct(shape, x.dtype), layer)
+        out = native.output_shape(x.shape, shape, strides, padding)
+        return normalization(jax.ShapeDtypeStruct(out, x.dtype), layer)

@@ -62,10 +62,7 @@ class Stage(nn.Module):
         is_native = self.options.is_native
         chain = find_chain(block) if is_native else None
         if chain is not None and not self.remat and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
-
-            def by_parts(params, stats, x, depth):
-                return run_stack(apply, params, stats, x, depth)[0]
-
+            by_parts = lambda *operands: run_stack(apply, *operands)[0]  # noqa: E731
             return run_chain(chain, params, stats, x, depth, train, by_parts)
         policy = jax.checkpoint_policies.save_only_these_names(native.KEPT)
         apply = jax.checkpoint(apply, policy=None if self.remat else policy)
@@ -120,8 +117,7 @@ class Network(nn.Module):
           images: float [N, H, W, image_channels].
           train: normalise by the batch's statistics and update the running ones, which needs
             `mutable=["batch_stats"]`.
-          live_depths: int32 [num_stages], how many blocks of each stage to run, where `depths`
-            is a capacity; None runs all.
+          live_depths: int32 [num_stages], how many blocks of each stage to run; None for all.
 
         Raises:
           UserError: for images of another shape, and variables of a network of other depths.
@@ -189,14 +185,9 @@ def build_network(
         stride 2).
       dtype: of the computation, float32 or bfloat16; parameters and running statistics stay
         float32.
-      bn_scale_init: where batch normalisation's scale starts, "ones" or "uniform" (U[0, 1),
-        PyTorch's default when the paper was written).
-      kernel_init: where convolutions and the linear layer start: "torch" (U(+-1/sqrt(fan_in))),
-        "he" or "lecun".
+      bn_scale_init, kernel_init, convolution: as of `BlockOptions`.
       remat: keep only the input of each stacked block for the gradient and compute the block
         again; otherwise the outputs of its convolutions are kept too.
-      convolution: "xla", or "native" for the package's own convolutions, which a C++ compiler
-        builds on first use; they serve float32 on a CPU, and XLA everything else.
 
     Returns:
       A linen module: `init(key, images)`, `apply(variables, images, train=False)`.

@@ -133,11 +133,8 @@ class _ResidualStructure:
         self.saved = jax.eval_shape(leaves_of, params, stats, x)
 
     def to_save(self, vjp):
-        return [
-            leaf
-            for leaf, source in zip(jax.tree.leaves(vjp), self._source, strict=True)
-            if source is None
-        ]
+        leaves = zip(jax.tree.leaves(vjp), self._source, strict=True)
+        return [leaf for leaf, source in leaves if source is None]
 
     def restore(self, params, stats, saved):
         inputs = [*jax.tree.leaves(params), *jax.tree.leaves(stats)]

@@ -15,7 +15,7 @@ from jax import lax
 
 from autogrow_jax.data import normalize
 from autogrow_jax.growth import get_initializer
-from autogrow_jax.growth.grow import in_stage, place_block, start_block, write_block
+from autogrow_jax.growth.grow import append_block, stage_of, write_block
 from autogrow_jax.growth.initializers import make_adam, trained_by_adam
 from autogrow_jax.models import Network
 from autogrow_jax.training.feed import Epoch, Feed
@@ -55,8 +55,7 @@ def make_grow_state(
         data: tuple[Any, Any] = (None, None)
         if chosen.needs_data(network.family):
             data = normalize(images, recipe.preprocessing), labels
-        block = start_block(network, variables, stage, key, chosen, *data, depths, slot)
-        grown = place_block(variables, stage, slot, block)
+        grown = append_block(network, variables, stage, key, chosen, depths, *data)
         params = grown["params"]
         opt_state = optimizer.init(params)
         if not reset_optimizer:
@@ -111,7 +110,7 @@ def make_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mas
 
     def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
         nothing = jnp.zeros(leaf.shape[:1] + (1,) * (leaf.ndim - 1), leaf.dtype)
-        is_own = in_stage(path, stage) and (all_params or trained_by_adam(network.family, path))
+        is_own = stage_of(path) == stage and (all_params or trained_by_adam(network.family, path))
         return nothing.at[slot].set(1) if is_own else nothing
 
     return Mask(

@@ -22,7 +22,7 @@ from jax import lax
 
 from autogrow_jax.data import Dataset, normalize
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.grow import is_stacked
+from autogrow_jax.growth.grow import stage_of
 from autogrow_jax.models.network import Network
 
 Tree = Any
@@ -85,7 +85,7 @@ def random_plane(points: Sequence[Tree], center: int, seed: int) -> Plane:
 
     def draw(path: Any, leaf: np.ndarray) -> np.ndarray:
         """Normal noise, each output channel (of each block) scaled to the leaf's norm."""
-        stacked = is_stacked(path)
+        stacked = stage_of(path) is not None
         if leaf.ndim - stacked < 2:
             return np.zeros_like(leaf)
         noise, axes = generator.standard_normal(leaf.shape), tuple(range(stacked, leaf.ndim - 1))
