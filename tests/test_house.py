@@ -91,7 +91,6 @@ def test_the_package_can_be_read():
     assert _count("") < 12_500
 
 
-@NOT_YET
 def test_what_a_researcher_reads_is_small():
     assert _count("errors.py", "models", "growth") < 3_000
 

@@ -398,7 +398,7 @@ class GatedBlock(nn.Module):
     def __call__(self, x, train):
         conv = functools.partial(blocks.conv, self.options, self.features, use_bias=False)
         y = conv(1, self.stride, x.shape[-1], name="conv")(x)
-        y = layers.batch_norm(self.options, train, name="norm")(y)
+        y = layers.BatchNorm(self.options, train, name="norm")(y)
         y = y * self.param("gate", nn.initializers.ones, (1, 1, 1, self.features))
         if self.stride != 1 or x.shape[-1] != self.features:
             x = conv(1, self.stride, x.shape[-1], name="project")(x)

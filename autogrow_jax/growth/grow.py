@@ -6,7 +6,6 @@ state of any optax chain, whose trees repeat the parameters' names.
 
 import re
 from functools import partial
-from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -21,8 +20,7 @@ from autogrow_jax.growth.policy import deepen
 from autogrow_jax.models import Network, rest_block
 
 Tree = Any
-# The key under which a stage holds its stacked blocks.
-STACKED = "rest"
+STACKED = "rest"  # The key under which a stage holds its stacked blocks.
 
 
 class GraftError(ValueError):
@@ -31,11 +29,9 @@ class GraftError(ValueError):
 
 def stage_of(path: tuple[Any, ...]) -> int | None:
     """The stage of whose stacked blocks a leaf is, by its path; None where it is of none."""
-    keys = [str(getattr(key, "key", "")) for key in path]
     # "rest" alone, or a stage's name, may be a label of an optax chain.
-    owners = [before for before, key in pairwise(keys) if key == STACKED]
-    found = [re.fullmatch(r"stage(\d+)", owner) for owner in owners]
-    return next((int(stage[1]) for stage in found if stage), None)
+    found = re.search(rf"\['stage(\d+)'\]\['{STACKED}'\]", jax.tree_util.keystr(path))
+    return int(found[1]) if found else None
 
 
 def graft(old: Tree, new: Tree) -> Tree:
@@ -61,9 +57,11 @@ def graft(old: Tree, new: Tree) -> Tree:
             complaints.append(f"  + {name}: only in the new tree")
             continue
         given = old_leaves[name]
-        if given.dtype == leaf.dtype and given.shape == leaf.shape:
+        alike = given.dtype == leaf.dtype and given.ndim == leaf.ndim
+        more = [wanted - size for size, wanted in zip(given.shape, leaf.shape, strict=False)]
+        if alike and not any(more):
             result.append(given)
-        elif _is_shallower(given, leaf) and stage_of(path) is not None:
+        elif alike and stage_of(path) is not None and more[0] > 0 and not any(more[1:]):
             result.append(jnp.asarray(leaf).at[: given.shape[0]].set(given))
         else:
             found, wanted = (f"{a.dtype}{list(a.shape)}" for a in (given, leaf))
@@ -73,12 +71,6 @@ def graft(old: Tree, new: Tree) -> Tree:
             "the old tree cannot be grafted into the new one:\n" + "\n".join(complaints)
         )
     return jax.tree.unflatten(treedef, result)
-
-
-def _is_shallower(given, leaf) -> bool:
-    if given.dtype != leaf.dtype or not given.ndim == leaf.ndim > 0:
-        return False
-    return given.shape[1:] == leaf.shape[1:] and given.shape[0] <= leaf.shape[0]
 
 
 def cut(tree: Tree, depths: tuple[int, ...]) -> Tree:
@@ -125,10 +117,8 @@ def append_block(
     Args:
       network, variables: have room for the block: of the deeper network, or of a capacity. What
         stands in the new block's place does not matter.
-      stage, key: as for `grow`.
-      initializer: how the block starts.
       live_depths: int32 [num_stages] before the growth.
-      images, labels: as for `grow`; what the initialiser needs of them.
+      images, labels: what the initialiser needs of them; as for `grow`, like the rest.
     """
     family, slot = network.family, live_depths[stage] - 1
     random_key, start_key = jax.random.split(key)
@@ -195,7 +185,7 @@ def grow(
       labels: int [N], where it trains: adam.
 
     Returns:
-      The deeper network and its variables. For the optimiser's state see `grow_optimizer_state`.
+      The deeper network and its variables; `grow_optimizer_state` takes the optimiser along.
 
     Raises:
       UserError: for a stage that is not there, an unknown initialiser, data that is missing,

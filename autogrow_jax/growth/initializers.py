@@ -17,8 +17,6 @@ from autogrow_jax.models.layers import EPSILON
 
 Variables = dict[str, Any]
 
-ADAM_STEPS = 100
-
 
 class Context(NamedTuple):
     """What an initialiser may look at.
@@ -164,20 +162,20 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
         return block
     optimizer = make_adam()
 
+    def move(path, update):
+        return update if trained_by_adam(context.family, path) else jnp.zeros_like(update)
+
     def step(_, carry):
         params, stats, state = carry
         gradient_of = jax.grad(lambda p: loss({"params": p, "batch_stats": stats}), has_aux=True)
         grads, stats = gradient_of(params)
         updates, state = optimizer.update(grads, state, params)
-        updates = jax.tree_util.tree_map_with_path(
-            lambda path, u: u if trained_by_adam(context.family, path) else jnp.zeros_like(u),
-            updates,
-        )
+        updates = jax.tree_util.tree_map_with_path(move, updates)
         return optax.apply_updates(params, updates), stats, state
 
     stats = block.get("batch_stats", {})
     carry = (block["params"], stats, optimizer.init(block["params"]))
-    params, stats, _ = lax.fori_loop(0, ADAM_STEPS, step, carry)
+    params, stats, _ = lax.fori_loop(0, 100, step, carry)
     return {**block, "params": params, **({"batch_stats": stats} if stats else {})}
 
 
@@ -186,7 +184,6 @@ def make_adam() -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.scale_by_adam(), optax.scale(-1e-3))
 
 
-# Morphism sets a plain block's normalisation from what enters it.
 _MORPHISM = Initializer(morphism, lambda family: family.batch_norm and not family.residual)
 
 INITIALIZERS: Registry[Initializer] = Registry(
@@ -212,10 +209,6 @@ def register_initializer(
     needs_labels: bool = False,
     pretrain: bool = False,
 ) -> None:
-    """Adds an `Initializer` of one's own, after which `growth.initializer` takes its name.
-
-    Raises:
-      UserError: where the name is taken.
-    """
+    """Adds an `Initializer` of one's own to the names; UserError where its name is taken."""
     needs_images = needs_labels or needs_images
     INITIALIZERS.register(name, Initializer(start, needs_images, needs_labels, pretrain))

@@ -61,9 +61,8 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         check_number(name, value)
     counted = {name: most for name, most in limits._asdict().items() if most and name in _COUNTED}
     if counted and cost is None:
-        raise UserError(
-            f"{next(iter(counted))} needs to know what depths cost; give limited() a cost"
-        )
+        name, *_ = counted
+        raise UserError(f"{name} needs to know what depths cost; give limited() a cost")
     if not any(limits):
         return policy
 
@@ -118,14 +117,13 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
             decision = Decision("finetune", depths) if on_trial else decision
             decision = decision._replace(action="finetune")
         kept = depths if on_trial else decision.depths
-        new_state = {
+        return {
             "inner": inner_state,
             "epochs": epochs,
             "depths": list(kept),
             "latency": latency if kept == depths else None,
             "finished": decision.action == "finetune",
-        }
-        return new_state, decision
+        }, decision
 
     both = restrict and (lambda allowed: limited(restrict(allowed), limits, cost))
     return policy._replace(init=init, update=update, restrict=both)

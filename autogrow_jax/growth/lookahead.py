@@ -1,6 +1,4 @@
-"""Lookahead growth: try the next block in each open stage for an epoch, keep the best stage.
-
-It is otherwise periodic growth, so that comparing the two shows what the choice is worth.
+"""Lookahead growth: periodic growth that tries the next block in each open stage for an epoch.
 
 1.  The *kept net* is trained for `interval` epochs. Its accuracies, and only they, enter the metric
     and fill the window of the stop rule, which is that of `periodic`. Then the stage that grew last
@@ -28,30 +26,24 @@ The cost: with M open stages, a block costs M - 1 epochs more than in periodic g
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.mechanism import Mechanism, conclude, gain_rule
-from autogrow_jax.growth.placement import MOST, SEED, PolicySettings, Stages, turn
+from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, turn
 from autogrow_jax.growth.policy import Decision, Measurements, Policy, State, deepen
 
 
 def lookahead(
-    seed_depths: Stages = SEED,
-    max_depths: Stages = MOST,
-    interval: int = 3,
-    window: int = 100,
-    threshold: float = 0.05,
-    metric: str = "max",
-    max_growth_epochs: int = 4000,
+    seed_depths: Stages = LEAST, max_depths: Stages = MOST, interval: int = 3, **settings: Any
 ) -> Policy:
     """Makes growth of the stage whose next block does best in an epoch of trial; not the paper's.
 
     Args:
       interval: K, epochs that the kept net is trained between two growths, the epoch of its trial
         included, at least 2.
-      max_growth_epochs: epochs, trials included, that the growth phase never passes, at least 1.
-      seed_depths, max_depths, window, threshold, metric: as for `periodic`, of the kept net.
+      seed_depths, max_depths, **settings: window, threshold, metric and max_growth_epochs as for
+        `periodic`, of the kept net; `max_growth_epochs` is never passed.
 
     Raises:
       UserError: for a value outside of what is said above.
@@ -64,16 +56,15 @@ def lookahead(
       >>> decision
       Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
     """
-    settings = PolicySettings(
-        "lookahead", seed_depths, max_depths, interval, window, threshold, metric,
-        max_growth_epochs=max_growth_epochs,
-    )  # fmt: skip
-    if settings.interval < 2:
+    settings["interval"] = interval
+    fixed = dict(mode="group", sub=None, rate=0.4, seed=0)
+    checked = PolicySettings.make("lookahead", seed_depths, max_depths, settings, **fixed)
+    if checked.interval < 2:
         raise UserError(
             f"interval={interval} leaves a tried net no epoch after its trial, which is the first "
             "of the interval; lookahead needs an interval of at least 2."
         )
-    return _Lookahead(settings, gain_rule).policy()
+    return _Lookahead(checked, gain_rule).policy()
 
 
 class _Lookahead(Mechanism):
@@ -116,7 +107,6 @@ def _try_next(state: State) -> Decision:
     return Decision("trial", deepen(state["depths"], stage), (stage,), best)
 
 
-def _find_best(tried: Sequence[Sequence[float]]) -> tuple[int, float]:
+def _find_best(tried: Sequence[Any]) -> Any:
     """Stage and accuracy of the best trial, the first of equals."""
-    stage, accuracy = max(tried, key=lambda trial: trial[1])
-    return int(stage), accuracy
+    return max(tried, key=lambda trial: trial[1])

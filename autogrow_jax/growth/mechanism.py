@@ -30,8 +30,6 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import PolicySettings
 from autogrow_jax.growth.policy import Allowed, Decision, Measurements, Policy, State, deepen
 
-_AVERAGE_DECAY = 0.95
-
 
 class Rule(NamedTuple):
     """When a run has stalled. Both functions are pure.
@@ -140,32 +138,19 @@ def conclude(state: State, over: bool, stages: Sequence[int] = ()) -> Decision:
 def gain_rule(settings: PolicySettings) -> Rule:
     """Stalls as in the paper: the metric gained less than `threshold` points over the window."""
     return Rule(
-        lambda last, accuracy, *_: next_metric(last, accuracy, settings.metric),
-        lambda history: gain(history, settings.window) < settings.threshold,
+        lambda last, accuracy, *_: settings.next_metric(last, accuracy),
+        lambda history: settings.gain(history) < settings.threshold,
     )
 
 
 def check_accuracy(accuracy: float, kind: str = "validation") -> float:
     """Returns the accuracy as a float; ValueError if it is not finite."""
-    accuracy = float(accuracy)
     if not math.isfinite(accuracy):
         raise ValueError(
             f"the {kind} accuracy is {accuracy}; growth needs a finite number of percent. "
             "Training has most likely diverged: look at the loss, lower the learning rate."
         )
-    return accuracy
-
-
-def next_metric(last: float | None, accuracy: float, metric: str) -> float:
-    """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""
-    if metric == "avg":
-        return _AVERAGE_DECAY * (last or 0.0) + (1.0 - _AVERAGE_DECAY) * accuracy
-    return accuracy if last is None else max(last, accuracy)
-
-
-def gain(metric: Sequence[float], window: int) -> float:
-    """What the metric gained over `window` epochs; all of it before the window is full."""
-    return metric[-1] - metric[-1 - window] if len(metric) > window else metric[-1]
+    return float(accuracy)
 
 
 def fitted_gain(accuracies: Sequence[float]) -> float:

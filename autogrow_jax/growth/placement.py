@@ -1,4 +1,4 @@
-"""The settings that policies share, checked, and where they let the next blocks go."""
+"""The settings that policies share, checked, what they measure, and where the next blocks go."""
 
 import dataclasses
 import difflib
@@ -12,8 +12,9 @@ from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.growth.policy import Allowed, Depths, State, deepen
 
 Stages = Sequence[int]  # A number for each stage.
-SEED, MOST = (1, 1, 1), (200, 200, 200)
+LEAST, MOST = (1, 1, 1), (200, 200, 200)
 METRICS = ("max", "avg")
+_AVERAGE_DECAY = 0.95
 MODES = ("group", "all", "sub", "rate")
 
 
@@ -21,17 +22,16 @@ MODES = ("group", "all", "sub", "rate")
 class PolicySettings:
     """What a policy of this package was called with, checked and made plain Python values.
 
-    Depths may be any sequence of whole numbers, NumPy's included, and are tuples of ints
-    afterwards. For the fields see `autogrow_jax.growth.periodic`, but for two: growth that is
-    `patient` adds blocks only when accuracy has stalled; `allowed(depths)` refuses depths that may
-    not be grown to, beside those above `max_depths`.
+    For the fields see `autogrow_jax.growth.periodic`, but for two: growth that is `patient` adds
+    blocks only when accuracy has stalled; `allowed(depths)` refuses depths that may not be grown
+    to, beside those above `max_depths`.
 
     Raises:
       UserError: if a value is of the wrong kind or out of range, or two of them contradict.
     """
 
     name: str
-    seed_depths: Stages = SEED
+    seed_depths: Stages = LEAST
     max_depths: Stages = MOST
     interval: int = 3
     window: int = 100
@@ -69,9 +69,8 @@ class PolicySettings:
         """Makes those of policy `name`; TypeError where one `given` is not among them."""
         hidden = {"name", "patient", "allowed", *fixed}
         known = [field.name for field in dataclasses.fields(cls) if field.name not in hidden]
-        for keyword in given:
-            if keyword not in known:
-                raise TypeError(f"{name}() takes no {keyword!r}{nearest(keyword, known)}")
+        for keyword in given.keys() - known:
+            raise TypeError(f"{name}() takes no {keyword!r}{nearest(keyword, known)}")
         return cls(name, seed_depths, max_depths, **given, **fixed)
 
     def restrict(self, allowed: Allowed) -> "PolicySettings":
@@ -79,10 +78,20 @@ class PolicySettings:
         before = self.allowed
         return dataclasses.replace(self, allowed=lambda d: before(d) and allowed(d))
 
+    def next_metric(self, last: float | None, accuracy: float) -> float:
+        """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""
+        if self.metric == "avg":
+            return _AVERAGE_DECAY * (last or 0.0) + (1.0 - _AVERAGE_DECAY) * accuracy
+        return accuracy if last is None else max(last, accuracy)
+
+    def gain(self, metric: Sequence[float]) -> float:
+        """What the metric gained over the window; all of it before the window is full."""
+        return metric[-1] - metric[-1 - self.window] if len(metric) > self.window else metric[-1]
+
     def find_open(self, state: State) -> Depths:
         """Finds, ascending, the stages not frozen that have room for another block."""
-        closed = enumerate(state["frozen"])
-        return tuple(s for s, shut in closed if not shut and self._has_room(state["depths"], s))
+        depths, stages = state["depths"], enumerate(state["frozen"])
+        return tuple(s for s, frozen in stages if not frozen and self._has_room(depths, s))
 
     def choose_stages(self, state: State, open_stages: Depths) -> Depths:
         """Chooses the stage of each new block, ascending; one that gains several comes as often.

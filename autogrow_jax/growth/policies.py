@@ -8,22 +8,13 @@ from typing import Any, NamedTuple
 from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.growth.lookahead import lookahead
-from autogrow_jax.growth.mechanism import (
-    Mechanism,
-    Rule,
-    StopRule,
-    check_accuracy,
-    fitted_gain,
-    gain,
-    gain_rule,
-    next_metric,
-)
-from autogrow_jax.growth.placement import MOST, SEED, PolicySettings, Stages, check_number
+from autogrow_jax.growth.mechanism import Mechanism, Rule, check_accuracy, fitted_gain, gain_rule
+from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, check_number
 from autogrow_jax.growth.policy import Depths, Measurements, Policy, look_up
 
 
 def periodic(
-    seed_depths: Stages = SEED,
+    seed_depths: Stages = LEAST,
     max_depths: Stages = MOST,
     interval: int = 3,
     window: int = 100,
@@ -35,7 +26,7 @@ def periodic(
     max_growth_epochs: int = 4000,
     seed: int = 0,
     *,
-    stop: StopRule = gain_rule,
+    stop: Callable[[PolicySettings], Rule] = gain_rule,
 ) -> Policy:
     """Makes periodic growth (p-AutoGrow): a block every `interval` epochs, converged or not.
 
@@ -76,7 +67,7 @@ def periodic(
 
 
 def convergent(
-    seed_depths: Stages = SEED, max_depths: Stages = MOST, interval: int = 100, **settings: Any
+    seed_depths: Stages = LEAST, max_depths: Stages = MOST, interval: int = 100, **settings: Any
 ) -> Policy:
     """Makes convergent growth (c-AutoGrow): a block only once the net has stopped improving.
 
@@ -93,7 +84,7 @@ def convergent(
     return Mechanism(checked, gain_rule).policy()
 
 
-def slope(seed_depths: Stages = SEED, max_depths: Stages = MOST, **settings: Any) -> Policy:
+def slope(seed_depths: Stages = LEAST, max_depths: Stages = MOST, **settings: Any) -> Policy:
     """Makes growth like `periodic` that stops by the slope of a line through the whole window.
 
     The paper's gain is the difference of two running maxima, which one lucky epoch holds at zero.
@@ -117,7 +108,7 @@ def slope(seed_depths: Stages = SEED, max_depths: Stages = MOST, **settings: Any
 
 
 def gap(
-    seed_depths: Stages = SEED, max_depths: Stages = MOST, *, max_gap: float = 5.0, **settings: Any
+    seed_depths: Stages = LEAST, max_depths: Stages = MOST, *, max_gap: float = 5.0, **settings: Any
 ) -> Policy:
     """Makes growth like `periodic` that goes on in a stalled net as long as it underfits.
 
@@ -141,20 +132,19 @@ def gap(
     most = check_number("max_gap", max_gap)
 
     def rule(settings: PolicySettings) -> Rule:
-        window, threshold, metric = settings.window, settings.threshold, settings.metric
-
         def measure(last: Any, accuracy: float, depths: Depths, given: Measurements) -> list[float]:
             train = look_up(given, "train_accuracy", "growth policy 'gap'")
             train = check_accuracy(train, "train")
             last_validation, last_train, _ = last or (None, None, None)
-            validation = next_metric(last_validation, accuracy, metric)
-            return [validation, next_metric(last_train, train, metric), train - accuracy]
+            validation = settings.next_metric(last_validation, accuracy)
+            return [validation, settings.next_metric(last_train, train), train - accuracy]
 
         def stalled(history: list[Any]) -> bool:
             validation, train, gaps = zip(*history, strict=True)
-            if gain(validation, window) >= threshold:
+            if settings.gain(validation) >= settings.threshold:
                 return False
-            return fmean(gaps[-window:]) > most or gain(train, window) < threshold
+            ahead = fmean(gaps[-settings.window :])
+            return ahead > most or settings.gain(train) < settings.threshold
 
         return Rule(measure, stalled)
 
@@ -164,7 +154,7 @@ def gap(
 
 def efficiency(
     cost: Callable[[Depths], float],
-    seed_depths: Stages = SEED,
+    seed_depths: Stages = LEAST,
     max_depths: Stages = MOST,
     *,
     price: float = 0.5,
@@ -194,13 +184,13 @@ def efficiency(
                     f"the cost of depths {depths} is {spent}; growth policy 'efficiency' needs a"
                     " finite number above 0"
                 )
-            return [next_metric(last and last[0], accuracy, settings.metric), spent]
+            return [settings.next_metric(last and last[0], accuracy), spent]
 
         def stalled(history: list[Any]) -> bool:
             metric, costs = zip(*history, strict=True)
             # All of the history that is kept: `window` epochs, or what there is of them.
             doublings = math.log2(costs[-1] / costs[0])
-            return gain(metric, settings.window) < max(settings.threshold, least * doublings)
+            return settings.gain(metric) < max(settings.threshold, least * doublings)
 
         return Rule(measure, stalled)
 

@@ -16,7 +16,6 @@ Depths = tuple[int, ...]
 Measurements = Mapping[str, float]
 Given = Measurements | None
 Allowed = Callable[[Depths], bool]
-Schedule = Callable[[str, int, int], float]
 Action = Literal["train", "grow", "trial", "finetune"]
 
 
@@ -174,7 +173,7 @@ def replay(
     policy: Policy,
     accuracies: Iterable[float],
     finetune_epochs: int | None = None,
-    schedule: Schedule | None = None,
+    schedule: Callable[[str, int, int], float] | None = None,
     measurements: Iterable[Measurements] | None = None,
 ) -> Replay:
     """Runs a policy over a recorded curve, which does not answer to the depths.

@@ -1,5 +1,6 @@
 """Runs a stack of blocks that are a `Chain` by the package's own kernels."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,23 +70,21 @@ def run_chain(
     layers = tuple(
         native.StackLayer(params[f"conv{i}"]["kernel"], **params[f"bn{i}"]) for i in numbers
     )
-    running = [(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"]) for i in numbers]
+    running = tuple(
+        native.LayerStatistics(stats[f"bn{i}"]["mean"], stats[f"bn{i}"]["var"]) for i in numbers
+    )
     if not train:
-        known = tuple(native.LayerStatistics(*one) for one in running)
 
         def differentiable(operands):
-            depth, x, layers, known = operands
-            return by_parts(_params_of(layers), _stats_of(known), x, depth)
+            depth, x, layers, running = operands
+            return by_parts(_params_of(layers), _stats_of(running), x, depth)
 
-        z = native.evaluated_stack(depth, x, layers, known, chain.residual, differentiable)
+        z = native.evaluated_stack(depth, x, layers, running, chain.residual, differentiable)
         return z, stats
     z, found = native.stack(depth, x, layers, chain.residual)
-    count = x.shape[0] * x.shape[1] * x.shape[2]
     is_live = (jnp.arange(slots) < depth)[:, None]
-    moved = _stats_of(
-        native.LayerStatistics(*move_statistics(old, new, count))
-        for old, new in zip(running, found, strict=True)
-    )
+    pairs, count = zip(running, found, strict=True), math.prod(x.shape[:3])
+    moved = _stats_of(move_statistics(old, new, count) for old, new in pairs)
     return z, jax.tree.map(lambda new, old: jnp.where(is_live, new, old), moved, stats)
 
 
@@ -96,4 +95,4 @@ def _params_of(layers: Any) -> Tree:
 
 
 def _stats_of(known: Any) -> Tree:
-    return {f"bn{i}": {"mean": one.mean, "var": one.variance} for i, one in enumerate(known, 1)}
+    return {f"bn{i}": {"mean": mean, "var": var} for i, (mean, var) in enumerate(known, 1)}

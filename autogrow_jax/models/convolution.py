@@ -32,7 +32,6 @@ _PARTS, _LEAST_PIXELS, _LEAST_VALUES = 4, 64, 2**18
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-
 _convolve = partial(lax.conv_general_dilated, dimension_numbers=DIMENSION_NUMBERS)
 
 

@@ -154,30 +154,25 @@ def _macs(jaxpr: Any) -> int:
     """The multiply-adds of running a jaxpr once.
 
     A convolution that `convolution` writes as a matrix product of patches counts the same here:
-    its patches hold the padding too, so that there are as many products as the kernel has entries
-    for each output.
+    its patches hold the padding too.
     """
-    total = 0
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        if name == "conv_general_dilated":
-            total += _convolution_macs(eqn)
-        elif name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            x = eqn.invars[0].aval.shape
-            total += prod(eqn.outvars[0].aval.shape) * prod(x[axis] for axis in contracted)
-        else:
-            total += _nested_macs(name, eqn.params)
-    return total
+    return sum(map(_eqn_macs, jaxpr.eqns))
 
 
-def _nested_macs(name: str, params: dict[str, Any]) -> int:
-    inside = [_macs(jaxpr) for jaxpr in _jaxprs_in(params)]
+def _eqn_macs(eqn: Any) -> int:
+    name = eqn.primitive.name
+    if name == "conv_general_dilated":
+        return _convolution_macs(eqn)
+    if name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        x = eqn.invars[0].aval.shape
+        return prod(eqn.outvars[0].aval.shape) * prod(x[axis] for axis in contracted)
+    inside = [_macs(jaxpr) for jaxpr in _jaxprs_in(eqn.params)]
     if name not in _OPAQUE:
         if not any(inside):
             return 0
         if name == "scan":
-            return params["length"] * inside[0]
+            return eqn.params["length"] * inside[0]
         if name in _CALLS or (name == "cond" and len(set(inside)) == 1):
             return inside[0]
     way_out = _WAYS_OUT.get(name, "write the block with convolutions and matrix products")

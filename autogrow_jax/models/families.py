@@ -49,12 +49,9 @@ FAMILIES: Registry[Family] = Registry("network family")
 
 
 def register_family(name: str, family: Family) -> None:
-    """Adds a family of one's own, after which every part of the package takes its name.
+    """Adds a family of one's own to the names; UserError where its name is taken.
 
     Networks hold the family itself: those that are built stay as they are.
-
-    Raises:
-      UserError: where the name is taken.
     """
     FAMILIES.register(name, family._replace(widths=tuple(family.widths), name=name))
 

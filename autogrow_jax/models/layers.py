@@ -40,12 +40,7 @@ XLA, NATIVE = CONVOLUTIONS = ("xla", "native")
 # Share of the old running statistics that a step keeps; PyTorch calls 1 - 0.9 the momentum.
 DECAY = 0.9
 
-# What normalises: (scale, bias, running mean and variance, or None for the batch's own) to what is
-# normalised, and by what mean and variance.
-Statistics = tuple[jax.Array, jax.Array]
-Normalize = Callable[
-    [jax.Array, jax.Array, Statistics | None], tuple[jax.Array, jax.Array, jax.Array]
-]
+Statistics = tuple[jax.Array, jax.Array]  # Mean and variance of each channel.
 
 
 class BlockOptions(NamedTuple):
@@ -114,31 +109,29 @@ class BatchNorm(nn.Module):
 
     Flax's own differs in one thing that is seen after a few steps: its running variance averages
     the variance of the batch as it is, PyTorch's the unbiased one, n / (n - 1) times as large. In
-    a last stage of 4x4 pixels and a batch of 8 that is 0.8 % of the variance. The shift starts at
-    zero; `dtype` is that of the output.
+    a last stage of 4x4 pixels and a batch of 8 that is 0.8 % of the variance.
     """
 
-    use_running_average: bool
-    dtype: Any = jnp.float32
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    options: BlockOptions
+    train: bool
 
     @nn.compact
-    def __call__(self, x: Any, layer: Normalize | None = None) -> jax.Array:
+    def __call__(self, x: Any, layer: Callable[..., Any] | None = None) -> jax.Array:
         """Normalises [..., C] over all but the last axis.
 
-        Args:
-          x: the array; where there is a `layer`, anything of the shape of what that normalises.
-          layer: computes and normalises in one.
+        A `layer` does it in one with what computes the array, of which `x` has the shape then:
+        (scale, bias, running statistics, or None for the batch's own) -> (array, mean, variance).
         """
         channels = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        start = BN_SCALE_INITS[self.options.bn_scale_init]
+        scale = self.param("scale", start, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         # They may have been stored as something else.
         scale, bias, *known = (a.astype(jnp.float32) for a in (scale, bias, mean.value, var.value))
-        running = (known[0], known[1]) if self.use_running_average else None
-        normalize = layer or partial(_normalize, x, self.dtype)
+        running = (known[0], known[1]) if not self.train else None
+        normalize = layer or partial(_normalize, x, self.options.dtype)
         y, *found = normalize(scale, bias, running)
         is_mutable = self.is_mutable_collection("batch_stats")
         if running is None and is_mutable and not self.is_initializing():
@@ -170,16 +163,6 @@ def move_statistics(running: Statistics, found: Statistics, count: int) -> Stati
     pairs = zip(running, (found[0], unbiased), strict=True)
     mean, var = (DECAY * old + (1 - DECAY) * new for old, new in pairs)
     return mean, var
-
-
-def batch_norm(options: BlockOptions, train: bool, **kwargs) -> BatchNorm:
-    """Makes the paper's batch normalisation; `train` picks the batch's statistics."""
-    return BatchNorm(
-        use_running_average=not train,
-        dtype=options.dtype,
-        scale_init=BN_SCALE_INITS[options.bn_scale_init],
-        **kwargs,
-    )
 
 
 class _Kernel(nn.Module):
@@ -219,14 +202,11 @@ class ConvBN(NamedTuple):
     def __call__(self, x: jax.Array, train: bool, addend: jax.Array | None = None) -> jax.Array:
         """Maps images [N, H, W, C] to [N, OH, OW, F].
 
-        Args:
-          x: the images.
-          train: whether the batch's statistics normalise.
-          addend: [N, OH, OW, F], added in front of the ReLU, which there has to be.
+        An `addend` of that shape is added in front of the ReLU, which there has to be.
         """
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = _Kernel(shape, KERNEL_INITS[self.options.kernel_init], name=self.names[0])()
-        normalization = batch_norm(self.options, train, name=self.names[1])
+        normalization = BatchNorm(self.options, train, name=self.names[1])
         strides, padding = (self.stride, self.stride), (((self.size - 1) // 2,) * 2,) * 2
         if not (self.options.is_native and native.is_supported(x, shape, strides)):
             x, kernel = (a.astype(self.options.dtype) for a in (x, kernel))

@@ -60,10 +60,11 @@ class Stage(nn.Module):
         """Runs blocks 2 to `live_depth`."""
         depth = None if live_depth is None else live_depth - 1
         is_native = self.options.is_native
-        chain = find_chain(block) if is_native else None
-        if chain is not None and not self.remat and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
-            by_parts = lambda *operands: run_stack(apply, *operands)[0]  # noqa: E731
-            return run_chain(chain, params, stats, x, depth, train, by_parts)
+        chain = find_chain(block) if is_native and not self.remat else None
+        if chain is not None and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
+            return run_chain(
+                chain, params, stats, x, depth, train, lambda *given: run_stack(apply, *given)[0]
+            )
         policy = jax.checkpoint_policies.save_only_these_names(native.KEPT)
         apply = jax.checkpoint(apply, policy=None if self.remat else policy)
         empty = native.empty if is_native else jnp.zeros
@@ -127,8 +128,7 @@ class Network(nn.Module):
                 f"images have shape {images.shape}; this network takes"
                 f" [N, H, W, {self.image_channels}]"
             )
-        x = jnp.asarray(images, self.options.dtype)
-        x = self._stem(x, train)
+        x = self._stem(jnp.asarray(images, self.options.dtype), train)
         for index, depth in enumerate(self.depths):
             stage = Stage(self.family, index, depth, self.options, self.remat, name=f"stage{index}")
             x = stage(x, train, None if live_depths is None else live_depths[index])
@@ -174,13 +174,12 @@ def build_network(
     remat: bool = False,
     convolution: str = XLA,
 ) -> Network:
-    """Builds the network of a family with the given depths.
+    """Builds the network of a family with the given depths, a linen module.
 
     Args:
       family: a name in `FAMILIES`, such as "plain3" or "basic4", or that of another network.
       depths: blocks in each stage, at least one each, as many numbers as the family has stages.
-      num_classes: width of the logits.
-      image_channels: channels of the images.
+      num_classes, image_channels: width of the logits, channels of the images.
       stem: "small" (3x3 convolution) or "imagenet" (7x7 with stride 2, then 3x3 max-pooling with
         stride 2).
       dtype: of the computation, float32 or bfloat16; parameters and running statistics stay
@@ -188,9 +187,6 @@ def build_network(
       bn_scale_init, kernel_init, convolution: as of `BlockOptions`.
       remat: keep only the input of each stacked block for the gradient and compute the block
         again; otherwise the outputs of its convolutions are kept too.
-
-    Returns:
-      A linen module: `init(key, images)`, `apply(variables, images, train=False)`.
 
     Raises:
       UserError: for an unknown family, option or stem and for depths that do not fit the family.
