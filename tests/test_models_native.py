@@ -360,7 +360,7 @@ def test_builds_at_the_same_time_leave_one_whole_file(tmp_path):
 
 def test_the_key_follows_the_compiler(tmp_path):
     keys = [
-        build._key([str(_fake_compiler(tmp_path / f"cxx{i}", f"echo version {i}"))])
+        build._name([str(_fake_compiler(tmp_path / f"cxx{i}", f"echo version {i}"))])
         for i in range(2)
     ]
     assert keys[0] != keys[1]

@@ -99,22 +99,18 @@ def library_name() -> str:
         return ""
 
 
-def _name(compiler: Command) -> str:
-    return f"convolution-{_key(compiler)}.so"
-
-
 def _find_compiler() -> Command | None:
     """The first of $CXX, which may have arguments, and `_COMPILERS` that there is."""
     wanted = [shlex.split(os.environ.get("CXX", "")), *([name] for name in _COMPILERS)]
     return next((words for words in wanted if words and shutil.which(words[0])), None)
 
 
-def _key(compiler: Command) -> str:
+def _name(compiler: Command) -> str:
     """Changes with the sources, the flags and the compiler; the folder's name has the rest."""
     version = _run([*compiler, "--version"])
     texts = [path.read_text() for path in sorted([*_FOLDER.glob("*.h"), *_FOLDER.glob("*.cc")])]
     content = "\0".join([version, *_FLAGS, *_own_flags(), *texts])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return f"convolution-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
 
 
 def _own_flags() -> list[str]:
@@ -156,16 +152,12 @@ def _compile(command: list[str], library: Path) -> None:
     # As the system's, of whose warnings nothing is heard.
     include = ["-isystem", jax.ffi.include_dir()]
     objects = [str(library.with_name(f"{source}.o")) for source in _SOURCES]
+
+    def compile_one(source: str, to: str) -> None:
+        _run([*command, *include, "-c", str(_FOLDER / source), "-o", to])
+
     with ThreadPoolExecutor(len(_SOURCES)) as threads:
-        list(
-            threads.map(
-                lambda source, to: _run(
-                    [*command, *include, "-c", str(_FOLDER / source), "-o", to]
-                ),
-                _SOURCES,
-                objects,
-            )
-        )
+        list(threads.map(compile_one, _SOURCES, objects))
     _run([*command, "-shared", *objects, "-o", str(library)])
 
 

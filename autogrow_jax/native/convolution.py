@@ -86,8 +86,7 @@ def input_gradient(
       g: the gradient of the output, [N, OH, OW, F].
       kernel: of the convolution, [KH, KW, C, F].
       size: of x, (H, W).
-      strides: of the convolution.
-      padding: of the convolution.
+      strides, padding: of the convolution.
     """
     shape = (g.shape[0], *size, kernel.shape[2])
     return _call("autogrow_input_gradient", shape, g, kernel, strides, padding)
@@ -107,8 +106,7 @@ def kernel_gradient(
       x: [N, H, W, C].
       g: the gradient of the output, [N, OH, OW, F].
       size: of the kernel, (KH, KW).
-      strides: of the convolution.
-      padding: of the convolution.
+      strides, padding: of the convolution.
     """
     shape = (*size, x.shape[3], g.shape[3])
     return _call("autogrow_kernel_gradient", shape, x, g, strides, padding)
@@ -119,26 +117,20 @@ def kernel_gradient(
 
 def _forward_pullback(strides, padding, operands, ct):
     x, kernel = operands
-    return (
-        input_gradient(ct, kernel, x.shape[1:3], strides, padding),
-        kernel_gradient(x, ct, kernel.shape[:2], strides, padding),
-    )
+    grad_x = input_gradient(ct, kernel, x.shape[1:3], strides, padding)
+    return grad_x, kernel_gradient(x, ct, kernel.shape[:2], strides, padding)
 
 
 def _input_gradient_pullback(size, strides, padding, operands, ct):
     g, kernel = operands
-    return (
-        forward(ct, kernel, strides, padding),
-        kernel_gradient(ct, g, kernel.shape[:2], strides, padding),
-    )
+    grad_g = forward(ct, kernel, strides, padding)
+    return grad_g, kernel_gradient(ct, g, kernel.shape[:2], strides, padding)
 
 
 def _kernel_gradient_pullback(size, strides, padding, operands, ct):
     x, g = operands
-    return (
-        input_gradient(g, ct, x.shape[1:3], strides, padding),
-        forward(x, ct, strides, padding),
-    )
+    grad_x = input_gradient(g, ct, x.shape[1:3], strides, padding)
+    return grad_x, forward(x, ct, strides, padding)
 
 
 def _keep_operands(function):

@@ -41,8 +41,7 @@ def layer(
     Args:
       x: images [N, H, W, C]; all operands are float32, as `convolution.is_supported` says.
       kernel: [KH, KW, C, F].
-      scale: of the normalisation, [F].
-      bias: likewise.
+      scale, bias: of the normalisation, [F].
       addend: [N, OH, OW, F], added behind the normalisation; None for nothing. Needs `relu`.
       strides: steps between outputs in pixels, (vertical, horizontal).
       padding: zeros added before and after, ((top, bottom), (left, right)).

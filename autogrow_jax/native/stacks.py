@@ -19,8 +19,7 @@ class StackLayer(NamedTuple):
 
     Attributes:
       kernel: [slots, K, K, C, F], K odd; the images keep their size.
-      scale: of its normalisation, [slots, F].
-      bias: likewise.
+      scale, bias: of its normalisation, [slots, F].
     """
 
     kernel: jax.Array
@@ -108,16 +107,10 @@ def evaluated_stack(
     residual: bool,
     by_parts: Callable[[Evaluation], jax.Array],
 ) -> jax.Array:
-    """`stack` by the statistics that are given.
+    """`stack` by the statistics that are given, of each layer.
 
-    Args:
-      depth: as for `stack`, like the rest.
-      x: likewise.
-      layers: likewise.
-      statistics: of each layer, leaves [slots, F].
-      residual: as for `stack`.
-      by_parts: computes the same from (depth, x, layers, statistics) so that it can be
-        differentiated.
+    `by_parts` computes the same from (depth, x, layers, statistics) so that it can be
+    differentiated.
     """
     operands = [
         array for layer, known in zip(layers, statistics, strict=True) for array in (*layer, *known)

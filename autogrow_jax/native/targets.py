@@ -57,10 +57,8 @@ def call(target: str, results: Sequence[Shape], *operands: jax.Array, **attribut
         raise TypeError(f"{target} takes float32 and not {', '.join(sorted(others))}")
     types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
     function = jax.ffi.ffi_call(target, types, vmap_method="sequential")
-    return function(
-        *operands,
-        **{
-            name: np.bool_(value) if isinstance(value, bool) else np.int64(value)
-            for name, value in attributes.items()
-        },
-    )
+    typed = {
+        name: np.bool_(value) if isinstance(value, bool) else np.int64(value)
+        for name, value in attributes.items()
+    }
+    return function(*operands, **typed)
