@@ -41,7 +41,7 @@ TWICE = _course(Decision("grow", (3, 1, 1)), Decision("finetune", (3, 1, 1)))
 
 def test_a_run_grows_to_the_depths_that_a_policy_says(tmp_path):
     config = config_lib.default_config()
-    config.data.fraction, config.num_devices = 0.1, 1
+    config.data.fraction, config.num_devices = 0.2, 1
     config.finetune.epochs, config.growth.policy = 0, "says_depths"
     config.log.progress = config.log.tensorboard = False
     register_policy("says_depths", lambda given: TWICE)
