@@ -231,7 +231,6 @@ def _grow(network, deeper, stage, initializer, variables, key, images, labels):
 def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
     """The optimiser's state for deeper `params`: old moments kept, new ones as at the start.
 
-    Raises:
-      GraftError: where the state was not made by `optimizer` for the shallower form of `params`.
+    Raises GraftError where the state was not made by `optimizer` for the shallower `params`.
     """
     return graft(state, optimizer.init(params))

@@ -54,8 +54,7 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
       the seed depths pass a limit, and `update` where `measurements` lack "seconds" (since the run
       began) or "latency" (seconds for an image) that a limit needs.
 
-    Raises:
-      UserError: for a limit that is no finite number of at least 0, or needs a `cost`.
+    Raises UserError for a limit that is no finite number of at least 0, or needs a `cost`.
     """
     for name, value in limits._asdict().items():
         check_number(name, value)

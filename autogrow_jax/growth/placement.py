@@ -26,8 +26,7 @@ class PolicySettings:
     blocks only when accuracy has stalled; `allowed(depths)` refuses depths that may not be grown
     to, beside those above `max_depths`.
 
-    Raises:
-      UserError: if a value is of the wrong kind or out of range, or two of them contradict.
+    Raises UserError if a value is of the wrong kind or out of range, or two of them contradict.
     """
 
     name: str

@@ -126,8 +126,7 @@ def gap(
       seed_depths, max_depths, **settings: as for `periodic`; `metric` is of both accuracies.
       max_gap: percentage points that train may be ahead of validation, at least 0.
 
-    Raises:
-      UserError: by the policy's `update`, without `measurements={"train_accuracy": percent}`.
+    The policy's `update` raises UserError without `measurements={"train_accuracy": percent}`.
     """
     most = check_number("max_gap", max_gap)
 
@@ -171,8 +170,7 @@ def efficiency(
       seed_depths, max_depths, **settings: as for `periodic`.
       price: least gain for a doubling of the cost in percentage points, at least 0.
 
-    Raises:
-      UserError: by the policy's `update`, on a cost that is not a finite number above 0.
+    The policy's `update` raises UserError on a cost that is not a finite number above 0.
     """
     least = check_number("price", price)
 

@@ -77,8 +77,7 @@ def ask(
 
     A growth, or a trial, would start from a net of `depths`; the rest is as for `Policy.update`.
 
-    Raises:
-      UserError: for a decision that these depths, or its own fields, contradict.
+    Raises UserError for a decision that these depths, or its own fields, contradict.
     """
     state, decision = policy.update(state, accuracy, measurements=measurements)
     try:

@@ -60,8 +60,7 @@ def estimate_cost(
     The first call for a network and an image shape, (H, W, C) in pixels and channels, traces its
     pieces; other `depths` (by default the network's) are then sums.
 
-    Raises:
-      UserError: for depths that do not fit the network, and as `piece_costs`.
+    Raises UserError for depths that do not fit the network, and as `piece_costs`.
 
     >>> from autogrow_jax.models import build_network
     >>> estimate_cost(build_network("basic3", (3, 3, 3)), (32, 32, 3))
@@ -127,8 +126,7 @@ def _cost(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct) -> Cost:
 def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
     """Counts the multiply-adds of `function(*inputs)`, as `Cost` says; only shapes matter.
 
-    Raises:
-      UserError: for products that cannot be counted (see `piece_costs`).
+    Raises UserError for products that cannot be counted (see `piece_costs`).
 
     >>> x, kernel = jax.ShapeDtypeStruct((8, 3), "float32"), jax.ShapeDtypeStruct((3, 5), "float32")
     >>> count_macs(lambda x, kernel: x @ kernel, x, kernel)
