@@ -130,8 +130,8 @@ def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
     return optim.make_schedule(settings.finetune.schedule, rate, said)
 
 
-def load_data(settings: Settings) -> Dataset:
-    """The data set of a run."""
+def load_data(settings: Settings, to_train: bool = True) -> Dataset:
+    """The data set of a run, with a batch of training images at least if it is `to_train`."""
     data = settings.data
     as_it_is = (
         "name",
@@ -150,7 +150,7 @@ def load_data(settings: Settings) -> Dataset:
         flip={"auto": None, "yes": True, "no": False}[data.flip],
         cache_directory=data.cache_dir,
     )
-    if data.batch_size > len(dataset.train.labels):
+    if to_train and data.batch_size > len(dataset.train.labels):
         raise UserError(
             f"config.data.batch_size is {data.batch_size}, but {dataset.name} has"
             f" {len(dataset.train.labels)} training images; make it smaller"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autogrow_jax.command_line import Parser, leave, run_command
 from autogrow_jax.process import find_start
+from autogrow_jax.settings import named, nest
 from autogrow_jax.settings_files import (
     CONFIGS,
     DEFAULT_CONFIG,
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     """
 
     def work(given: argparse.Namespace) -> None:
-        run(load_config(given.config, given.changes), given.workdir, started=started)
+        # A key that the file leaves as it is is not asked for; one that is given here is.
+        config = nest(named(load_config(given.config)) | given.changes)
+        run(config, given.workdir, started=started)
 
     def how_to_go_on(given: argparse.Namespace) -> str:
         return f"the same command goes on from the last checkpoint in {given.workdir}"

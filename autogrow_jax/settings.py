@@ -102,6 +102,13 @@ def flatten(config: Config) -> dict[str, Any]:
     return traverse_util.flatten_dict(plain, sep=".")
 
 
+def named(config: Config) -> dict[str, Any]:
+    """The keys that a config sets to another value than their default, {"a.b": value}."""
+    # Compared as they are written: the config is not checked yet, and may hold NumPy's arrays.
+    flat = flatten(config)
+    return {name: value for name, value in flat.items() if repr(value) != repr(KEYS[name].default)}
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The reverse of `flatten`."""
     return traverse_util.unflatten_dict(flat, sep=".")

@@ -155,6 +155,8 @@ class Data:
         " classes; `auto` asks where both can be meant")
     background: str = key("white", "white, black, or a colour as #rrggbb", is_colour,
         "what shows behind transparent images of a folder")
+    allow_changes: bool = flag(False,
+        "go on with a run whose images changed since it began", free=True)
     on_device: str = choice("auto", ("auto", "yes", "no"),
         "keep all images on the device; `auto` goes by their size")
 

@@ -425,6 +425,7 @@ BASE = {
 IN_RUNS = {
     "mode",
     "compilation_cache",
+    "data.allow_changes",
     "data.cache_dir",
     "growth.compile_ahead",
     "growth.initializer",

@@ -1,7 +1,22 @@
 """Data sets as arrays, and what happens to a batch inside the training step."""
 
+from autogrow_jax.data.adapt import adapt_parts, load_other
 from autogrow_jax.data.augment import augment, normalize
-from autogrow_jax.data.load import load_dataset
-from autogrow_jax.data.types import Dataset, Preprocessing, Split
+from autogrow_jax.data.known import Known, list_changes
+from autogrow_jax.data.load import full_name, load_dataset
+from autogrow_jax.data.types import Dataset, NoTrainingPart, Preprocessing, Split
 
-__all__ = ["Dataset", "Preprocessing", "Split", "augment", "load_dataset", "normalize"]
+__all__ = [
+    "Dataset",
+    "Known",
+    "NoTrainingPart",
+    "Preprocessing",
+    "Split",
+    "adapt_parts",
+    "augment",
+    "full_name",
+    "list_changes",
+    "load_dataset",
+    "load_other",
+    "normalize",
+]

@@ -38,6 +38,7 @@ def read_image_folder(
     background: str = "white",
     cache_directory: str = "",
     directory: str = "",
+    least_classes: int = 2,
 ) -> Source:
     """Decodes a folder of images once; later calls open the decoded arrays as memory maps.
 
@@ -61,7 +62,7 @@ def read_image_folder(
         raise UserError(
             f"background is {background!r}, expected a colour such as 'white' or '#ff8000'"
         ) from error
-    listing = list_folder(root, layout, is_image)
+    listing = list_folder(root, layout, is_image, least_classes)
     cache = cache_root(cache_directory, directory, listing.folders)
     settings = f"{image_size} {background} {layout}"
     known_by = _fingerprint(root, listing, settings)

@@ -62,14 +62,16 @@ class _Tree:
         return bool(self.folders) and not self.files and all(tree.part for tree in self.folders)
 
 
-def list_folder(root: Path, layout: str, is_image: Callable[[Path], bool]) -> Listing:
+def list_folder(
+    root: Path, layout: str, is_image: Callable[[Path], bool], least_classes: int = 2
+) -> Listing:
     """Finds parts and classes: `root/CLASS`, `root/PART/CLASS` or `root/CLASS/PART`.
 
     Parts are train (training), val (valid, validation, dev) and test (testing, eval) in any case,
     with or without all of them; classes in `root` beside val or test, with the same names, are
     train. Where `root` holds a single folder that holds all this, that one is read. `layout` says
     whether what is called like a part is one: "classes", "parts", or "auto", which asks where both
-    can be meant. `is_image` opens a file and tells.
+    can be meant. `is_image` opens a file and tells. A train part has `least_classes`.
 
     Raises:
       UserError: no such folder, a link that leads nowhere, no classes, two folders for one part,
@@ -91,10 +93,11 @@ def list_folder(root: Path, layout: str, is_image: Callable[[Path], bool]) -> Li
     by_part = _find_parts(tree, layout, is_image)
     class_names = {name for classes in by_part.values() for name in classes}
     known = sorted(by_part.get("train", class_names))
-    if len(known) < (2 if "train" in by_part else 1):
+    least = least_classes if "train" in by_part else 1
+    if len(known) < least:
         raise UserError(
-            f"{tree.path} has {len(known)} class folder(s), expected at least 2: one sub-folder a"
-            " class, the images inside"
+            f"{tree.path} has {len(known)} class folder(s), expected at least {least}: one"
+            " sub-folder a class, the images inside"
         )
     if more := sorted(class_names - set(known)):
         trees = (classes[more[0]] for classes in by_part.values() if more[0] in classes)

@@ -7,6 +7,7 @@ import numpy as np
 
 from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.folder import read_image_folder
+from autogrow_jax.data.known import describe
 from autogrow_jax.data.misnamed import what_was_meant
 from autogrow_jax.data.npz import read_npz
 from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, search_folders
@@ -124,7 +125,7 @@ def load_dataset(
             f"crop_padding is {preprocessing.crop_padding}, but the images are "
             f"{train.images.shape[1]}x{train.images.shape[2]}: it must be smaller than a side"
         )
-    return Dataset(
+    dataset = Dataset(
         name=name,
         train=train,
         validation=steering,
@@ -133,7 +134,10 @@ def load_dataset(
         class_names=source.class_names,
         preprocessing=preprocessing,
         validation_source=TEST if validation == TEST else HELD_OUT,
+        where=source.where,
+        source_size=unpadded.shape[1:3],
     )
+    return replace(dataset, notes=describe(dataset, source))
 
 
 def _held_out_fraction(validation: str, validation_fraction: float) -> float:
@@ -160,8 +164,12 @@ def read_source(
     cache_directory: str,
     layout: str = "auto",
     background: str = "white",
+    least_classes: int = 2,
 ) -> Source:
-    """Reads the parts that a set comes with; the arguments are those of `load_dataset`."""
+    """Reads the parts that a set comes with; the arguments are those of `load_dataset`.
+
+    To be trained on it needs two classes, to be evaluated one.
+    """
     kind, _, rest = name.partition(":")
     if name == "digits":
         return _read_digits()
@@ -180,11 +188,21 @@ def read_source(
             background=background,
             cache_directory=cache_directory,
             directory=directory,
+            least_classes=least_classes,
         )
     if kind == "npz" or name.lower().endswith(".npz"):
         return read_npz(_path(rest if kind == "npz" else name, directory))
     known = ["digits", *OFFICIAL_SETS, *_FORMS]
     raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
+
+
+def full_name(name: str, directory: str) -> str:
+    """A set's name with a whole path, where it has one, to tell whether two names mean one set."""
+    kind, colon, rest = name.partition(":")
+    if kind not in ("npz", "folder") and not name.lower().endswith(".npz"):
+        return name
+    text = rest if colon and kind in ("npz", "folder") else name
+    return str(_path(text, directory).resolve())
 
 
 def _path(text: str, directory: str) -> Path:

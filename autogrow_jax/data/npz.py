@@ -26,9 +26,9 @@ def read_npz(path: Path) -> Source:
     for part in _PARTS:
         if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
             raise UserError(f"{path}: x_{part} and y_{part} must come together; {holds}")
-    if "x_train" not in arrays:
-        raise UserError(f"{path}: no x_train and y_train in it; {holds}")
     parts = [part for part in _PARTS if f"x_{part}" in arrays]
+    if not parts:
+        raise UserError(f"{path}: no x_train and y_train in it; {holds}")
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
         class_names = tuple(str(name) for name in arrays["class_names"].reshape(-1))
@@ -45,7 +45,8 @@ def read_npz(path: Path) -> Source:
         )
         for part in parts
     }
-    return Source(splits["train"], splits.get("val"), splits.get("test"), class_names, str(path))
+    train, validation, test = (splits.get(part) for part in _PARTS)
+    return Source(train, validation, test, class_names, str(path))
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -9,8 +9,7 @@ fraction)).
 
 A class that would have no image in one of two parts is mended: its image of the smallest draw is
 held out, or that of the largest is not. When images are added, the first kind can go back to train,
-which harms nothing. Only the second, the last training image of a class whose draws are all below
-the fraction, can become a test image.
+which harms nothing. Only an image that stayed as the last of its class can become a test image.
 """
 
 import hashlib

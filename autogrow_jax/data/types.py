@@ -15,6 +15,10 @@ from autogrow_jax.errors import UserError
 DAMAGED = "it is damaged or cut short, fetch it again"
 
 
+class NoTrainingPart(UserError):
+    """A set cannot be trained on, as all its images are for validation or for testing."""
+
+
 class Split(NamedTuple):
     """One part of a data set."""
 
@@ -47,6 +51,9 @@ class Dataset:
       class_names: one name per class, in the order of the labels.
       preprocessing: normalisation and training-time augmentation.
       validation_source: "held-out" or "test" (the paper's protocol).
+      where: the file or folder it was read from, for messages.
+      source_size: height and width before the images were padded; None where they were not.
+      notes: lines that say what was read, for before training.
     """
 
     name: str
@@ -57,6 +64,9 @@ class Dataset:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     validation_source: str
+    where: str = ""
+    source_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -143,7 +153,10 @@ def check_source(source: Source) -> Split:
         without training images.
     """
     if source.train is None:
-        raise UserError(f"{source.where}: no training part in it, so nothing can be trained on it")
+        raise NoTrainingPart(
+            f"{source.where}: nothing to train on, as there is no x_train and y_train in it or no"
+            " folder train; it can be evaluated only"
+        )
     shape = source.train.images.shape[1:]
     for part_name, part in (("validation", source.validation), ("test", source.test)):
         if part is not None and part.images.shape[1:] != shape:

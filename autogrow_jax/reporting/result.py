@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # A result is read and printed without waiting for flax.
 TIMED = ("start", "build", "train", "evaluate", "compile", "growth", "checkpoint")
 # Beside these, not among them: the run did not wait for it.
 AHEAD = "compile_ahead"
+# Of more classes a terminal gets the lowest accuracies only.
+_CLASSES_SHOWN = 10
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}
 
 
@@ -98,6 +101,8 @@ def format_result(result: Mapping[str, Any]) -> str:
     rows = {
         "found depths": "depths" in result and _format_growth(result),
         "test accuracy": "test_accuracy" in result and _format_percent(result["test_accuracy"]),
+        "  by class": _format_classes(result),
+        "  commonest class": _format_commonest(result),
         "validation accuracy": "best_validation_accuracy" in result and _format_best(result),
         "parameters": "num_params" in result and f"{result['num_params']:,}",
         "epochs": "epochs" in result and f"{result['epochs']:,}{trials}",
@@ -197,6 +202,24 @@ def _format_best(result: Mapping[str, Any]) -> str:
     images = describe_validation(result.get("validation"), result.get("validation_examples"))
     on = f", on {images}" if "validation" in result else ""
     return f"{_format_percent(result['best_validation_accuracy'])} at best{on}"
+
+
+def _format_classes(result: Mapping[str, Any]) -> str:
+    """The accuracy of each class, of many classes the lowest, on as many lines as it takes."""
+    found = result.get("class_accuracy") or {}
+    shown, head = list(found.items()), ""
+    if len(found) > _CLASSES_SHOWN:
+        shown = sorted(shown, key=lambda pair: pair[1])[:_CLASSES_SHOWN]
+        head = f"the lowest of {len(found):,}: "
+    text = head + ", ".join(f"{name} {accuracy:.1f}" for name, accuracy in shown)
+    return textwrap.fill(text, 75, subsequent_indent=" " * 23, break_long_words=False)
+
+
+def _format_commonest(result: Mapping[str, Any]) -> str:
+    if "commonest_class_accuracy" not in result:
+        return ""
+    accuracy = _format_percent(result["commonest_class_accuracy"])
+    return f"{accuracy} by always answering {result['commonest_class']}"
 
 
 def _format_percent(accuracy: float | None) -> str:

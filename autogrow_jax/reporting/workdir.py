@@ -23,6 +23,8 @@ class Workdir:
     def __init__(self, root: Path):
         self.root = root
         self.config = root / "config.json"
+        self.dataset = root / "dataset.json"
+        self.train_ids = root / "train_ids.npy"
         self.metrics = root / "metrics.jsonl"
         self.result = root / "result.json"
         self.checkpoints = root / "checkpoints"

@@ -1,8 +1,8 @@
-"""How a run ends: the test set, once, and its result; also of a run that is evaluated later."""
+"""How a run ends: the test set, once, and its result."""
 
 import os
 import platform
-from contextlib import closing
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -11,17 +11,16 @@ import numpy as np
 
 import autogrow_jax
 from autogrow_jax import build
+from autogrow_jax.data import Split
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.process import processor_name
-from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
+from autogrow_jax.reporting import Result, Workdir, read_result
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
-from autogrow_jax.reporting.workdir import read_config
-from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.settings import Settings
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
-from autogrow_jax.training.convolutions import settle_convolution
-from autogrow_jax.training.run_state import Clock, RunState, resume
-from autogrow_jax.training.step import mean_loss, percent
+from autogrow_jax.training.run_state import Clock, RunState
+from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -58,39 +57,30 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "compilations_by_program": state.compilations,
             "compilations_ahead": state.compilations_ahead,
             "devices": {**describe_devices(), "convolution": trainer.convolution},
+            "test_examples": len(dataset.test.labels),
+            **measure_classes(tested, dataset.test, dataset.class_names),
             "num_classes": dataset.num_classes,
+            "class_names": dataset.class_names,
+            "mean": dataset.preprocessing.mean,
+            "std": dataset.preprocessing.std,
             "image_shape": dataset.image_shape,
         },
     )
 
 
-def evaluate_run(
-    settings: Settings, workdir: Workdir, reporter: Reporter, started: float
-) -> Result:
-    """Evaluates the newest checkpoint of a run on these settings' data; all else is the run's.
+def measure_classes(sums: Sums, part: Split, class_names: Sequence[str]) -> dict[str, Any]:
+    """What an evaluation of a part gives of its classes, by name; in percent.
 
-    Raises:
-      UserError: where there is no checkpoint, or it does not fit the data.
+    Beside the accuracy of each class that has images, that of always answering the commonest one.
     """
-    own, merged = flatten(settings), flatten(read_config(workdir))
-    merged |= {key: value for key, value in own.items() if key.startswith(("data.", "log."))}
-    merged |= {"num_devices": own["num_devices"], "data.fraction": 1.0}
-    settings = settle_convolution(build.resolve(merged), reporter)
-    with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
-        latest = store.latest()
-        if latest is None:
-            raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
-        trainer = Trainer(settings, build.load_data(settings))
-        state = resume(trainer, store, latest)
-        clock = Clock(state, trainer, started)
-        validated = trainer.evaluate("validation")
-        reporter.message(
-            f"{workdir.root} after {state.epoch} epochs: validation accuracy"
-            f" {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
-        )
-        result = finish(trainer, state, clock)
-        reporter.end_run(result.to_dict())
-        return result
+    counts = np.bincount(part.labels, minlength=len(class_names)).tolist()
+    found = zip(class_names, np.asarray(sums.by_class).tolist(), counts, strict=True)
+    most = int(np.argmax(counts))
+    return {
+        "class_accuracy": {name: 100 * right / count for name, right, count in found if count},
+        "commonest_class": class_names[most],
+        "commonest_class_accuracy": 100 * counts[most] / sum(counts),
+    }
 
 
 def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | None = None) -> None:

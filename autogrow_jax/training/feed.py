@@ -161,15 +161,14 @@ class DeviceFeed(Feed):
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         super().__init__(dataset, recipe, programs)
-        parts = {"train": dataset.train, "validation": dataset.validation}
-        if dataset.test is not dataset.validation:
-            parts["test"] = dataset.test
-        counts = [len(split.labels) for split in parts.values()]
-        starts = (sum(counts[:number]) for number in range(len(counts)))
-        self._range = dict(zip(parts, zip(starts, counts, strict=True), strict=True))
-        self._range.setdefault("test", self._range["validation"])
-        images = np.concatenate([np.asarray(split.images) for split in parts.values()])
-        labels = np.concatenate([split.labels for split in parts.values()]).astype(np.int32)
+        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        # Two that are one, as in the paper's protocol, lie there once.
+        splits = list({id(split): split for split in parts.values()}.values())
+        starts = np.cumsum([0, *(len(split.labels) for split in splits)]).tolist()
+        place = {id(split): start for split, start in zip(splits, starts, strict=False)}
+        self._range = {name: (place[id(part)], len(part.labels)) for name, part in parts.items()}
+        images = np.concatenate([np.asarray(split.images) for split in splits])
+        labels = np.concatenate([split.labels for split in splits]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:

@@ -29,10 +29,11 @@ from autogrow_jax.reporting import (
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import hold, open_workdir
-from autogrow_jax.settings import Config, Settings, differences
+from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
-from autogrow_jax.training.ending import evaluate_run, finish, plot, read_finished
+from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished
+from autogrow_jax.training.evaluation import evaluate_run, keep_known
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState, begin
@@ -79,7 +80,9 @@ def run(
             reporter.message(f"compiled programs are not kept: {error}")
         there = Workdir(Path(workdir).expanduser())
         if settings.mode == "evaluate":
-            return evaluate_run(settings, there, reporter, started)
+            # Dicts may name a few keys only, and then name what they mean; others have them all.
+            given = flatten(config) if isinstance(config, dict) else named(settings)
+            return evaluate_run(settings, given, there, reporter, started)
         with hold(there.lock):
             jax.devices()  # Which takes a while, and longer on a GPU.
             seconds = {"start": time.perf_counter() - started}
@@ -107,6 +110,7 @@ def _train(
             reporter.end_run(result.to_dict())
             return result
         dataset = build.load_data(settings)
+        dataset = keep_known(workdir, dataset, settings.data.allow_changes)
         trainer = Trainer(settings, dataset)
         opened.callback(trainer.programs.close)
         trainer.seconds |= seconds
@@ -121,6 +125,8 @@ def _train(
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
+        for note in dataset.notes:
+            reporter.message(note)
         with MetricsWriter(workdir.metrics) as metrics:
             folder = workdir.tensorboard if settings.log.tensorboard else None
             board = TensorBoardWriter(folder, first_epoch=state.epoch)
@@ -229,6 +235,9 @@ def run_epoch(
         "elapsed": state.seconds["total"],
     }
     state.epoch, state.kept = state.epoch + 1, None
+    if _is_done(trainer.settings, state):
+        dataset = trainer.dataset
+        line |= measure_classes(validated, dataset.validation, dataset.class_names)
     if state.trial is None:
         state.record(line)
     else:

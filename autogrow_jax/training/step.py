@@ -26,6 +26,7 @@ class Sums(NamedTuple):
     correct: jax.Array  # Number of examples classified correctly.
     examples: jax.Array
     bad_step: jax.Array  # First step whose loss was not finite, -1 for none.
+    by_class: jax.Array | None = None  # Of `correct`, [num_classes]; None of steps of training.
 
     @staticmethod
     def zero() -> "Sums":
@@ -206,12 +207,15 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
             wanted = labels[chosen]
             valid = offsets < count
             loss = jnp.sum(jnp.where(valid, _example_losses(logits, wanted), 0.0))
-            correct = jnp.sum(valid & (jnp.argmax(logits, -1) == wanted), dtype=jnp.int32)
+            right = (valid & (jnp.argmax(logits, -1) == wanted)).astype(jnp.int32)
             seen = sums.examples + jnp.sum(valid, dtype=jnp.int32)
-            return Sums(sums.loss + loss, sums.correct + correct, seen, sums.bad_step)
+            by_class = sums.by_class.at[wanted].add(right)
+            correct = sums.correct + jnp.sum(right)
+            return Sums(sums.loss + loss, correct, seen, sums.bad_step, by_class)
 
         num_batches = (count + batch_size - 1) // batch_size
-        return lax.fori_loop(0, num_batches, body, Sums.zero())
+        by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
+        return lax.fori_loop(0, num_batches, body, Sums.zero()._replace(by_class=by_class))
 
     return evaluate
 

@@ -18,6 +18,7 @@ from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.training.ending import describe_devices, find_versions
+from autogrow_jax.training.evaluation import read_known
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
 from autogrow_jax.trajectory.plane import (
@@ -92,6 +93,8 @@ def trajectory(
     check_comparable(loaded)
     settings = loaded[0].settings
     dataset = build.load_data(settings)
+    if known := read_known(Workdir(loaded[0].workdir)):
+        dataset = known.prepare(dataset)
     out = Path(out).expanduser()
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)

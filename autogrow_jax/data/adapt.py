@@ -1,0 +1,180 @@
+"""Other images made such as a run's net takes, and the sets they come from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
+from autogrow_jax.data.load import read_source
+from autogrow_jax.data.pixels import pad_split
+from autogrow_jax.data.types import Dataset, Preprocessing, Split
+from autogrow_jax.errors import UserError
+
+# Pillow's, by which a colour image becomes a grey one.
+_LUMA = (299, 587, 114)
+
+
+def load_other(
+    name: str,
+    known: Known,
+    *,
+    directory: str = "",
+    cache_directory: str = "",
+    layout: str = "auto",
+    background: str = "white",
+) -> Dataset:
+    """Loads a set for a net that was trained on another, of which `known` tells.
+
+    That is its test part; where it has none its validation part; where it has no parts, all of it.
+    The images are resized, padded and normalised as the run's were; see `adapt` for their classes.
+
+    Args:
+      name: as for `load_dataset`, also of a set that has no training part.
+      known: of the run's data.
+      directory: as for `load_dataset`.
+      cache_directory: likewise.
+      layout: likewise.
+      background: likewise.
+
+    Returns:
+      A set whose three parts are one, and whose notes say what was chosen and changed.
+
+    Raises:
+      UserError: as for `load_dataset` and `adapt`.
+    """
+    height, width = known.source_size
+    side = height if height == width else 0
+    how = cache_directory, layout, background
+    source = read_source(name, directory, side, *how, least_classes=1)
+    parts = {"test": source.test, "validation": source.validation, "train": source.train}
+    which, part = next((name, part) for name, part in parts.items() if part is not None)
+    whole = which == "train"
+    adapted, lines = adapt(part, source.class_names, known, source.where)
+    lines.insert(
+        0,
+        f"evaluated on {len(adapted.labels):,} images of {source.where}: "
+        + ("all that it has" if whole else f"its {which} part"),
+    )
+    return Dataset(
+        name=name,
+        train=adapted,
+        validation=adapted,
+        test=adapted,
+        num_classes=len(known.class_names),
+        class_names=known.class_names,
+        preprocessing=Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        validation_source="test",
+        where=source.where,
+        source_size=known.source_size,
+        notes=(*lines, *source.notes),
+    )
+
+
+def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
+    """Makes a run's own set, as it is now, such as its net takes; for evaluation alone.
+
+    Returns:
+      A set whose training part is its test part, and whose notes say what changed since the run
+      began.
+    """
+    changes = list_changes(known, Known.of(dataset))
+    test, lines = adapt(dataset.test, dataset.class_names, known, dataset.where)
+    validation, number = test, f"{len(test.labels):,} test images"
+    if dataset.validation is not dataset.test:
+        validation, _ = adapt(dataset.validation, dataset.class_names, known, dataset.where)
+        number += f", {len(validation.labels):,} validation images"
+    notes = [f"evaluated on its own data, {dataset.where}: {number}"]
+    notes += [f"they changed since it was trained: {'; '.join(changes)}"] if changes else []
+    return replace(
+        dataset,
+        train=test,
+        validation=validation,
+        test=test,
+        num_classes=len(known.class_names),
+        class_names=known.class_names,
+        preprocessing=Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        notes=(*notes, *lines),
+    )
+
+
+def adapt(
+    part: Split, class_names: Sequence[str], known: Known, where: str
+) -> tuple[Split, list[str]]:
+    """Makes images of any set such as the run's net takes, and says what was done to them.
+
+    Classes are matched by name; images of classes that the net does not know are left out. Grey
+    images become colour ones and the reverse. Smaller ones are padded where the run padded its own.
+
+    Raises:
+      UserError: names `where`; no class that the net knows, another size or number of channels.
+    """
+    labels, lines = _match(part, class_names, known, where)
+    kept = labels >= 0
+    if not kept.all():
+        part = Split(np.asarray(part.images[kept]), part.labels[kept], part.ids[kept])
+    part, size = part._replace(labels=labels[kept]), part.images.shape[1:3]
+    if size != known.image_shape[:2]:
+        part = _pad(part, known, where)
+    channels = part.images.shape[3], known.image_shape[2]
+    if channels == (1, 3):
+        # A view: nothing is copied.
+        shape = (*part.images.shape[:3], 3)
+        part = part._replace(images=np.broadcast_to(part.images, shape))
+        lines.append("its images are grey, the run's are in colour: all three channels are alike")
+    elif channels == (3, 1):
+        grey = np.zeros(part.images.shape[:3], np.uint32)
+        for channel, weight in enumerate(_LUMA):
+            grey += part.images[..., channel] * np.uint32(weight)
+        part = part._replace(images=((grey + 500) // 1000).astype(np.uint8)[..., None])
+        lines.append("its images are in colour, the run's are grey: only their brightness is taken")
+    elif channels[0] != channels[1]:
+        raise UserError(
+            f"{where}: images of {channels[0]} channels, but the net was trained on images of"
+            f" {channels[1]}; bring images of as many"
+        )
+    return part, lines
+
+
+def _match(
+    part: Split, class_names: Sequence[str], known: Known, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """The labels by the net's numbers, -1 for classes it does not know, and what to say."""
+    numbers = {name: number for number, name in enumerate(known.class_names)}
+    places = np.array([numbers.get(name, -1) for name in class_names], np.int32)
+    labels = places[part.labels]
+    counts = np.bincount(part.labels, minlength=len(class_names))
+    if not (labels >= 0).any():
+        raise UserError(
+            f"{where}: none of its classes is one that the net knows. It has"
+            f" {list_names(class_names)}; the net was trained on {list_names(known.class_names)}."
+            " Name them alike (folders by their names, .npz files by an array class_names)"
+        )
+    unknown = [
+        f"{name} ({counts[number]:,} images)"
+        for number, name in enumerate(class_names)
+        if places[number] < 0 and counts[number]
+    ]
+    present = set(labels.tolist())
+    lacking = [name for number, name in enumerate(known.class_names) if number not in present]
+    lines = []
+    if unknown:
+        lines.append(f"the net does not know {list_names(unknown)}: left out")
+    if lacking:
+        lines.append(f"it has no images of {list_names(lacking)}: the others are evaluated")
+    if (np.diff(places[places >= 0]) < 0).any():
+        lines.append("its classes lie in another order than the net's: matched by name")
+    return labels, lines
+
+
+def _pad(part: Split, known: Known, where: str) -> Split:
+    height, width = part.images.shape[1:3]
+    wanted = known.image_shape[:2]
+    was_padded = known.source_size != wanted
+    if was_padded and height <= wanted[0] and width <= wanted[1]:
+        return pad_split(part, wanted[0], where)
+    took = f", padded from {describe_size(known.source_size)}" if was_padded else ""
+    raise UserError(
+        f"{where}: images of {describe_size((height, width))} pixels, but the net was trained on"
+        f" {describe_size(wanted)}{took}; bring images of that size"
+    )

@@ -1,0 +1,162 @@
+"""What a run knows of its data, from its begin on, and the evaluation of its net on any images."""
+
+import dataclasses
+import io
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from autogrow_jax import build
+from autogrow_jax.data import (
+    Dataset,
+    Known,
+    NoTrainingPart,
+    adapt_parts,
+    full_name,
+    list_changes,
+    load_other,
+)
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
+from autogrow_jax.reporting.workdir import read_config, read_object
+from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.convolutions import settle_convolution
+from autogrow_jax.training.ending import finish
+from autogrow_jax.training.run_state import Clock, resume
+from autogrow_jax.training.step import mean_loss, percent
+from autogrow_jax.training.trainer import Trainer
+
+# Of the keys of the data, those that an evaluation takes from its own config: which images, where
+# they lie and how they are fed. How images are parted and prepared stays the run's.
+_OF_EVALUATION = {
+    *("data.name", "data.dir", "data.cache_dir", "data.layout"),
+    *("data.batch_size", "data.on_device"),
+}
+
+
+def read_known(workdir: Workdir) -> Known | None:
+    """What a run keeps of its data; None of one that was begun before it was kept.
+
+    Raises:
+      UserError: where dataset.json is damaged.
+    """
+    try:
+        return Known.from_dict(read_object(workdir.dataset))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{workdir.dataset} is damaged ({type(error).__name__}: {error}); bring it back, or"
+            " delete it, and the run takes its data as they are now for those it was begun on"
+        ) from None
+
+
+def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Dataset:
+    """Writes what is known of a run's data, which have to be those that it was begun on.
+
+    Returns:
+      The data, normalised by the mean and standard deviation that the run began with.
+
+    Raises:
+      UserError: where the data changed and changes are not allowed, or do not fit the net.
+    """
+    old, new = read_known(workdir) if workdir.is_begun else None, Known.of(dataset)
+    if old is not None and (lines := list_changes(old, new)):
+        fits = len(old.class_names) == len(new.class_names) and old.image_shape == new.image_shape
+        if not fits or not allow_changes:
+            way_out = ", or go on with --config.data.allow_changes=True" if fits else ""
+            raise UserError(
+                f"the data of the run in {workdir.root} changed since it began; bring the old ones"
+                f" back, start a run in another --workdir{way_out}. What differs:\n  "
+                + "\n  ".join(lines)
+            )
+    if old is not None:
+        dataset = old.prepare(dataset)
+        new = dataclasses.replace(new, mean=old.mean, std=old.std)
+    content = to_json(new.to_dict(), "dataset", indent=1)
+    buffer = io.BytesIO()
+    np.save(buffer, dataset.train.ids)
+    replace_file(workdir.train_ids, buffer.getvalue())
+    replace_file(workdir.dataset, content.encode("ascii") + b"\n")
+    return dataset
+
+
+def evaluate_run(
+    settings: Settings, given: dict[str, Any], workdir: Workdir, reporter: Reporter, started: float
+) -> Result:
+    """Evaluates the newest checkpoint of a run: on its own data, or on those that are given.
+
+    Args:
+      settings: of the evaluation; of the run's own are all but the log's, the number of devices and
+        what is given of the data.
+      given: the keys that the evaluation's config says something of, {"a.b": value}.
+      workdir: of the run.
+      reporter: is told what was evaluated.
+      started: `time.perf_counter()` that the time counts from.
+
+    Raises:
+      UserError: where there is no checkpoint, or the data do not fit it.
+    """
+    own, now = flatten(build.resolve(read_config(workdir))), flatten(settings)
+    ours = {name: now[name] for name in now if name.startswith("log.")}
+    ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
+    ours |= {"num_devices": now["num_devices"]}
+    settings = settle_convolution(build.resolve(own | ours), reporter)
+    with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
+        latest = store.latest()
+        if latest is None:
+            raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
+        for name in sorted(given.keys() - _OF_EVALUATION):
+            if name.startswith("data.") and now[name] != own[name]:
+                reporter.message(
+                    f"config.{name}={now[name]} is passed over: the run's {own[name]} stays"
+                )
+        known, dataset = _load(build.resolve(own), settings, read_known(workdir))
+        trainer = Trainer(settings, dataset)
+        state = resume(trainer, store, latest)
+        clock = Clock(state, trainer, started)
+        reporter.message(f"{workdir.root} after {state.epoch} epochs, trained on {known.name}")
+        for line in (*dataset.notes, *_describe_overlap(workdir, dataset)):
+            reporter.message(line)
+        if dataset.validation is not dataset.test:
+            validated = trainer.evaluate("validation")
+            reporter.message(
+                f"validation accuracy {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
+            )
+        result = finish(trainer, state, clock)
+        counts = {f"{n}_examples": known.parts[n].images for n in ("train", "validation")}
+        result = dataclasses.replace(result, more=result.more | counts)
+        reporter.end_run(result.to_dict())
+        return result
+
+
+def _load(own: Settings, settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
+    """What is known of the run's own data, and the data to evaluate on."""
+    known = known or Known.of(build.load_data(own, to_train=False))
+    asked, its = settings.data, own.data
+    places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
+    how = {"layout": asked.layout, "background": asked.background}
+    if full_name(asked.name, asked.dir) != full_name(its.name, its.dir):
+        return known, load_other(asked.name, known, **places, **how)
+    try:
+        dataset = build.load_data(settings, to_train=False)
+    except NoTrainingPart:
+        return known, load_other(asked.name, known, **places, **how)
+    return known, adapt_parts(dataset, known)
+
+
+def _describe_overlap(workdir: Workdir, dataset: Dataset) -> list[str]:
+    """A line where images that are evaluated were trained on."""
+    if not workdir.train_ids.exists():  # Of a run from before they were kept.
+        return []
+    try:
+        trained = np.load(workdir.train_ids, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{workdir.train_ids} is damaged ({error}); bring it back, or delete it: nobody knows"
+            " then whether the net was trained on these images"
+        ) from None
+    seen = int(np.isin(dataset.test.ids, trained).sum())
+    return [f"{seen:,} of these images the net was trained on"] if seen else []
