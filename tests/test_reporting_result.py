@@ -167,3 +167,14 @@ def test_the_legend_of_a_run_whose_validation_is_unknown_says_just_that():
 )
 def test_durations_carry_over(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_the_accuracy_of_a_class_stands_in_one_line():
+    accuracy = {f"class {number}": 100.0 - number for number in range(10)}
+    lines = format_result({"class_accuracy": accuracy}).splitlines()[1:]
+    assert len(lines) > 1 and max(map(len, lines)) <= 100
+    for name, percent in accuracy.items():
+        assert sum(f"{name} {percent:.1f}" in line for line in lines) == 1
+    many = {f"class {number}": float(number) for number in range(100)}
+    text = format_result({"class_accuracy": many})
+    assert "the lowest of 100: class 0 0.0, class 1 1.0" in text and "class 50" not in text

@@ -211,8 +211,10 @@ def _format_classes(result: Mapping[str, Any]) -> str:
     if len(found) > _CLASSES_SHOWN:
         shown = sorted(shown, key=lambda pair: pair[1])[:_CLASSES_SHOWN]
         head = f"the lowest of {len(found):,}: "
-    text = head + ", ".join(f"{name} {accuracy:.1f}" for name, accuracy in shown)
-    return textwrap.fill(text, 75, subsequent_indent=" " * 23, break_long_words=False)
+    # No line ends within a class: textwrap does not break at these spaces.
+    classes = (f"{name} {accuracy:.1f}".replace(" ", "\xa0") for name, accuracy in shown)
+    text = textwrap.fill(head + ", ".join(classes), 75, subsequent_indent=" " * 23)
+    return text.replace("\xa0", " ")
 
 
 def _format_commonest(result: Mapping[str, Any]) -> str:
