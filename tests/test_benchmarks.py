@@ -156,7 +156,7 @@ def test_unrolled_network_computes_what_the_scanned_one_does(family):
 
 
 def test_sources_of_inputs_can_be_loaded(tmp_path):
-    images = np.zeros((40, 8, 8, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     with new_entry(tmp_path / "tfds-tiny-8") as entry:
         write_split(entry, "train", make_split(images, np.arange(40) % 2, 2, "tiny"))
         write_info(entry, ("a", "b"), source="tiny", version="1.0.0")
