@@ -261,7 +261,7 @@ def test_malformed_npz_is_named(tmp_path, changed, message):
 def test_a_set_too_small_to_hold_anything_out_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x_train=X[:3], y_train=np.arange(3))
-    with pytest.raises(UserError, match="no class has two images"):
+    with pytest.raises(UserError, match="no class has two different images"):
         load_dataset(str(path))
 
 
