@@ -15,7 +15,7 @@ STUDY = """
 from autogrow_jax.studies import Row, Section, Study
 
 SMALL = {
-    "data.fraction": 0.1,
+    "data.fraction": 0.2,
     "growth.interval": 1,
     "growth.window": 1,
     "growth.max_epochs": 1,

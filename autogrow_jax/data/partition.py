@@ -78,8 +78,8 @@ def _hold_out(part: Split, fraction: float, draws: np.ndarray, where: str) -> tu
     chosen = _choose(part.labels, draws, count)
     if not chosen.any():
         raise UserError(
-            f"{where}: no class has two different images, so none can be held out of the {len(chosen)}; "
-            "bring more images, or a validation and a test part of its own"
+            f"{where}: no class has two different images, so none can be held out of the"
+            f" {len(chosen)}; bring more images, or a validation and a test part of its own"
         )
     return _take(part, ~chosen), _take(part, chosen)
 
