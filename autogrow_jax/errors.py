@@ -27,14 +27,23 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def show(value: object) -> str:
+    """Spells a value as Python does, or the start of it where that is long."""
+    try:
+        text = repr(value)
+    except Exception:  # Lists in lists in lists, or a number of thousands of digits.
+        return f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known name, then all of them.
 
     >>> "no set 'mnits'" + nearest("mnits", ["mnist", "svhn"])
     "no set 'mnits'; did you mean 'mnist'? Known: mnist, svhn"
     """
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(name[:200], known, n=1) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"; {hint}Known: {', '.join(known)}"
 

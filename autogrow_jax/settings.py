@@ -8,6 +8,7 @@ python -m autogrow_jax.settings > docs/settings.md
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -16,11 +17,13 @@ import ml_collections
 from flax import traverse_util
 
 from autogrow_jax import settings_table as table
-from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.errors import UserError, nearest, show
 from autogrow_jax.settings_table import Key
 
 # JAX takes a seed modulo this, so two larger ones could be the same run.
 _SEEDS = 2**32
+# What does not fit into 64 bits is no number of epochs, blocks or images.
+_TOO_LARGE = 10**18
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,22 @@ def flatten(config: Config) -> dict[str, Any]:
         config = config.to_dict()
     if not isinstance(config, Mapping):
         raise UserError(
-            f"the config is {config!r}, not a ConfigDict; start from config.default_config()"
+            f"the config is {show(config)}, not a ConfigDict; start from config.default_config()"
         )
-    plain = {
-        str(name): value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
-        for name, value in config.items()
-    }
-    return traverse_util.flatten_dict(plain, sep=".")
+    return dict(_flatten(config, ""))
+
+
+def _flatten(group: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(group, ml_collections.ConfigDict):
+        group = group.to_dict()
+    for part, value in group.items():
+        name = f"{prefix}{part}"
+        # No key lies deeper; what does is a value, wrong as it may be, or holds itself.
+        is_group = isinstance(value, Mapping | ml_collections.ConfigDict) and name not in KEYS
+        if is_group and name.count(".") < 2:
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def named(config: Config) -> dict[str, Any]:
@@ -141,7 +153,7 @@ def check_key(name: str) -> None:
     close = close or difflib.get_close_matches(name, KEYS, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     known = f"{group!r} has: {', '.join(within)}" if within else f"Known: {', '.join(groups)}"
-    raise UserError(f"no config key {name!r}; {hint}{known}")
+    raise UserError(f"no config key {show(name)}; {hint}{known}")
 
 
 def check_value(name: str, value: Any) -> Any:
@@ -156,12 +168,15 @@ def check_value(name: str, value: Any) -> Any:
     if isinstance(key.default, tuple) and table.is_whole(value):
         value = (value,)
     if isinstance(key.default, float | None) and table.is_whole(value):
-        value = float(value)
+        value = float(value) if abs(value) < 10**300 else math.inf
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(table.is_whole(number) and abs(number) >= _TOO_LARGE for number in numbers):
+        raise UserError(f"config.{name} is {show(value)}; no number may have more than 18 digits")
     if key.ok(value):
         return value
     if isinstance(key.accepts, str):
-        raise UserError(f"config.{name} is {value!r}; it takes {key.accepts}")
-    raise UserError(f"config.{name} is {value!r}{nearest(value, key.accepts)}")
+        raise UserError(f"config.{name} is {show(value)}; it takes {key.accepts}")
+    raise UserError(f"config.{name} is {show(value)}{nearest(value, key.accepts)}")
 
 
 def describe_keys() -> str:

@@ -86,9 +86,11 @@ def is_validation(value: Any) -> bool:
     """Tells what `data.validation` accepts."""
     if value in ("held-out", "test"):
         return True
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
     try:
-        return not isinstance(value, bool) and 0 < float(value) < 1
-    except (TypeError, ValueError):
+        return 0 < float(value) < 1
+    except ValueError:
         return False
 
 

@@ -24,6 +24,7 @@ os.environ.setdefault(
     * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)),
 )
 
+import hypothesis
 import jax
 import pytest
 from jax.extend.backend import clear_backends
@@ -52,6 +53,19 @@ os.environ.setdefault(
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Of random inputs few and always the same, unless AUTOGROW_EXAMPLES asks for some number of others.
+_MANY = int(os.environ.get("AUTOGROW_EXAMPLES", "0"))
+hypothesis.settings.register_profile(
+    "ours",
+    max_examples=_MANY or 40,
+    derandomize=not _MANY,
+    print_blob=bool(_MANY),
+    database=None,
+    deadline=None,  # Another process may have the core.
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ours")
 
 # What was imported stays: the collector need not look at it after every test.
 gc.freeze()
