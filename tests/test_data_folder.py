@@ -78,7 +78,7 @@ def test_val_and_test_alone_are_parts_and_not_two_classes(root):
     fill(root, "val/cat", "val/dog", "test/cat", "test/dog")
     parts, _ = read(root)
     assert list(parts) == ["validation", "test"]
-    with pytest.raises(UserError, match=f"{root}: no training part"):
+    with pytest.raises(UserError, match=f"{root}: nothing to train on"):
         load_dataset(f"folder:{root}", cache_directory=str(root.parent / "cache"))
 
 

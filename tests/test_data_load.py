@@ -234,7 +234,16 @@ X = np.zeros((60, 8, 8, 3), np.uint8)
     "changed, message",
     [
         ({"x_train": X[None]}, "expected .N, H, W. or .N, H, W, C."),
-        ({"x_train": X.transpose(0, 3, 1, 2)}, "transpose"),
+        ({"x_train": X.transpose(0, 3, 1, 2)}, r"np.transpose\(x, \(0, 2, 3, 1\)\)"),
+        ({"x_train": np.zeros((60, 12, 8, 8), np.uint8)}, r"looks like \[N, C, H, W\]"),
+        ({"x_train": X}, "all 60 training images are equal"),
+        ({"x_valid": X, "y_valid": np.zeros(60, int)}, r"x_valid \(did you mean x_val\?\)"),
+        ({"X_test": X}, r"X_test \(did you mean x_test\?\)"),
+        ({"train_images": X}, r"train_images \(did you mean x_train\?\)"),
+        ({"labels_train": X}, r"labels_train \(did you mean y_train\?\)"),
+        ({"classes": np.asarray(["a", "b", "c"])}, r"classes \(did you mean class_names\?\)"),
+        ({"y_train": np.arange(60) + 30_000_000}, "labels run up to 30000059, but there are 81"),
+        ({"y_train": np.full(60, 2**62)}, "labels run up to 4611686018427387904"),
         ({"x_train": X.astype(np.int64)}, "int64, expected uint8 or floats"),
         ({"x_train": X + 1.5}, "floats from 1.5 to 1.5"),
         ({"x_train": np.full(X.shape, np.nan)}, "floats from nan"),
@@ -258,9 +267,22 @@ def test_malformed_npz_is_named(tmp_path, changed, message):
     assert path in str(error.value)
 
 
+def test_other_arrays_of_an_npz_are_passed_over_and_named(tmp_path):
+    path = write_npz(tmp_path / "a.npz", weights=np.ones(3), author=np.asarray("me"))
+    assert f"passed over in {path}: weights, author" in load_dataset(path).notes
+
+
+def test_a_class_that_is_never_tested_is_named(tmp_path):
+    path = write_npz(tmp_path / "a.npz", y_test=np.arange(12) % 2)
+    (line,) = (line for line in load_dataset(path).notes if "test image of" in line)
+    assert line == "no test image of 2: nothing will be known of their accuracy"
+
+
 def test_a_set_too_small_to_hold_anything_out_is_refused(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, x_train=X[:3], y_train=np.arange(3))
+    images = X[:3].copy()
+    images[:, 0, 0, 0] = range(3)
+    np.savez(path, x_train=images, y_train=np.arange(3))
     with pytest.raises(UserError, match="no class has two different images"):
         load_dataset(str(path))
 

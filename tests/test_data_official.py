@@ -18,6 +18,8 @@ import scipy.io
 
 from autogrow_jax.data import load_dataset
 from autogrow_jax.data.cifar import load_arrays
+from autogrow_jax.data.idx import read_idx_folder
+from autogrow_jax.data.official import search_folders
 from autogrow_jax.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -50,6 +52,31 @@ def write_idx(folder, suffix=".gz", train=20, test=10, stems="idx"):
             path = folder / f"{prefix}-{kind}-ubyte{suffix}"
             path.write_bytes(gzip.compress(data) if suffix else data)
     return written
+
+
+def test_idx_files_are_unpacked_by_content_and_not_by_name(tmp_path):
+    written = write_idx(tmp_path / "mnist", "")
+    for path in (tmp_path / "mnist").iterdir():
+        packed = gzip.compress(path.read_bytes())
+        if "images" in path.name:  # As a browser that unpacks and keeps the name.
+            path.rename(path.with_name(f"{path.name}.gz"))
+        else:
+            path.write_bytes(packed)
+    dataset = load_dataset("mnist", directory=str(tmp_path), validation="test")
+    images, labels = written["train"]
+    np.testing.assert_array_equal(dataset.train.images[:, 2:30, 2:30, 0], images)
+    np.testing.assert_array_equal(dataset.train.labels, labels)
+
+
+@pytest.mark.parametrize("name, other", [("mnist", "fashion_mnist"), ("fashion_mnist", "mnist")])
+def test_the_files_of_another_set_are_recognised(tmp_path, name, other):
+    """By the real first image, of which the real files are needed."""
+    real = next((f for f in search_folders(other, str(REAL_DATA)) if f.is_dir()), None)
+    if real is None or read_idx_folder(real, ("0",) * 10) is None:
+        pytest.skip("the real files are not here")
+    (tmp_path / name).symlink_to(real)
+    with pytest.raises(UserError, match=f"holds the files of {other}, not of {name}"):
+        load_dataset(name, directory=str(tmp_path))
 
 
 @pytest.mark.parametrize("folder", ["", "mnist", "MNIST/raw"])

@@ -39,13 +39,15 @@ def read_idx_folder(folder: Path, class_names: tuple[str, ...]) -> Source | None
 
 
 def read_idx(path: Path, num_axes: int) -> np.ndarray:
-    """Reads one idx file of unsigned bytes, gzipped if its name ends in .gz; read-only.
+    """Reads one idx file of unsigned bytes, gzipped or not, whatever its name; read-only.
 
     Raises:
       UserError: damaged gzip data, wrong magic number, or a size other than the header's.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = path.read_bytes()
+        # By content: browsers unpack a .gz and leave its name, or the reverse.
+        data = data if data[:2] == b"\0\0" else gzip.decompress(data)
     except (EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}: cannot be unpacked ({error}); {DAMAGED}") from error
     header = 4 + 4 * num_axes

@@ -202,8 +202,11 @@ def _find(image: np.uint64, source: Source) -> list[str]:
 
 
 def _describe_balance(known: Known) -> Iterator[str]:
-    """A line where nearly all training images are of one class."""
+    """A line for classes without a test image, one where nearly all images are of one class."""
     train, test = known.parts["train"], known.parts["test"]
+    pairs = zip(known.class_names, test.class_counts, strict=True)
+    if untested := [name for name, count in pairs if not count]:
+        yield f"no test image of {list_names(untested)}: nothing will be known of their accuracy"
     most = int(np.argmax(train.class_counts))
     share = train.class_counts[most] / train.images
     if share >= _NEARLY_ALL:

@@ -1,28 +1,41 @@
 """A data set in one .npz file."""
 
-import zipfile
+import difflib
+import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from autogrow_jax.data.misnamed import what_is
 from autogrow_jax.data.types import Source, make_split
-from autogrow_jax.errors import UserError
+from autogrow_jax.errors import UserError, printable
 
 _PARTS = ("train", "val", "test")
+_NAMES = (*(f"{kind}_{part}" for part in _PARTS for kind in "xy"), "class_names")
+# What others call these, by what it stands for; in small letters, without signs between.
+_KINDS = {"x": "x|images?|imgs?|data|features|inputs?|pixels", "y": "y|labels?|targets?|class"}
+_CALLED = {
+    "train": "train|training|tr",
+    "val": "val|valid|validation|dev",
+    "test": "test|testing|te",
+}
+_CLASSES = ("classes", "classname", "labelnames", "categories", "targetnames")
 
 
 def read_npz(path: Path) -> Source:
-    """Reads x_train, y_train and, where present, x_val, y_val, x_test, y_test, class_names.
+    """Reads x_train, y_train, x_val, y_val, x_test, y_test, class_names, as far as they are there.
 
     Images are uint8, or floats in [0, 1], which are rounded to 8 bits; [N, H, W] stands for one
     channel. Labels are integers 0..K-1, [N] or [N, 1]; K is the highest of all parts plus one, or
-    the number of `class_names`.
+    the number of `class_names`. Arrays of other names are passed over with a note.
 
     Raises:
-      UserError: no such file, damaged, arrays missing or of a form not listed here.
+      UserError: no such file, damaged, arrays missing or of a form not listed here, a name that is
+        close to one of these.
     """
-    arrays = _load(path)
-    holds = f"the file holds {', '.join(arrays) or 'no array'}"
+    arrays, others = _load(path)
+    holds = f"the file holds {', '.join([*arrays, *others]) or 'no array'}"
     for part in _PARTS:
         if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
             raise UserError(f"{path}: x_{part} and y_{part} must come together; {holds}")
@@ -31,11 +44,9 @@ def read_npz(path: Path) -> Source:
         raise UserError(f"{path}: no x_train and y_train in it; {holds}")
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
-        class_names = tuple(str(name) for name in arrays["class_names"].reshape(-1))
+        class_names = tuple(printable(str(name)) for name in arrays["class_names"].reshape(-1))
     else:
-        integers = [y for y in labels.values() if np.issubdtype(y.dtype, np.integer) and y.size]
-        num_classes = max((int(y.max()) for y in integers), default=-1) + 1
-        class_names = tuple(map(str, range(num_classes)))
+        class_names = tuple(map(str, range(_count_classes(labels, path))))
     splits = {
         part: make_split(
             _to_uint8(arrays[f"x_{part}"], f"{path}, x_{part}"),
@@ -45,25 +56,57 @@ def read_npz(path: Path) -> Source:
         )
         for part in parts
     }
-    train, validation, test = (splits.get(part) for part in _PARTS)
-    return Source(train, validation, test, class_names, str(path))
+    train, val, test = (splits.get(part) for part in _PARTS)
+    notes = (f"passed over in {path}: {', '.join(others)}",) if others else ()
+    return Source(train, val, test, class_names, printable(str(path)), notes)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _count_classes(labels: dict[str, np.ndarray], path: Path) -> int:
+    """One more than the highest label, where there can be that many classes."""
+    integers = [y for y in labels.values() if np.issubdtype(y.dtype, np.integer) and y.size]
+    highest = max((int(y.max()) for y in integers), default=-1)
+    # Each class has an image; identity numbers as labels would be names of millions of classes.
+    if highest >= (count := sum(y.size for y in labels.values())):
+        different = len(np.unique(np.concatenate([y.reshape(-1) for y in integers])))
+        raise UserError(
+            f"{path}: labels run up to {highest}, but there are {count} of them, {different} "
+            "different; number the classes 0..K-1 without gaps "
+            "(numpy: names, y = np.unique(y, return_inverse=True))"
+        )
+    return highest + 1
+
+
+def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of known names, and the other names."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file{what_is(path) if path.exists() else ''}")
     try:
         # Opened here, because numpy leaves the file open when it turns out to be damaged.
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array, as .npy files do")
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            others = [name for name in file.files if name not in _NAMES]
+            meant = {name: close for name in others if (close := _closest(name))}
+            if not meant:
+                return {name: file[name] for name in file.files if name in _NAMES}, others
+    except Exception as error:  # numpy and zipfile raise whatever the damaged byte leads them to.
         raise UserError(
             f"{path}: not readable as .npz ({error}); write it with "
             "numpy.savez(path, x_train=..., y_train=...), no object arrays"
         ) from error
+    wrong = ", ".join(f"{name} (did you mean {close}?)" for name, close in meant.items())
+    raise UserError(f"{path}: {wrong}; what is read is {', '.join(_NAMES)}; rename or remove it")
+
+
+def _closest(name: str) -> str:
+    """The known name that another probably stands for, "" where it is none."""
+    plain = re.sub("[^a-z]", "", name.lower())
+    for (kind, kinds), (part, parts) in product(_KINDS.items(), _CALLED.items()):
+        if re.fullmatch(f"(?:{kinds})(?:{parts})|(?:{parts})(?:set)?(?:{kinds})", plain):
+            return f"{kind}_{part}"
+    close = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.8)
+    return close[0] if close else "class_names" * (plain in _CLASSES)
 
 
 def _to_uint8(images: np.ndarray, where: str) -> np.ndarray:
@@ -72,10 +115,12 @@ def _to_uint8(images: np.ndarray, where: str) -> np.ndarray:
         raise UserError(f"{where}: shape {list(images.shape)}, expected [N, H, W] or [N, H, W, C]")
     if images.ndim == 3:
         images = images[..., None]
-    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+    _, first, second, last = images.shape
+    # Few rows of many channels, or what is square only if the channels come first.
+    if last > 4 and (first <= 4 or first != second == last):
         raise UserError(
-            f"{where}: shape {list(images.shape)} looks like [N, C, H, W]; "
-            "transpose to [N, H, W, C] first (numpy: x.transpose(0, 2, 3, 1))"
+            f"{where}: shape {list(images.shape)} looks like [N, C, H, W], expected [N, H, W, C]; "
+            "transpose it: np.transpose(x, (0, 2, 3, 1))"
         )
     if images.dtype == np.uint8:
         return images

@@ -146,15 +146,25 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
 }
 
 
+# The id of a set's first training image, for those sets whose files have the same names.
+_FIRST_IMAGES = {0xEE64976FCC5158BF: "mnist", 0xA27E12E086D7A20D: "fashion_mnist"}
+
+
 def read_official(name: str, directory: str) -> Source | None:
     """Looks for a set's official files in `directory` and its usual sub-folders.
 
     Raises:
-      UserError: files are there, but some are missing or damaged.
+      UserError: files are there, but some are missing or damaged, or they are another set's.
     """
     official = OFFICIAL_SETS[name]
     for folder in search_folders(name, directory):
         if folder.is_dir() and (source := official.read(folder, official.class_names)):
+            first = int(source.train.ids[0]) if source.train else 0
+            if (held := _FIRST_IMAGES.get(first, name)) != name:
+                raise UserError(
+                    f"{folder} holds the files of {held}, not of {name}; ask for {held}, or put"
+                    f" those of {name} there"
+                )
             return source
     return None
 

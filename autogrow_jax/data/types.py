@@ -150,7 +150,7 @@ def check_source(source: Source) -> Split:
 
     Raises:
       UserError: no training part, parts whose images differ in shape, a single class, a class
-        without training images.
+        without training images, training images that are all equal.
     """
     if source.train is None:
         raise NoTrainingPart(
@@ -174,5 +174,12 @@ def check_source(source: Source) -> Split:
         raise UserError(
             f"{source.where}: {missing.size} of {num_classes} classes have no training image: "
             f"{names}{', ...' if missing.size > 5 else ''}; number the classes 0..K-1 without gaps"
+        )
+    # Ends at the first image that differs, the second of any real set.
+    images = source.train.images
+    if len(images) > 1 and all(np.array_equal(image, images[0]) for image in images):
+        raise UserError(
+            f"{source.where}: all {len(images)} training images are equal, so nothing can be "
+            "learnt from them; look at how they were written"
         )
     return source.train
