@@ -5,7 +5,7 @@ set of variables for each block, at exact depth, and keeps whatever autodiff kee
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -53,6 +53,7 @@ class Unrolled(nn.Module):
       options: of all layers.
     """
 
+    num_classes: ClassVar[int] = 10
     depths: tuple[int, ...]
     family: str | Family = "plain3"
     block: MakeBlock | None = None
