@@ -278,12 +278,24 @@ def test_a_class_that_is_never_tested_is_named(tmp_path):
     assert line == "no test image of 2: nothing will be known of their accuracy"
 
 
+def test_a_class_that_is_one_image_many_times_is_divided(tmp_path):
+    """As drawn shapes are: all cats alike, all dogs alike."""
+    path = tmp_path / "a.npz"
+    labels = np.arange(80) % 2
+    images = np.zeros((80, 8, 8, 1), np.uint8) + labels[:, None, None, None].astype(np.uint8) * 99
+    np.savez(path, x_train=images, y_train=labels)
+    dataset = load_dataset(str(path))
+    for part in (dataset.train, dataset.validation, dataset.test):
+        assert set(part.labels) == {0, 1}
+    assert any("of test are in train too" in line for line in dataset.notes)
+
+
 def test_a_set_too_small_to_hold_anything_out_is_refused(tmp_path):
     path = tmp_path / "a.npz"
     images = X[:3].copy()
     images[:, 0, 0, 0] = range(3)
     np.savez(path, x_train=images, y_train=np.arange(3))
-    with pytest.raises(UserError, match="no class has two different images"):
+    with pytest.raises(UserError, match="no class has two images"):
         load_dataset(str(path))
 
 

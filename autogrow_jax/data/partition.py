@@ -2,10 +2,10 @@
 
 Each image is held out or not by a draw of its own from [0, 1), made of the seed and the image's id:
 below the fraction or not. So images that are added later move no other one, above all none from
-train to test, and copies of one image go together. What this gives up is exact counts: no rule that
-takes a fifth of every number of images can do without moving some. A part of n images, or a class
-of n in it, is as large as asked for but for a standard deviation of sqrt(n * fraction * (1 -
-fraction)).
+train to test, and copies of one image go together (but in a class that is one image many times, as
+it could not be divided). What this gives up is exact counts: no rule that takes a fifth of every
+number of images can do without moving some. A part of n images, or a class of n in it, is as large
+as asked for but for a standard deviation of sqrt(n * fraction * (1 - fraction)).
 
 A class that would have no image in one of two parts is mended: its image of the smallest draw is
 held out, or that of the largest is not. When images are added, the first kind can go back to train,
@@ -31,7 +31,7 @@ def hold_out_test(part: Split, where: str) -> tuple[Split, Split]:
 
     It depends on the images alone, never on a run's seed: every run tests on the same images.
     """
-    return _hold_out(part, TEST_FRACTION, _draw(part.ids, _TEST), where)
+    return _hold_out(part, TEST_FRACTION, _TEST, 0, where)
 
 
 def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> tuple[Split, Split]:
@@ -42,7 +42,7 @@ def hold_out_validation(part: Split, fraction: float, seed: int, where: str) -> 
     Raises:
       UserError: names `where`; no class has two images.
     """
-    return _hold_out(part, fraction, _draw(part.ids, _VALIDATION, seed), where)
+    return _hold_out(part, fraction, _VALIDATION, seed, where)
 
 
 def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
@@ -59,10 +59,10 @@ def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     def count(ranked: np.ndarray) -> int:
         return min(max(int(fraction * len(ranked) + 0.5), least), len(ranked))
 
-    return _take(part, _choose(part.labels, _draw(part.ids, _SUBSET, seed), count))
+    return _take(part, _choose(part, _SUBSET, seed, count))
 
 
-def _draw(ids: np.ndarray, stream: int, seed: int = 0) -> np.ndarray:
+def _draw(ids: np.ndarray, stream: int, seed: int) -> np.ndarray:
     """Draws from [0, 1) for uint64 ids [N], one for copies of one image: SplitMix64's mixing."""
     start = hashlib.blake2b(f"{stream} {seed}".encode(), digest_size=8).digest()
     mixed: np.ndarray = ids ^ np.frombuffer(start, "<u8").astype(np.uint64)
@@ -71,31 +71,35 @@ def _draw(ids: np.ndarray, stream: int, seed: int = 0) -> np.ndarray:
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-def _hold_out(part: Split, fraction: float, draws: np.ndarray, where: str) -> tuple[Split, Split]:
+def _hold_out(
+    part: Split, fraction: float, stream: int, seed: int, where: str
+) -> tuple[Split, Split]:
     def count(ranked: np.ndarray) -> int:
         return min(max(int(np.sum(ranked < fraction)), 1), len(ranked) - 1)
 
-    chosen = _choose(part.labels, draws, count)
+    chosen = _choose(part, stream, seed, count)
     if not chosen.any():
         raise UserError(
-            f"{where}: no class has two different images, so none can be held out of the"
-            f" {len(chosen)}; bring more images, or a validation and a test part of its own"
+            f"{where}: no class has two images, so none can be held out of the {len(chosen)}; "
+            "bring more images, or a validation and a test part of its own"
         )
     return _take(part, ~chosen), _take(part, chosen)
 
 
-def _choose(
-    labels: np.ndarray, draws: np.ndarray, count: Callable[[np.ndarray], int]
-) -> np.ndarray:
+def _choose(part: Split, stream: int, seed: int, count: Callable[[np.ndarray], int]) -> np.ndarray:
     """bool [N]: of each class the images of the smallest draws, `count(its sorted draws)` of them.
 
-    Copies of one image count as one.
+    Copies of one image count as one, unless the class has no other.
     """
-    chosen = np.zeros(len(labels), bool)
-    by_class = np.argsort(labels, kind="stable")
-    for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
-        ranked = np.unique(draws[members])
-        chosen[members] = draws[members] < np.append(ranked, 1.0)[count(ranked)]
+    chosen = np.zeros(len(part.labels), bool)
+    by_class = np.argsort(part.labels, kind="stable")
+    for members in np.split(by_class, np.flatnonzero(np.diff(part.labels[by_class])) + 1):
+        ids = part.ids[members]
+        if (ids == ids[0]).all():
+            ids = ids + np.arange(len(ids), dtype=np.uint64)
+        draws = _draw(ids, stream, seed)
+        ranked = np.unique(draws)
+        chosen[members] = draws < np.append(ranked, 1.0)[count(ranked)]
     return chosen
 
 
