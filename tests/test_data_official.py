@@ -232,6 +232,24 @@ def test_a_damaged_cifar_file_is_named(tmp_path, name, damage, message):
     assert name in str(error.value)
 
 
+def test_a_header_of_an_archive_may_be_damaged_anywhere(tmp_path):
+    """It is read, as where a date is wrong, or refused in words: no other end."""
+    files, _, _ = cifar_files(10, "binary", 1)
+    write_cifar(tmp_path, files, 10, "binary", archived=True)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    whole = gzip.decompress(path.read_bytes())
+    refused = 0
+    for place in range(0, 512, 5):
+        for value in (0x00, 0x53, 0xFF):  # 0x53 is "S", for a sparse file.
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                load_dataset("cifar10", directory=str(tmp_path))
+            except UserError as error:
+                assert str(path) in str(error)
+                refused += 1
+    assert refused > 100
+
+
 def test_a_truncated_archive_is_named(tmp_path):
     files, _, _ = cifar_files(10, "binary", 2)
     write_cifar(tmp_path, files, 10, "binary", archived=True)
