@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -61,14 +62,21 @@ def load_other(
         train=adapted,
         validation=adapted,
         test=adapted,
-        num_classes=len(known.class_names),
-        class_names=known.class_names,
-        preprocessing=Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        **_as_the_net_has(known),
         validation_source="test",
         where=source.where,
         source_size=known.source_size,
         notes=(*lines, *source.notes),
     )
+
+
+def _as_the_net_has(known: Known) -> dict[str, Any]:
+    """What the net decides of a set that it is evaluated on: nothing is augmented."""
+    return {
+        "num_classes": len(known.class_names),
+        "class_names": known.class_names,
+        "preprocessing": Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+    }
 
 
 def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
@@ -91,9 +99,7 @@ def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
         train=test,
         validation=validation,
         test=test,
-        num_classes=len(known.class_names),
-        class_names=known.class_names,
-        preprocessing=Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        **_as_the_net_has(known),
         notes=(*notes, *lines),
     )
 
