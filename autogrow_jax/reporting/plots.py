@@ -111,7 +111,9 @@ def figure(
             _draw_loss(loss, metrics, axis)
             _draw_depths(depth, metrics, axis)
             _draw_marks(column, metrics, axis)
-            depth.set_xlim(0, 1.015 * axis.end[-1])
+            # From the first epoch on: building the kernels may take longer than all epochs.
+            first, last = axis.start[0], axis.end[-1]
+            depth.set_xlim(first, last + 0.015 * (last - first))
             depth.set_xlabel(axis.label)
         panels[2, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         for panel in panels[:, 1]:
