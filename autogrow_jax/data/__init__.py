@@ -1,9 +1,10 @@
 """Data sets as arrays, and what happens to a batch inside the training step."""
 
-from autogrow_jax.data.adapt import adapt_parts, load_other
+from autogrow_jax.data.adapt import adapt_parts, fit_images, load_other
 from autogrow_jax.data.augment import augment, normalize
 from autogrow_jax.data.known import Known, list_changes
 from autogrow_jax.data.load import full_name, load_dataset
+from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import Dataset, NoTrainingPart, Preprocessing, Split
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Split",
     "adapt_parts",
     "augment",
+    "fit_images",
     "full_name",
     "list_changes",
     "load_dataset",
     "load_other",
     "normalize",
+    "resize_center_crop",
 ]

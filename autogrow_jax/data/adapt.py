@@ -8,7 +8,7 @@ import numpy as np
 
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
-from autogrow_jax.data.pixels import pad_split
+from autogrow_jax.data.pixels import pad_images
 from autogrow_jax.data.types import Dataset, Preprocessing, Split
 from autogrow_jax.errors import UserError
 
@@ -119,27 +119,36 @@ def adapt(
     kept = labels >= 0
     if not kept.all():
         part = Split(np.asarray(part.images[kept]), part.labels[kept], part.ids[kept])
-    part, size = part._replace(labels=labels[kept]), part.images.shape[1:3]
-    if size != known.image_shape[:2]:
-        part = _pad(part, known, where)
-    channels = part.images.shape[3], known.image_shape[2]
+    images, more = fit_images(part.images, known, where)
+    return Split(images, labels[kept], part.ids), lines + more
+
+
+def fit_images(images: np.ndarray, known: Known, where: str) -> tuple[np.ndarray, list[str]]:
+    """Makes uint8 [N, H, W, C] such as the run's net takes, and says what was done to them.
+
+    Raises:
+      UserError: names `where`; another size or number of channels.
+    """
+    lines = []
+    if images.shape[1:3] != known.image_shape[:2]:
+        images = _pad(images, known, where)
+    channels = images.shape[3], known.image_shape[2]
     if channels == (1, 3):
         # A view: nothing is copied.
-        shape = (*part.images.shape[:3], 3)
-        part = part._replace(images=np.broadcast_to(part.images, shape))
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
         lines.append("its images are grey, the run's are in colour: all three channels are alike")
     elif channels == (3, 1):
-        grey = np.zeros(part.images.shape[:3], np.uint32)
+        grey = np.zeros(images.shape[:3], np.uint32)
         for channel, weight in enumerate(_LUMA):
-            grey += part.images[..., channel] * np.uint32(weight)
-        part = part._replace(images=((grey + 500) // 1000).astype(np.uint8)[..., None])
+            grey += images[..., channel] * np.uint32(weight)
+        images = ((grey + 500) // 1000).astype(np.uint8)[..., None]
         lines.append("its images are in colour, the run's are grey: only their brightness is taken")
     elif channels[0] != channels[1]:
         raise UserError(
             f"{where}: images of {channels[0]} channels, but the net was trained on images of"
             f" {channels[1]}; bring images of as many"
         )
-    return part, lines
+    return images, lines
 
 
 def _match(
@@ -173,12 +182,12 @@ def _match(
     return labels, lines
 
 
-def _pad(part: Split, known: Known, where: str) -> Split:
-    height, width = part.images.shape[1:3]
+def _pad(images: np.ndarray, known: Known, where: str) -> np.ndarray:
+    height, width = images.shape[1:3]
     wanted = known.image_shape[:2]
     was_padded = known.source_size != wanted
     if was_padded and height <= wanted[0] and width <= wanted[1]:
-        return pad_split(part, wanted[0], where)
+        return pad_images(images, wanted[0], where)
     took = f", padded from {describe_size(known.source_size)}" if was_padded else ""
     raise UserError(
         f"{where}: images of {describe_size((height, width))} pixels, but the net was trained on"

@@ -30,18 +30,23 @@ def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def pad_split(part: Split, image_size: int, where: str) -> Split:
+    """Pads the images of a part, see `pad_images`."""
+    return part._replace(images=pad_images(part.images, image_size, where))
+
+
+def pad_images(images: np.ndarray, image_size: int, where: str) -> np.ndarray:
     """Zero-pads to a square, centred; odd differences put one more row below and right."""
-    height, width = part.images.shape[1:3]
+    height, width = images.shape[1:3]
     if max(height, width) > image_size:
         raise UserError(
             f"{where}: images are {height}x{width}, larger than the image size {image_size}; this "
             "source is padded but never shrunk: ask for a larger size, or 0 for images as they are"
         )
     if (height, width) == (image_size, image_size):
-        return part
+        return images
     top, left = (image_size - height) // 2, (image_size - width) // 2
     rows, columns = (top, image_size - height - top), (left, image_size - width - left)
-    return part._replace(images=np.pad(part.images, ((0, 0), rows, columns, (0, 0))))
+    return np.pad(images, ((0, 0), rows, columns, (0, 0)))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 from autogrow_jax.optim import make_optimizer, make_schedule
 from autogrow_jax.reporting import Result
+from autogrow_jax.training.loading import Loaded, load
 from autogrow_jax.training.loop import run
 
-__all__ = ["Result", "make_optimizer", "make_schedule", "run"]
+__all__ = ["Loaded", "Result", "load", "make_optimizer", "make_schedule", "run"]

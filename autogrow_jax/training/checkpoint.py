@@ -49,22 +49,26 @@ class Restored(NamedTuple):
 class CheckpointStore:
     """The checkpoints of one run: the newest `keep`, and the one of the best validation accuracy.
 
-    The directory is made if it is not there; UserError where it cannot be.
+    The directory is made if it is not there; UserError where it cannot be. Without `keep` nothing
+    is made, saved or deleted: another process may be at work in it.
     """
 
-    def __init__(self, directory: str | Path, keep: int):
+    def __init__(self, directory: str | Path, keep: int | None = None):
         policies = checkpoint_managers.preservation_policy
         accuracy = itemgetter("validation_accuracy")
         best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        kept = [policies.LatestN(keep or 1), best]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             best_fn=accuracy,  # The policy decides what stays; this, which `best_step` names.
             enable_async_checkpointing=True,
             step_prefix="epoch",
+            read_only=keep is None,
         )
         self._directory = Path(directory).absolute()
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            if keep is not None:
+                self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot keep checkpoints in {self._directory} ({error.strerror})"

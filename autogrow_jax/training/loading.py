@@ -1,0 +1,197 @@
+"""A net that a run has found, taken out of its workdir to be used elsewhere."""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autogrow_jax import build
+from autogrow_jax.data import Known, Preprocessing, fit_images, normalize, resize_center_crop
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.growth.grow import cut
+from autogrow_jax.models import Network
+from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE
+from autogrow_jax.reporting import Workdir
+from autogrow_jax.reporting.workdir import read_config
+from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.evaluation import read_known
+
+WHICH = ("recommended", "final", "best")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A net with its weights, and what it takes to use it.
+
+    Attributes:
+      network: the Flax module, `network.apply(variables, normalized_images)` gives logits.
+      variables: its weights, averaged ones where the run kept those, and running statistics.
+      class_names: in the order of the logits.
+      preprocessing: how images are normalised; nothing is augmented.
+      known: what the run knows of its data: size and channels of images, numbers, fingerprints.
+      config: of the run, nested dicts as config.json has them.
+      epoch: how many epochs were done.
+      workdir: where it comes from.
+    """
+
+    network: Network
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    known: Known
+    config: dict[str, Any]
+    epoch: int
+    workdir: Path
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return self.network.depths
+
+    def prepare(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Brings images to the size and channels that the net takes, as the run did with its own.
+
+        Args:
+          images: uint8 [N, H, W, C] or [N, H, W], or a sequence of [H, W, C] or [H, W] of any
+            sizes. Those of the run's own size are taken as they are, padded where the run padded
+            them; others are resized and their centre cropped, as those of a folder are.
+
+        Returns:
+          uint8 [N, H, W, C] of `known.image_shape`.
+
+        Raises:
+          UserError: no uint8 images; another size where the run's images are no squares; another
+            number of channels than the run's, but for grey and colour.
+        """
+        prepared = [self._prepare_one(np.asarray(image)) for image in images]
+        shape = 0, *self.known.image_shape
+        return np.stack(prepared) if prepared else np.zeros(shape, np.uint8)
+
+    def _prepare_one(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim not in (2, 3) or image.dtype != np.uint8 or 0 in image.shape:
+            raise UserError(
+                f"an image is {image.dtype} {list(image.shape)}; the net takes uint8 [H, W, C] or"
+                " [H, W], pixels 0..255"
+            )
+        image = image[..., None] if image.ndim == 2 else image
+        height, width = self.known.source_size
+        sizes = ((height, width), self.known.image_shape[:2])
+        if image.shape[:2] not in sizes and height == width and image.shape[2] in (1, 3):
+            image = resize_center_crop(image, height)
+        return fit_images(image[None], self.known, "the image")[0][0]
+
+    def predict(
+        self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 128
+    ) -> np.ndarray:
+        """Gives the probability of each class, float32 [N, num_classes], in the run's own order.
+
+        Takes what `prepare` takes, and computes on JAX's default device, so many at a time. What
+        the run's own evaluation counts as right is the class of the highest probability.
+
+        Raises:
+          UserError: as for `prepare`.
+
+        >>> names = [loaded.class_names[k] for k in loaded.predict(images).argmax(-1)]
+        ... # doctest: +SKIP
+        """
+        prepared = self.prepare(images)
+        size = min(batch_size, max(len(prepared), 1))
+        found = [np.zeros((0, self.network.num_classes), np.float32)]
+        for first in range(0, len(prepared), size):
+            batch = prepared[first : first + size]
+            # Filled up, so that one program serves all batches.
+            filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+            result = _probabilities(self.network, self.preprocessing, self.variables, filled)
+            found.append(np.asarray(result)[: len(batch)])
+        return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(
+    network: Network, preprocessing: Preprocessing, variables: Any, images: jax.Array
+) -> jax.Array:
+    logits: Any = network.apply(variables, normalize(images, preprocessing), train=False)
+    return jax.nn.softmax(logits.astype(jnp.float32))
+
+
+def load(
+    workdir: str | os.PathLike[str],
+    which: Literal["recommended", "final", "best"] = "recommended",
+    *,
+    convolution: str = "xla",
+) -> Loaded:
+    """Loads the net of a run, finished or not; on any machine, without data and without policy.
+
+    A family of one's own has to be registered as it was for the run.
+
+    Args:
+      workdir: folder of the run, or a copy of it; nothing is written there.
+      which: "final" is the net of the newest checkpoint, the one that was tested where the run is
+        finished; "best" that of the highest validation accuracy; "recommended" the final one.
+      convolution: "xla", which all of JAX's transformations and devices know, or "native".
+
+    Raises:
+      UserError: no run there, none with a checkpoint, one that is damaged; native convolutions
+        where there are none.
+
+    >>> loaded = load("runs/digits_plain3")  # doctest: +SKIP
+    >>> loaded.depths, loaded.class_names[:2]  # doctest: +SKIP
+    ((5, 5, 5), ('0', '1'))
+    """
+    if which not in WHICH:
+        raise UserError(f"which is {which!r}{nearest(which, WHICH)}")
+    if convolution not in CONVOLUTIONS:
+        raise UserError(f"convolution is {convolution!r}{nearest(convolution, CONVOLUTIONS)}")
+    if convolution == NATIVE and (reason := why_not_native()):
+        raise UserError(f"convolution='native' cannot be had here: {reason}; take 'xla'")
+    there = Workdir(Path(workdir).expanduser())
+    config = read_config(there)
+    known = read_known(there)
+    if known is None:
+        raise UserError(
+            f"{there.root} has no dataset.json, which holds class names and how images were"
+            " normalised; start the run again with the same command, and it writes one"
+        )
+    if not there.checkpoints.is_dir():
+        raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
+    with closing(CheckpointStore(there.checkpoints)) as store:
+        epoch = store.best() if which == "best" else store.latest()
+        if epoch is None:
+            raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
+        saved = store.read(epoch)
+    settings = _settings_of_model(config)
+    *_, channels = known.image_shape
+    data = len(known.class_names), channels
+    network = build.make_network(settings, *data, saved.memory["depths"])
+    network = network.clone(options=network.options._replace(convolution=convolution))
+    image = jax.ShapeDtypeStruct((1, *known.image_shape), np.float32)
+    like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
+    variables = rebuild(evaluated_arrays(saved.arrays), like)
+    # A checkpoint right after a growth holds blocks that no epoch has seen.
+    depths = tuple(saved.memory["evaluated_depths"])
+    return Loaded(
+        network.clone(depths=depths),
+        jax.tree.map(jnp.asarray, cut(jax.tree.map(np.asarray, variables), depths)),
+        known.class_names,
+        Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        known,
+        config,
+        epoch,
+        there.root,
+    )
+
+
+def _settings_of_model(config: dict[str, Any]) -> Settings:
+    """Settings that are the run's as far as its net goes: nothing else has to be known here."""
+    flat = flatten(config)
+    model = {name: value for name, value in flat.items() if name.startswith("model.")}
+    return build.resolve(model | {"mode": "evaluate"})
