@@ -420,3 +420,68 @@ def test_an_initializer_sees_what_enters_its_block_and_the_loss(registered):
     )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
     np.testing.assert_allclose(bn["bias"], losses.mean(), rtol=1e-4)
+
+
+def test_copying_the_block_before_takes_three_lines(registered):
+    """Behind the stage's first block, what that has in another shape is as the family starts it."""
+
+    def copy(key, block, context):
+        return context.previous
+
+    name, (network, variables) = registered(copy), _seed("narrow_plain3")
+    deeper, grown = grow(network, variables, stage=1, key=KEY, initializer=name)
+    first, own = variables["params"]["stage1"]["first"], _new_block(grown, 1)["params"]
+    np.testing.assert_array_equal(own["bn1"]["scale"], first["bn1"]["scale"])
+    assert own["conv1"]["kernel"].shape != first["conv1"]["kernel"].shape
+    assert jnp.std(own["conv1"]["kernel"]) > 0
+    _, grown = grow(deeper, grown, stage=1, key=KEY, initializer=name)
+    jax.tree.map(
+        lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[1]),
+        [grown[part]["stage1"]["rest"] for part in grown],
+    )
+
+
+def test_an_initializer_sees_where_it_grows(registered):
+    seen = []
+
+    def start(key, block, context):
+        seen.append(context)
+        made, average = context.outputs(block), context.ema["bn1"]["scale"]
+        scale = jnp.std(made, (0, 1, 2)) * 0 + context.slot + context.depths[1] + average
+        stacked = context.stage_blocks["params"]["bn1"]["scale"]
+        bn = {"scale": scale, "bias": stacked[0]}
+        return {**block, "params": {**block["params"], "bn1": bn}}
+
+    name, (network, variables) = registered(start, needs_images=True), _seed("narrow_plain3")
+    network, variables = grow(network, variables, stage=1, key=KEY)
+    ema = jax.tree.map(lambda leaf: jnp.full_like(leaf, 10.0), variables["params"])
+    with jax.numpy_dtype_promotion("standard"):
+        _, grown = grow(
+            network, variables, stage=1, key=KEY, initializer=name, images=IMAGES, ema=ema
+        )
+    bn = _new_block(grown, 1)["params"]["bn1"]
+    np.testing.assert_array_equal(bn["scale"], 1 + 2 + 10.0)
+    np.testing.assert_array_equal(
+        bn["bias"], variables["params"]["stage1"]["rest"]["bn1"]["scale"][0]
+    )
+    assert (seen[0].stage, seen[0].family) == (1, network.family)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda conv: conv[:1, :1], r"\['kernel'\] as float32\[1, 1, 8, 8\]; .*\[3, 3, 8, 8\]"),
+        (lambda conv: conv.astype(jnp.bfloat16), r"\['kernel'\] as bfloat16"),
+        (lambda conv: {"a": conv}, r"\['kernel'\]\['a'\], which a block has not"),
+        (lambda conv: None, r"no \['params'\]\['conv1'\]\['kernel'\]"),
+        (lambda conv: conv / 0, r"made \['params'\]\['conv1'\]\['kernel'\] .* NaN or infinite"),
+    ],
+)
+def test_what_an_initializer_may_not_return(registered, change, message):
+    def start(key, block, context):
+        conv = {"kernel": change(block["params"]["conv1"]["kernel"])}
+        return {**block, "params": {**block["params"], "conv1": conv}}
+
+    name, (network, variables) = registered(start), _seed("narrow_plain3")
+    with pytest.raises(UserError, match="initializer 'of_my_own' .*" + message):
+        grow(network, variables, stage=0, key=KEY, initializer=name)

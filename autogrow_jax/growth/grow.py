@@ -11,16 +11,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.core import unfreeze
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.initializers import Context, Initializer, Variables, get_initializer
+from autogrow_jax.growth.initializers import (
+    STACKED,
+    Context,
+    Initializer,
+    Variables,
+    block_before,
+    check_block,
+    get_initializer,
+)
 from autogrow_jax.growth.policy import deepen
 from autogrow_jax.models import Network, rest_block
 
 Tree = Any
-STACKED = "rest"  # The key under which a stage holds its stacked blocks.
 
 
 class GraftError(ValueError):
@@ -111,6 +119,7 @@ def append_block(
     live_depths: jax.Array,
     images: jax.Array | None = None,
     labels: jax.Array | None = None,
+    ema: Tree = None,
 ) -> Variables:
     """Starts a block and writes it behind the live ones of a stage; pure, may be jitted.
 
@@ -119,19 +128,30 @@ def append_block(
         stands in the new block's place does not matter.
       live_depths: int32 [num_stages] before the growth.
       images, labels: what the initialiser needs of them; as for `grow`, like the rest.
+      ema: a moving average of the parameters, of the same shapes, if there is one.
+
+    Raises UserError where the initialiser returns something else than a block.
     """
     family, slot = network.family, live_depths[stage] - 1
     random_key, start_key = jax.random.split(key)
     # Parameters depend on channels only; the pixels of this stand-in are never computed.
     like = jax.ShapeDtypeStruct((1, 8, 8, family.widths[stage]), network.options.dtype)
-    block = unfreeze(rest_block(network, stage).lazy_init(random_key, like, False))
-    context = Context(family)
+    module, name = rest_block(network, stage), f"stage{stage}"
+    block = unfreeze(module.lazy_init(random_key, like, False))
+    stages = {part: variables[part][name] for part in block}
+    before = {part: block_before(tree, block[part], slot) for part, tree in stages.items()}
+    context = Context(family, stage, slot, live_depths, before)
+    context = context._replace(
+        stage_blocks={part: tree[STACKED] for part, tree in stages.items()},
+        ema=block_before(ema[name], block["params"], slot) if ema else None,
+    )
     if initializer.needs_data(family):
         _, captured = network.apply(
             variables, images, train=False, live_depths=live_depths, mutable=["intermediates"]
         )
-        (inputs,) = captured["intermediates"][f"stage{stage}_output"]
-        context = context._replace(inputs=inputs)
+        (inputs,) = captured["intermediates"][f"{name}_output"]
+        outputs: Any = lambda given: module.apply(given, inputs, False)  # noqa: E731
+        context = context._replace(inputs=inputs, outputs=outputs)
     if initializer.needs_labels:
         grown = live_depths.at[stage].add(1)
 
@@ -141,11 +161,23 @@ def append_block(
                 full, images, train=True, live_depths=grown, mutable=["batch_stats"]
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            stats = updated.get("batch_stats", {}).get(f"stage{stage}", {}).get(STACKED, {})
+            stats = updated.get("batch_stats", {}).get(name, {}).get(STACKED, {})
             return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[slot], stats)
 
         context = context._replace(loss=loss)
-    return _place(variables, stage, slot, initializer.start(start_key, block, context))
+    started = initializer.start(start_key, block, context)
+    return _place(variables, stage, slot, check_block(initializer.name, started, block))
+
+
+def check_finite(initializer: str, variables: Variables, stage: int, slot: int) -> None:
+    """Raises UserError where an initialiser wrote a NaN or infinity into a slot."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if stage_of(path) == stage and not np.isfinite(np.asarray(leaf)[slot]).all():
+            name = jax.tree_util.keystr(path).replace(f"['stage{stage}']['{STACKED}']", "")
+            raise UserError(
+                f"initializer {initializer!r} made {name} of a new block in stage {stage} NaN or"
+                " infinite; correct it, or look at the images it was given"
+            )
 
 
 def _place(variables: Variables, stage: int, slot: jax.Array, block: Variables) -> Variables:
@@ -168,6 +200,7 @@ def grow(
     initializer: str = "gaussian",
     images: jax.Array | None = None,
     labels: jax.Array | None = None,
+    ema: Tree = None,
 ) -> tuple[Network, Variables]:
     """Appends one block to a stage; the inputs stay as they are.
 
@@ -183,13 +216,15 @@ def grow(
       images: a normalised batch [N, H, W, C], where the initialiser looks at data: morphism of
         plain blocks, and adam.
       labels: int [N], where it trains: adam.
+      ema: a moving average of the parameters, for an initialiser of one's own that looks at it.
 
     Returns:
       The deeper network and its variables; `grow_optimizer_state` takes the optimiser along.
 
     Raises:
       UserError: for a stage that is not there, an unknown initialiser, data that is missing,
-        variables of other depths than the network's.
+        variables of other depths than the network's, what an initialiser may not return (a value
+        that is not finite only outside of a transformation, where values are known).
       GraftError: where the variables are not the network's in another way.
     """
     num_stages = len(network.depths)
@@ -205,7 +240,10 @@ def grow(
     _check_depths(network, variables)
     deeper = network.clone(depths=deepen(network.depths, stage))
     data = (images, labels) if needs_images else (None, None)
-    return deeper, _grow(network, deeper, stage, chosen, {**variables}, key, *data)
+    grown = _grow(network, deeper, stage, chosen, {**variables}, key, *data, ema)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grown)):
+        check_finite(initializer, grown, stage, network.depths[stage] - 1)
+    return deeper, grown
 
 
 def _check_depths(network: Network, variables: Variables) -> None:
@@ -221,11 +259,12 @@ def _check_depths(network: Network, variables: Variables) -> None:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _grow(network, deeper, stage, initializer, variables, key, images, labels):
+def _grow(network, deeper, stage, initializer, variables, key, images, labels, ema):
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
-    grafted = graft(variables, deeper.init(jax.random.fold_in(key, 0), like))
+    fresh = deeper.init(jax.random.fold_in(key, 0), like)
+    grafted, ema = graft(variables, fresh), graft(ema, fresh["params"]) if ema else None
     live = jnp.asarray(network.depths, jnp.int32)
-    return append_block(deeper, grafted, stage, key, initializer, live, images, labels)
+    return append_block(deeper, grafted, stage, key, initializer, live, images, labels, ema)
 
 
 def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:

@@ -16,23 +16,74 @@ from autogrow_jax.models import Family
 from autogrow_jax.models.layers import EPSILON
 
 Variables = dict[str, Any]
+STACKED = "rest"  # The key under which a stage holds its stacked blocks.
 
 
 class Context(NamedTuple):
-    """What an initialiser may look at.
+    """What an initialiser may look at; variables of a block are as it is given them.
 
     Attributes:
-      family: of the network that grows; `family.residual` says whether the block adds to its
-        input, `family.last_bn` which of its normalisations is the last.
+      family: of the network that grows.
+      stage: index of the stage that grows.
+      slot: the new block's entry in the stage's stacked axis, int32; 0 is behind `first`.
+      depths: blocks in each stage before the growth, int32 [num_stages].
+      previous: variables of the block before. Where that is the stage's first, leaves that it has
+        not, or in another shape, are the new block's random start.
+      stage_blocks: variables of the stage's stacked blocks, leaves [slots, ...]; those before
+        `slot` are live, what stands in others means nothing.
       inputs: what enters the new block, [N, H, W, C], by running statistics, of the batch that was
         given, if one was.
+      outputs: block_variables -> what that block makes of `inputs`, by its running statistics;
+        None without a batch.
       loss: block_variables -> (mean cross-entropy, the block's new running statistics) of the
         network with this block on the same batch, in training mode; None without labels.
+      ema: parameters of the block before in the moving average of the weights; None without one.
     """
 
     family: Family
+    stage: int = 0
+    slot: jax.Array | int = 0
+    depths: jax.Array | tuple[int, ...] = ()
+    previous: Variables | None = None
+    stage_blocks: Variables | None = None
     inputs: jax.Array | None = None
+    outputs: Callable[[Variables], jax.Array] | None = None
     loss: Callable[[Variables], tuple[jax.Array, Any]] | None = None
+    ema: Any = None
+
+
+def block_before(stage: Any, own: Any, slot: jax.Array) -> Any:
+    """Reads the block before a slot out of a stage's tree, in the form of the block `own`."""
+    first = dict(jax.tree_util.tree_leaves_with_path(stage["first"]))
+
+    def read(path, own, stacked):
+        start = first.get(path, own)
+        start = start.astype(own.dtype) if start.shape == own.shape else own
+        newest = jnp.take(stacked, slot - 1, axis=0, mode="clip").astype(own.dtype)
+        return jnp.where(slot > 0, newest, start)
+
+    return jax.tree_util.tree_map_with_path(read, own, stage[STACKED])
+
+
+def check_block(initializer: str, started: Any, block: Variables) -> Variables:
+    """Refuses what an initialiser returned where it is not of the form of `block`."""
+
+    def named(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+    found, wanted = named(started), named(block)
+    said = f"initializer {initializer!r} returned"
+    for name in sorted(found.keys() - wanted.keys()):
+        raise UserError(f"{said} {name}, which a block has not")
+    for name, own in wanted.items():
+        if name not in found:
+            raise UserError(f"{said} no {name}; return all that it was given, changed or not")
+        leaf = found[name] = jnp.asarray(found[name])
+        if (leaf.shape, leaf.dtype) != (own.shape, own.dtype):
+            form = f"{leaf.dtype}{list(leaf.shape)}; a block has it as {own.dtype}{list(own.shape)}"
+            raise UserError(f"{said} {name} as {form}")
+    return jax.tree.unflatten(jax.tree.structure(block), [found[name] for name in wanted])
 
 
 InitializerFn = Callable[[jax.Array, Variables, Context], Variables]
@@ -43,17 +94,20 @@ class Initializer(NamedTuple):
 
     Attributes:
       start: (key, block_variables, context) -> block_variables, pure, run inside `jax.jit`. These
-        are {"params": ...} and, with batch normalisation, "batch_stats" of one block.
+        are {"params": ...} and, with batch normalisation, "batch_stats" of one block, whose
+        structure, shapes and dtypes have to stay.
       needs_images: whether it reads `context.inputs`; or of which families it does.
       needs_labels: whether it calls `context.loss`, for which it needs images too.
       pretrain: whether the training loop, which gives `start` no loss then, trains the new block
         by Adam for some epochs, all else frozen (PAPER: "Initialisers of a new block").
+      name: what it is registered as.
     """
 
     start: InitializerFn
     needs_images: bool | Callable[[Family], bool] = False
     needs_labels: bool = False
     pretrain: bool = False
+    name: str = ""
 
     def needs_data(self, family: Family) -> bool:
         """Whether it looks at a batch when it starts a block of this family."""
@@ -211,4 +265,4 @@ def register_initializer(
 ) -> None:
     """Adds an `Initializer` of one's own to the names; UserError where its name is taken."""
     needs_images = needs_labels or needs_images
-    INITIALIZERS.register(name, Initializer(start, needs_images, needs_labels, pretrain))
+    INITIALIZERS.register(name, Initializer(start, needs_images, needs_labels, pretrain, name))

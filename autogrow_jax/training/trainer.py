@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.growth import deepen, get_initializer
-from autogrow_jax.growth.grow import cut
+from autogrow_jax.growth.grow import check_finite, cut
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
@@ -216,7 +216,9 @@ class Trainer:
         if capacities != self.capacities:
             self._place(self.exact_state(), capacities)
         given = self._growth_program(self._recipe, self.padded_state, stage, key)
-        self._state = self.programs.call("growth", *given, donate=(0,), runs_seldom=True)
+        self._state = state = self.programs.call("growth", *given, donate=(0,), runs_seldom=True)
+        grown = {"params": state.params, "batch_stats": state.batch_stats}
+        check_finite(self.settings.growth.initializer, grown, stage, self.depths[stage] - 1)
         self.depths = deeper
 
     def _growth_program(

@@ -115,7 +115,7 @@ def _identity(network: Network, stage: int, inputs: jax.Array) -> Tree:
     key = jax.random.key(0)  # Decides nothing: what is drawn from it is put to zero.
     block = unfreeze(rest_block(network, stage).lazy_init(key, like, False))
     block = {**block, "params": jax.tree.map(jnp.zeros_like, block["params"])}
-    return morphism(key, block, Context(family, inputs))
+    return morphism(key, block, Context(family, inputs=inputs))
 
 
 def _fill(variables: Tree, stage: int, where: jax.Array, block: Tree) -> Tree:
