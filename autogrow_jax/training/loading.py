@@ -99,9 +99,6 @@ class Loaded:
 
         Raises:
           UserError: as for `prepare`.
-
-        >>> names = [loaded.class_names[k] for k in loaded.predict(images).argmax(-1)]
-        ... # doctest: +SKIP
         """
         prepared = self.prepare(images)
         size = min(batch_size, max(len(prepared), 1))
@@ -142,10 +139,6 @@ def load(
     Raises:
       UserError: no run there, none with a checkpoint, one that is damaged; native convolutions
         where there are none.
-
-    >>> loaded = load("runs/digits_plain3")  # doctest: +SKIP
-    >>> loaded.depths, loaded.class_names[:2]  # doctest: +SKIP
-    ((5, 5, 5), ('0', '1'))
     """
     if which not in WHICH:
         raise UserError(f"which is {which!r}{nearest(which, WHICH)}")
