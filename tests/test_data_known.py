@@ -271,7 +271,7 @@ def test_a_run_keeps_what_it_knows_of_its_data(trained):
     counts = {name: part["images"] for name, part in content["parts"].items()}
     assert counts == {name: len(getattr(dataset, name).labels) for name in counts}
     assert counts.keys() == {"train", "validation", "test"}
-    assert Known.from_dict(content) == Known.of(dataset)
+    assert Known.from_dict(content) == dataset.known()
 
 
 def test_a_result_tells_each_class_and_what_the_commonest_would_give(trained):
@@ -425,7 +425,7 @@ def known_of(images, **changes):
     labels = np.arange(len(images), dtype=np.int32) % 2
     part = Split(images, labels, image_ids(images))
     names, preprocessing = ("a", "b"), Preprocessing((0.5,) * 3, (1.0,) * 3, 0, False)
-    return Known.of(Dataset("x", part, part, part, 2, names, preprocessing, "test", **changes))
+    return Dataset("x", part, part, part, 2, names, preprocessing, "test", **changes).known()
 
 
 def npz(path, images):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autogrow_jax.data import load_dataset
+from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
 
 
@@ -308,3 +308,43 @@ def test_a_truncated_npz_is_named(tmp_path):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"a\.npz: not readable"):
             load_dataset(str(path))
+
+
+def test_arrays_make_the_same_set_as_a_file_of_them(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 256, (60, 9, 7), dtype=np.uint8),
+        "y_train": np.arange(60) % 3,
+        "x_test": rng.random((12, 9, 7), dtype=np.float32),
+        "y_test": np.arange(12)[:, None] % 3,
+    }
+    names = ("a", "b", "c")
+    np.savez(tmp_path / "set.npz", **arrays, class_names=names)
+    how = {"validation": "0.2", "fraction": 0.5, "seed": 3, "flip": True, "image_size": 12}
+    read = load_dataset(str(tmp_path / "set.npz"), **how)
+    made = Dataset.from_arrays(**arrays, class_names=names, name="mine", **how)
+    for part in ("train", "validation", "test"):
+        for one, other in zip(getattr(read, part), getattr(made, part), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert made.preprocessing == read.preprocessing
+    assert (made.name, made.class_names, made.image_shape) == ("mine", names, (12, 12, 1))
+    assert made.source_size == (9, 7)
+    assert made.where == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_val": np.zeros((2, 4, 4), np.uint8)}, "arrays: x_val and y_val must come together"),
+        ({"y_train": np.arange(8.0)}, "labels are float64"),
+        ({"class_names": ["one"]}, "labels run from 0 to 1"),
+        ({"validation": "none"}, "validation is 'none'"),
+        ({"crop_padding": 4}, "crop_padding is 4, but the images are 4x4"),
+        ({"x_train": np.ones((8, 3, 9, 9), np.uint8)}, r"transpose it"),
+    ],
+)
+def test_arrays_that_make_no_set_are_refused(changes, message):
+    images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
+    given = {"x_train": images, "y_train": np.arange(8) % 2} | changes
+    with pytest.raises(UserError, match=message):
+        Dataset.from_arrays(**given)

@@ -2,10 +2,11 @@
 
 from autogrow_jax.data.adapt import adapt_parts, fit_images, load_other
 from autogrow_jax.data.augment import augment, normalize
+from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, list_changes
 from autogrow_jax.data.load import full_name, load_dataset
 from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import Dataset, NoTrainingPart, Preprocessing, Split
+from autogrow_jax.data.types import NoTrainingPart, Preprocessing, Split
 
 __all__ = [
     "Dataset",

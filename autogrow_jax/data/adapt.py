@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
 from autogrow_jax.data.pixels import pad_images
-from autogrow_jax.data.types import Dataset, Preprocessing, Split
+from autogrow_jax.data.types import Preprocessing, Split
 from autogrow_jax.errors import UserError
 
 # Pillow's, by which a colour image becomes a grey one.
@@ -86,7 +87,7 @@ def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
       A set whose training part is its test part, and whose notes say what changed since the run
       began.
     """
-    changes = list_changes(known, Known.of(dataset))
+    changes = list_changes(known, dataset.known())
     test, lines = adapt(dataset.test, dataset.class_names, known, dataset.where)
     validation, number = test, f"{len(test.labels):,} test images"
     if dataset.validation is not dataset.test:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Dataset, Source, Split
+from autogrow_jax.data.types import Source, Split
 
 # From this part of the images on, a class is pointed out.
 _NEARLY_ALL = 0.9
@@ -57,21 +57,6 @@ class Known:
     std: tuple[float, ...]
     parts: Mapping[str, KnownPart]
 
-    @staticmethod
-    def of(dataset: Dataset) -> "Known":
-        """What is known of a loaded data set."""
-        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-        return Known(
-            dataset.name,
-            dataset.where,
-            dataset.class_names,
-            dataset.image_shape,
-            dataset.source_size or dataset.image_shape[:2],
-            dataset.preprocessing.mean,
-            dataset.preprocessing.std,
-            {name: _know(part, dataset.num_classes) for name, part in parts.items()},
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """The content of dataset.json."""
         return dataclasses.asdict(self)
@@ -99,13 +84,9 @@ class Known:
             parts,
         )
 
-    def prepare(self, dataset: Dataset) -> Dataset:
-        """The same data, normalised by the run's own mean and standard deviation."""
-        own = dataclasses.replace(dataset.preprocessing, mean=self.mean, std=self.std)
-        return dataclasses.replace(dataset, preprocessing=own)
 
-
-def _know(part: Split, num_classes: int) -> KnownPart:
+def know_part(part: Split, num_classes: int) -> KnownPart:
+    """What is known of one part of a set."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (part.ids.astype("<u8"), part.labels.astype("<i4")):
         digest.update(array.tobytes())
@@ -149,37 +130,36 @@ def describe_size(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def describe(dataset: Dataset, source: Source) -> tuple[str, ...]:
+def describe(known: Known, parts: Mapping[str, Split], source: Source) -> tuple[str, ...]:
     """Says in a few lines what was read: classes, images, parts, and what there is to know of them.
 
-    `source` is what the set was made of, and names the files.
+    `parts` are "train", "validation" and "test"; `source` is what they were made of, and names the
+    files.
     """
-    known = Known.of(dataset)
     height, width, channels = known.image_shape
     size = describe_size(known.image_shape)
     if known.source_size != (height, width):
         size = f"{describe_size(known.source_size)} pixels, padded to {size}"
     classes = list_names(known.class_names).partition(" (")[0]
+    num_classes = len(known.class_names)
     counts = {name: f"{part.images:,}" for name, part in known.parts.items()}
     validation = f"{counts['validation']} for validation"
-    if dataset.validation is dataset.test:
+    if parts["validation"] is parts["test"]:
         validation = "none but these for validation"
     return (
-        f"{dataset.num_classes:,} classes ({classes}), images of {size} pixels and {channels}"
+        f"{num_classes:,} classes ({classes}), images of {size} pixels and {channels}"
         f" channel{'' if channels == 1 else 's'}, from {known.where}",
         f"{counts['train']} images to train on, {counts['test']} to test on, {validation}",
         *source.notes,
-        *_describe_copies(dataset, source),
+        *_describe_copies(parts, source),
         *_describe_balance(known),
     )
 
 
-def _describe_copies(dataset: Dataset, source: Source) -> Iterator[str]:
+def _describe_copies(parts: Mapping[str, Split], source: Source) -> Iterator[str]:
     """A line for each two parts that share images."""
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    if dataset.validation is dataset.test:
-        del parts["validation"]
-    for one, other in itertools.combinations(parts, 2):
+    names = [n for n in parts if n != "validation" or parts[n] is not parts["test"]]
+    for one, other in itertools.combinations(names, 2):
         shared = np.isin(parts[other].ids, parts[one].ids)
         if count := int(shared.sum()):
             example = " and ".join(_find(parts[other].ids[shared][0], source)[:2])

@@ -1,23 +1,19 @@
-"""From a name to a data set: find it, hold out what it lacks, pad, and say how it is normalised."""
+"""From a name to a data set: finds and reads it; `data.dataset` makes it ready to train on."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from autogrow_jax.data.cache import cache_root
+from autogrow_jax.data.dataset import HELD_OUT, Choices, Dataset, make_dataset
 from autogrow_jax.data.folder import read_image_folder
-from autogrow_jax.data.known import describe
 from autogrow_jax.data.misnamed import what_was_meant
 from autogrow_jax.data.npz import read_npz
 from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, search_folders
-from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
-from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.tfds_source import read_tfds
-from autogrow_jax.data.types import Dataset, Preprocessing, Source, check_source, make_split
+from autogrow_jax.data.types import Preprocessing, Source, make_split
 from autogrow_jax.errors import UserError
 
-HELD_OUT, TEST = "held-out", "test"
 _FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
 
 
@@ -94,67 +90,13 @@ def load_dataset(
     >>> digits.image_shape, digits.num_classes, digits.validation_source
     ((8, 8, 1), 10, 'held-out')
     """
-    held_out = _held_out_fraction(validation, validation_fraction)
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction is {fraction}, expected a number above 0 and up to 1")
-    whole = {"seed": seed, "image_size": image_size, "crop_padding": crop_padding or 0}
-    for key, value in whole.items():
-        if value != int(value) or value < 0:
-            raise UserError(f"{key} is {value}, expected a whole number from 0")
+    how = Choices(validation, validation_fraction, fraction, seed, crop_padding, flip)
+    how.check()
+    if image_size != int(image_size) or image_size < 0:
+        raise UserError(f"image_size is {image_size}, expected a whole number from 0")
     source = read_source(name, directory, image_size, cache_directory, layout, background)
-    train, test = check_source(source), source.test
-    if test is None and validation == TEST:
-        test = source.validation
-    if test is None:
-        train, test = hold_out_test(train, source.where)
-    steering = {HELD_OUT: source.validation, TEST: test}.get(validation)
-    # Before validation is held out: who has few images has few of those too.
-    train = subset(train, fraction, seed, least=2 if steering is None else 1)
-    if steering is None:
-        train, steering = hold_out_validation(train, held_out, seed, source.where)
-    unpadded = train.images
     side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
-    if side:
-        same = steering is test
-        train, test = (pad_split(part, side, source.where) for part in (train, test))
-        steering = test if same else pad_split(steering, side, source.where)
-    shorter = min(train.images.shape[1:3])
-    preprocessing = _preprocessing(name, unpadded, shorter, crop_padding, flip)
-    if preprocessing.crop_padding >= shorter:
-        raise UserError(
-            f"crop_padding is {preprocessing.crop_padding}, but the images are "
-            f"{train.images.shape[1]}x{train.images.shape[2]}: it must be smaller than a side"
-        )
-    dataset = Dataset(
-        name=name,
-        train=train,
-        validation=steering,
-        test=test,
-        num_classes=len(source.class_names),
-        class_names=source.class_names,
-        preprocessing=preprocessing,
-        validation_source=TEST if validation == TEST else HELD_OUT,
-        where=source.where,
-        source_size=unpadded.shape[1:3],
-    )
-    return replace(dataset, notes=describe(dataset, source))
-
-
-def _held_out_fraction(validation: str, validation_fraction: float) -> float:
-    """The part of train to hold out, where any is."""
-    key, number = "validation_fraction", validation_fraction
-    if validation not in (HELD_OUT, TEST):
-        key = "validation"
-        try:
-            number = float(validation)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"validation is {validation!r}, expected 'held-out', 'test', or the fraction of "
-                "train to hold out, as '0.2'"
-            ) from None
-    if not 0 < number < 1 and validation != TEST:
-        raise UserError(f"{key} is {number}, expected a number between 0 and 1, both excluded")
-    return number
+    return make_dataset(source, name, how, side, _own_preprocessing(name))
 
 
 def read_source(
@@ -223,19 +165,13 @@ def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
     return source._replace(class_names=official.class_names)
 
 
-def _preprocessing(
-    name: str, images: np.ndarray, shorter: int, crop_padding: int | None, flip: bool | None
-) -> Preprocessing:
-    """The set's own, or what `images`, those that train, before any padding, give it."""
+def _own_preprocessing(name: str) -> Preprocessing | None:
+    """The set's own; None where it follows from the images."""
     if name in OFFICIAL_SETS:
-        chosen = OFFICIAL_SETS[name].preprocessing
-    elif name == "digits":
-        chosen = Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
-    else:
-        mean, std = channel_statistics(images)
-        chosen = Preprocessing(mean, std, crop_padding=shorter // 8, flip=False)
-    padding = chosen.crop_padding if crop_padding is None else int(crop_padding)
-    return replace(chosen, crop_padding=padding, flip=chosen.flip if flip is None else bool(flip))
+        return OFFICIAL_SETS[name].preprocessing
+    if name == "digits":
+        return Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
+    return None
 
 
 def _read_digits() -> Source:

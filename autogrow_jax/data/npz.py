@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -35,33 +36,41 @@ def read_npz(path: Path) -> Source:
         close to one of these.
     """
     arrays, others = _load(path)
-    holds = f"the file holds {', '.join([*arrays, *others]) or 'no array'}"
+    source = make_source(arrays, printable(str(path)), others)
+    return source._replace(notes=(f"passed over in {path}: {', '.join(others)}",) if others else ())
+
+
+def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[str] = ()) -> Source:
+    """Makes a set of arrays by their names, see `read_npz`; messages call it `where`.
+
+    `others` are the names of arrays that are passed over.
+    """
+    holds = f"it holds {', '.join([*arrays, *others]) or 'no array'}"
     for part in _PARTS:
         if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
-            raise UserError(f"{path}: x_{part} and y_{part} must come together; {holds}")
+            raise UserError(f"{where}: x_{part} and y_{part} must come together; {holds}")
     parts = [part for part in _PARTS if f"x_{part}" in arrays]
     if not parts:
-        raise UserError(f"{path}: no x_train and y_train in it; {holds}")
+        raise UserError(f"{where}: no x_train and y_train in it; {holds}")
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
         class_names = tuple(printable(str(name)) for name in arrays["class_names"].reshape(-1))
     else:
-        class_names = tuple(map(str, range(_count_classes(labels, path))))
+        class_names = tuple(map(str, range(_count_classes(labels, where))))
     splits = {
         part: make_split(
-            _to_uint8(arrays[f"x_{part}"], f"{path}, x_{part}"),
+            _to_uint8(arrays[f"x_{part}"], f"{where}, x_{part}"),
             labels[part],
             len(class_names),
-            f"{path}, x_{part} and y_{part}",
+            f"{where}, x_{part} and y_{part}",
         )
         for part in parts
     }
     train, val, test = (splits.get(part) for part in _PARTS)
-    notes = (f"passed over in {path}: {', '.join(others)}",) if others else ()
-    return Source(train, val, test, class_names, printable(str(path)), notes)
+    return Source(train, val, test, class_names, where)
 
 
-def _count_classes(labels: dict[str, np.ndarray], path: Path) -> int:
+def _count_classes(labels: dict[str, np.ndarray], where: str) -> int:
     """One more than the highest label, where there can be that many classes."""
     integers = [y for y in labels.values() if np.issubdtype(y.dtype, np.integer) and y.size]
     highest = max((int(y.max()) for y in integers), default=-1)
@@ -69,7 +78,7 @@ def _count_classes(labels: dict[str, np.ndarray], path: Path) -> int:
     if highest >= (count := sum(y.size for y in labels.values())):
         different = len(np.unique(np.concatenate([y.reshape(-1) for y in integers])))
         raise UserError(
-            f"{path}: labels run up to {highest}, but there are {count} of them, {different} "
+            f"{where}: labels run up to {highest}, but there are {count} of them, {different} "
             "different; number the classes 0..K-1 without gaps "
             "(numpy: names, y = np.unique(y, return_inverse=True))"
         )

@@ -1,4 +1,4 @@
-"""What a data set is, once read and once loaded, and the checks that every reader's passes."""
+"""What readers hand over, and the checks that every reader's set passes."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,44 +35,6 @@ class Preprocessing:
     std: tuple[float, ...]
     crop_padding: int  # Zeros on each side before a random crop back, in pixels; 0 means no crop.
     flip: bool  # Whether half of the training images are mirrored left to right.
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set ready to train on.
-
-    Attributes:
-      name: the name it was asked for by.
-      train: what the weights are fitted to.
-      validation: what steers growth and picks the checkpoint.
-      test: what is looked at once, at the end. The very object `validation` is, when
-        `validation_source` is "test".
-      num_classes: number of classes.
-      class_names: one name per class, in the order of the labels.
-      preprocessing: normalisation and training-time augmentation.
-      validation_source: "held-out" or "test" (the paper's protocol).
-      where: the file or folder it was read from, for messages.
-      source_size: height and width before the images were padded; None where they were not.
-      notes: lines that say what was read, for before training.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
-    num_classes: int
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    validation_source: str
-    where: str = ""
-    source_size: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width (pixels) and number of channels of every image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
 
 
 def image_ids(images: Iterable[np.ndarray | bytes]) -> np.ndarray:

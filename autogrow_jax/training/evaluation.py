@@ -62,7 +62,7 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
     Raises:
       UserError: where the data changed and changes are not allowed, or do not fit the net.
     """
-    old, new = read_known(workdir) if workdir.is_begun else None, Known.of(dataset)
+    old, new = read_known(workdir) if workdir.is_begun else None, dataset.known()
     if old is not None and (lines := list_changes(old, new)):
         fits = len(old.class_names) == len(new.class_names) and old.image_shape == new.image_shape
         if not fits or not allow_changes:
@@ -73,7 +73,7 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
                 + "\n  ".join(lines)
             )
     if old is not None:
-        dataset = old.prepare(dataset)
+        dataset = dataset.normalized_as(old)
         new = dataclasses.replace(new, mean=old.mean, std=old.std)
     content = to_json(new.to_dict(), "dataset", indent=1)
     buffer = io.BytesIO()
@@ -134,7 +134,7 @@ def evaluate_run(
 
 def _load(own: Settings, settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
     """What is known of the run's own data, and the data to evaluate on."""
-    known = known or Known.of(build.load_data(own, to_train=False))
+    known = known or build.load_data(own, to_train=False).known()
     asked, its = settings.data, own.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
     how = {"layout": asked.layout, "background": asked.background}

@@ -94,7 +94,7 @@ def trajectory(
     settings = loaded[0].settings
     dataset = build.load_data(settings)
     if known := read_known(Workdir(loaded[0].workdir)):
-        dataset = known.prepare(dataset)
+        dataset = dataset.normalized_as(known)
     out = Path(out).expanduser()
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)
