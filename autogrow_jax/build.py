@@ -58,6 +58,11 @@ def _fill_in(values: dict[str, Any]) -> None:
                 f"config.model.depths is {depths}, which starts stage {stage} with {depth} blocks,"
                 f" but config.growth.max_depths is {most}; start lower, or raise the maximum"
             )
+    if values["growth.programs"] == "shared" and not values["growth.capacity"]:
+        raise UserError(
+            "config.growth.capacity is 0, which is a program for each depth, but"
+            " config.growth.programs is 'shared'; give a capacity, such as 4"
+        )
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
     values["data.validation"] = str(values["data.validation"])

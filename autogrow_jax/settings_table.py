@@ -203,9 +203,12 @@ class Growth:
         "in evaluation: a slower network grows no more")
     initializer: str = choice("gaussian", INITIALIZERS,
         "how a new block starts; `zero` is another name of `morphism`")
-    capacity: int = whole(4, 0, "blocks in each stage that the first program has room for",
-        "doubled when they are used up; programs for each depth are compiled"
-        " (`growth.compile_ahead`) while the one before trains", "0 is a program a depth")
+    programs: str = choice("auto", ("auto", "shared", "exact"),
+        "`shared`: one program for all depths up to a capacity; `exact`: one for each depth, whose"
+        " loops have known lengths, compiled (`growth.compile_ahead`) while those before train;"
+        " `auto`: `exact` on a GPU, `shared` elsewhere")
+    capacity: int = whole(4, 0, "blocks in each stage that the first shared program has room for",
+        "doubled when they are used up", "0 is `growth.programs=exact`")
     compile_ahead: bool = flag(True,
         "compile in a thread: the first programs beside the start, those of the next capacity"
         " while the present one trains", free=True)

@@ -343,7 +343,8 @@ def _probe_trainer(config):
     ema = bool(trainer.abstract_state(trainer.depths).ema)
     feed = type(trainer._feed).__name__
     recipe = trainer._recipe
-    return trainer.steps_per_epoch, mesh.size, recipe.parallel, feed, ema, trainer.capacities
+    how = recipe.parallel, recipe.exact, trainer.capacities
+    return trainer.steps_per_epoch, mesh.size, feed, ema, how
 
 
 PROBES = {
@@ -406,6 +407,7 @@ PROBES = {
         "data.on_device": "no",
         "optimizer.ema": 0.9,
         "growth.capacity": 8,
+        "growth.programs": "exact",
     },
 }
 # What a change of a key is compared with, where that is not the default.

@@ -4,18 +4,23 @@ No accelerator is needed: a program is lowered for another platform than that it
 """
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jaxlib.mlir import ir
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import Preprocessing
+from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
 from autogrow_jax.optim import make_optimizer
+from autogrow_jax.training import programs as programs_lib
+from autogrow_jax.training.programs import describe
 from autogrow_jax.training.state import init_state, make_mesh
 from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
 from autogrow_jax.training.trainer import Trainer
@@ -83,18 +88,124 @@ def test_programs_lower_without_what_only_a_cpu_has(
     assert all(wanted in line for line in convolutions)
 
 
+def _find_loops(module):
+    """The bound of each loop of a module, None where it is not known; and other ops by name."""
+    loops, others = [], set()
+
+    def visit(operation):
+        if operation.name != "stablehlo.while":
+            others.add(operation.name)
+            return ir.WalkResult.ADVANCE
+        *_, end = operation.regions[0].blocks[0].operations
+        compared = end.operands[0].owner
+        assert compared.name == "stablehlo.compare"
+        bound = compared.operands[1].owner
+        is_known = getattr(bound, "name", "") == "stablehlo.constant"
+        value = bound.attributes["value"] if is_known else None
+        loops.append(ir.DenseIntElementsAttr(value)[0] if is_known else None)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return loops, others
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Modules of a run's training and validation, as they would be for a platform."""
+
+    def make(platform, backend, **changes):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        trainer = _make_trainer(**changes)
+        asked = []
+        monkeypatch.setattr(
+            trainer.programs, "compile_ahead", lambda *given, **_: asked.append(given)
+        )
+        trainer.compile_ahead(grows=False)
+        modules = [
+            jax.jit(function)
+            .trace(*describe(args))
+            .lower(lowering_platforms=(platform,))
+            .compiler_ir("stablehlo")
+            for function, *args in asked
+        ]
+        assert len(modules) == 2
+        return trainer, modules
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["plain3", "basic3"])
+@pytest.mark.parametrize(
+    ("platform", "backend", "programs"), [("cuda", "gpu", "auto"), ("tpu", "tpu", "exact")]
+)
+def test_every_loop_has_a_known_length_and_nothing_waits_for_the_host(
+    lowered, platform, backend, programs, family
+):
+    changes = {"growth.programs": programs, "model.family": family, "model.depths": (3, 2, 4)}
+    trainer, modules = lowered(platform, backend, **changes)
+    for module, length in zip(modules, (trainer.steps_per_epoch, 1), strict=True):
+        loops, others = _find_loops(module)
+        assert None not in loops
+        # The steps of an epoch, or the batches of an evaluation; blocks but the first of a stage.
+        assert {length, 1, 2, 3} <= set(loops)
+        assert not others & {"stablehlo.case", "stablehlo.if", "stablehlo.infeed"}
+        assert "callback" not in str(module)
+
+
+def test_a_program_for_all_depths_has_loops_of_unknown_length(lowered):
+    _, modules = lowered("cuda", "gpu", **{"growth.programs": "shared"})
+    assert all(None in _find_loops(module)[0] for module in modules)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind", "changes", "is_exact"),
+    [
+        ("cpu", "cpu", {}, False),
+        ("tpu", "TPU v5", {}, False),
+        ("gpu", "NVIDIA H100 80GB HBM3", {}, True),
+        ("gpu", "NVIDIA H100 80GB HBM3", {"growth.programs": "shared"}, False),
+        ("gpu", "known better", {}, False),
+        ("cpu", "cpu", {"growth.programs": "exact"}, True),
+        ("cpu", "cpu", {"growth.capacity": 0}, True),
+    ],
+)
+def test_the_device_decides_unless_the_settings_do(monkeypatch, backend, kind, changes, is_exact):
+    monkeypatch.setitem(programs_lib._FASTEST, "known better", programs_lib.SHARED)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    device = SimpleNamespace(device_kind=kind)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(programs_lib.os, "cpu_count", lambda: 16)
+    growth = config_lib.resolve({"growth": _nest(changes)}).growth
+    assert (programs_lib.choose_programs(growth) == programs_lib.EXACT) == is_exact
+    # On a CPU the compiler takes cores from the training.
+    assert programs_lib.choose_threads(growth) == (4 if is_exact and backend != "cpu" else 1)
+
+
+def test_a_shared_program_needs_room():
+    with pytest.raises(UserError, match=r"growth\.capacity is 0.*'shared'; give a capacity"):
+        config_lib.resolve({"growth": {"programs": "shared", "capacity": 0}})
+
+
+def _nest(changes):
+    return {name.removeprefix("growth."): value for name, value in changes.items()}
+
+
+def _make_trainer(**changes):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict(
+        {"data.fraction": 0.2, "data.batch_size": 32, "num_devices": 1, **changes}
+    )
+    resolved = config_lib.resolve(config)
+    return Trainer(resolved, load_data(resolved))
+
+
 @pytest.fixture
 def dispatches(monkeypatch):
     """Kinds of the programs called, in order."""
     called = []
 
     def make(**changes):
-        config = config_lib.default_config()
-        config.update_from_flattened_dict(
-            {"data.fraction": 0.2, "data.batch_size": 32, "num_devices": 1, **changes}
-        )
-        resolved = config_lib.resolve(config)
-        trainer = Trainer(resolved, load_data(resolved))
+        trainer = _make_trainer(**changes)
         call = trainer.programs.call
 
         def counted(kind, *args, **kwargs):
@@ -116,6 +227,17 @@ def test_an_epoch_on_the_device_is_one_dispatch(dispatches):
     assert int(np.asarray(sums.examples)) == 32 * trainer.steps_per_epoch
     trainer.evaluate("validation")
     assert called == ["train", "evaluate"]
+
+
+def test_where_lengths_are_known_it_is_one_with_a_progress_bar_too(dispatches):
+    trainer, called = dispatches(**{"growth.programs": "exact"})
+    seen = []
+    sums = trainer.train_epoch(0, 0.01, lambda steps, images: seen.append((steps, images)))
+    steps = trainer.steps_per_epoch
+    assert int(np.asarray(sums.examples)) == 32 * steps
+    validated = trainer.evaluate("validation")
+    assert int(np.asarray(validated.examples)) == len(trainer.dataset.validation.labels)
+    assert called == ["train", "evaluate"] and seen == [(steps, 32 * steps)]
 
 
 def test_with_a_progress_bar_an_epoch_is_a_few(dispatches, monkeypatch):

@@ -21,7 +21,7 @@ from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import programs as programs_lib
 from autogrow_jax.training import run
-from autogrow_jax.training.growing import foresee_capacities
+from autogrow_jax.training.growing import foresee_growths
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import choose_capacities
 from autogrow_jax.training.trainer import Trainer
@@ -179,8 +179,11 @@ def test_programs_called_long_ago_are_forgotten(monkeypatch):
 def _foresee(policy, depths, capacities, patience=6, **more):
     measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
     state = policy.init()
-    return foresee_capacities(
-        policy, state, depths, capacities, choose_capacities, measurements, patience, **more
+    return next(
+        foresee_growths(
+            policy, state, depths, capacities, choose_capacities, measurements, patience, **more
+        ),
+        (),
     )
 
 
@@ -210,10 +213,18 @@ def test_every_depth_on_the_way_has_a_growth_of_its_own():
         return depths
 
     measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
-    found = foresee_capacities(
-        policy, policy.init(), (1, 1, 1), (1, 1, 1), exactly, measurements, patience=6
-    )
-    assert found == ((2, 1, 1), (2, 2, 1), (2, 2, 2))
+    given = (1, 1, 1), (1, 1, 1), exactly, measurements
+    foreseen = foresee_growths(policy, policy.init(), *given, patience=6)
+    assert next(foreseen) == ((2, 1, 1), (2, 2, 1), (2, 2, 2))
+    assert next(foreseen) == ((3, 2, 2), (3, 3, 2), (3, 3, 3))
+
+
+def test_growths_are_foreseen_until_growth_ends():
+    policy = periodic(seed_depths=(1, 1), interval=2, max_depths=(2, 3))
+    measurements = {"validation_accuracy": 50.0, "train_accuracy": 60.0}
+    given = policy, policy.init(), (1, 1), (1, 1), lambda depths, now: depths, measurements
+    foreseen = list(foresee_growths(*given, patience=4))
+    assert foreseen == [((2, 1),), ((2, 2),), ((2, 3),)]
 
 
 def test_no_growth_no_program():

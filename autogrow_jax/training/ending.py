@@ -19,6 +19,7 @@ from autogrow_jax.reporting import Result, Workdir, read_result
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.programs import EXACT, SHARED
 from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.step import Sums, mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
@@ -56,7 +57,11 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "validation_examples": len(dataset.validation.labels),
             "compilations_by_program": state.compilations,
             "compilations_ahead": state.compilations_ahead,
-            "devices": {**describe_devices(), "convolution": trainer.convolution},
+            "devices": {
+                **describe_devices(),
+                "convolution": trainer.convolution,
+                "programs": EXACT if trainer.is_exact else SHARED,
+            },
             "test_examples": len(dataset.test.labels),
             **measure_classes(tested, dataset.test, dataset.class_names),
             "num_classes": dataset.num_classes,

@@ -59,9 +59,9 @@ class Feed:
     All later recipes have the batch size and the devices of the first.
     """
 
-    make_train: Callable[[Recipe], Callable[..., Trained]]
     steps_per_epoch: int  # Whole batches in the training part.
     most_steps: int  # That one dispatch takes.
+    _known_batches: int  # That one call evaluates, if the recipe is exact.
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         self._num_train = len(dataset.train.labels)
@@ -81,16 +81,18 @@ class Feed:
     ) -> Trained:
         """Trains a state, of the recipe's capacities and optimiser, for an epoch; it is donated.
 
-        Now and then calls `progress(steps_done, images_done)`. The steps change what `mask` allows,
-        None being all.
+        Now and then calls `progress(steps_done, images_done)`; of an exact recipe, whose numbers of
+        steps are in the program, after the epoch. The steps change what `mask` allows, None being
+        all.
         """
         kind = "train" if mask is None else "pretrain"
-        function = self._programs.make(type(self).make_train, recipe)
         order, masks = self._order(epoch), () if mask is None else (mask,)
         sums, total, done = replicate(Sums.zero(), self._mesh), self.steps_per_epoch, 0
         while done < total:
-            steps = self.most_steps if progress is None else self._steps_while_watched
+            is_whole = progress is None or recipe.exact
+            steps = self.most_steps if is_whole else self._steps_while_watched
             steps = min(steps, total - done)
+            function = self._train_program(recipe, steps)
             start, before = self._clock(), sums
             given = *self._train_arguments(epoch, order, done, steps), *masks
             state, sums = self._programs.call(kind, function, state, sums, *given, donate=(0,))
@@ -108,6 +110,9 @@ class Feed:
                     self._steps_while_watched = min(2 * self._steps_while_watched, self.most_steps)
                 elif seconds > SECONDS_PER_DISPATCH * 2:
                     self._steps_while_watched = max(1, self._steps_while_watched // 2)
+        if progress is not None and recipe.exact:
+            jax.block_until_ready(sums)
+            progress(total, total * self._batch_size)
         return state, sums
 
     def _clock(self) -> float:
@@ -116,7 +121,7 @@ class Feed:
 
     def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
         """Returns sums over the "validation" or "test" part."""
-        function = self._programs.make(make_evaluate, recipe)
+        function = self._evaluate_program(recipe)
         program = partial(self._programs.call, "evaluate", function)
         sums = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
         return reduce(partial(jax.tree.map, jnp.add), sums)
@@ -133,11 +138,19 @@ class Feed:
         # In the order in which they will be asked for.
         sums, order = replicate(Sums.zero(), self._mesh), self._order(epoch)
         given = self._train_arguments(epoch, order, 0, 1)
-        train = self._programs.make(type(self).make_train, recipe)
+        train = self._train_program(recipe, self.most_steps)
         self._programs.compile_ahead(train, state, sums, *given, donate=(0,))
         given = next(self._evaluate_arguments("validation", epoch.depths))
-        evaluate = self._programs.make(make_evaluate, recipe)
+        evaluate = self._evaluate_program(recipe)
         self._programs.compile_ahead(evaluate, state.variables(), *given)
+
+    def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
+        """What trains for so many steps; called with any, if the recipe is not exact."""
+        raise NotImplementedError
+
+    def _evaluate_program(self, recipe: Recipe) -> Callable[..., Sums]:
+        known = (self._known_batches,) if recipe.exact else ()
+        return self._programs.make(make_evaluate, recipe, *known)
 
     def _order(self, epoch: Epoch) -> jax.Array:
         return replicate(epoch_order(epoch.order_key, self._num_train), self._mesh)
@@ -157,8 +170,6 @@ class DeviceFeed(Feed):
     All parts lie one behind the other in one array, so that one program evaluates every part.
     """
 
-    make_train = staticmethod(make_train_steps)
-
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         super().__init__(dataset, recipe, programs)
         parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -167,6 +178,8 @@ class DeviceFeed(Feed):
         starts = np.cumsum([0, *(len(split.labels) for split in splits)]).tolist()
         place = {id(split): start for split, start in zip(splits, starts, strict=False)}
         self._range = {name: (place[id(part)], len(part.labels)) for name, part in parts.items()}
+        self._known_batches = -(-len(dataset.validation.labels) // self._evaluated_at_once)
+        self._is_exact = recipe.exact
         images = np.concatenate([np.asarray(split.images) for split in splits])
         labels = np.concatenate([split.labels for split in splits]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
@@ -175,29 +188,38 @@ class DeviceFeed(Feed):
         count = min(count, self._num_train)
         return self._images[:count], self._labels[:count]
 
+    def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
+        known = (steps,) if recipe.exact else ()
+        return self._programs.make(make_train_steps, recipe, *known)
+
     def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         data = self._images, self._labels, order
         numbers = jnp.float32(epoch.learning_rate), jnp.int32(first), jnp.int32(steps)
         return *data, epoch.augment_key, epoch.depths, *numbers
 
     def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
-        whole = (jnp.int32(number) for number in self._range[part])
-        yield self._images, self._labels, *whole, depths
+        start, count = self._range[part]
+        # Whatever the part, one program does: where its length is known, in several calls.
+        piece = self._known_batches * self._evaluated_at_once if self._is_exact else count
+        for first in range(0, count, piece):
+            whole = jnp.int32(start + first), jnp.int32(min(piece, count - first))
+            yield self._images, self._labels, *whole, depths
 
 
 class HostFeed(Feed):
     """The feed of sets that do not fit: images stay on the host, or in a memory-mapped file."""
 
-    make_train = staticmethod(make_batch_step)
-
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         super().__init__(dataset, recipe, programs)
         splits = dataset.train, dataset.validation, dataset.test
         self._parts = dict(zip(("train", "validation", "test"), splits, strict=True))
-        self.most_steps = 1
+        self.most_steps = self._known_batches = 1
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         return self._read(self._parts["train"], np.arange(min(count, self._num_train)))
+
+    def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
+        return self._programs.make(make_batch_step, recipe)
 
     def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
         rows = np.asarray(order)[first * self._batch_size :][: steps * self._batch_size]

@@ -1,6 +1,7 @@
 """What the policy decides, done to the trainer's net: growth, trials, the end of growth."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -172,8 +173,9 @@ class Grower:
         self._foreseen_from = here
         known = {**measurements, "validation_accuracy": line["validation_accuracy"]}
         given = self._policy, state.policy, *here, trainer.choose_capacities, known
-        if capacities := foresee_capacities(*given, 2 * growth.interval, state.trial):
-            trainer.compile_ahead(capacities)
+        foreseen = foresee_growths(*given, 2 * growth.interval, state.trial)
+        if growths := tuple(islice(foreseen, trainer.programs.threads)):
+            trainer.compile_ahead(*growths)
 
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:
         kept = trials.close(stages)
@@ -192,7 +194,7 @@ class Grower:
         self._reporter.growth(before, self._trainer.depths, initializer)
 
 
-def foresee_capacities(
+def foresee_growths(
     policy: Policy,
     state: dict[str, Any],
     depths: Depths,
@@ -201,8 +203,8 @@ def foresee_capacities(
     measurements: Mapping[str, float],
     patience: int,
     trial: int | None = None,
-) -> tuple[Depths, ...]:
-    """Foresees the capacities of the first growth that these have no room for.
+) -> Iterator[tuple[Depths, ...]]:
+    """Foresees the capacities of growths that there is no room for, one after the other.
 
     The policy is asked as if accuracy went on to rise, so that growth pays. Where it does not grow
     on that for `patience` epochs, accuracy stalls for as long, which is what convergent growth
@@ -215,8 +217,8 @@ def foresee_capacities(
       measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
       trial: stage that the policy has decided to try, if any.
 
-    Returns:
-      Several, where a growth of several stages takes them on its way; none where none is in sight.
+    Yields:
+      Of each growth its capacities: several, where one of several stages takes them on its way.
     """
     measured = dict(measurements)
     stages: Sequence[int] = () if trial is None else (trial,)
@@ -229,7 +231,10 @@ def foresee_capacities(
             if wanted != found[-1]:
                 found.append(wanted)
         if len(found) > 1:
-            return tuple(found[1:])
+            yield tuple(found[1:])
+            if on_trial:  # Which net is kept, nobody knows.
+                return
+            capacities = found[-1]
         if not on_trial:
             depths = deeper
         if waited < patience:
@@ -238,7 +243,6 @@ def foresee_capacities(
                 measured[name] += min(1.0, (100.0 - measured[name]) / 10)
         state, decision = ask(policy, state, depths, measured["validation_accuracy"], measured)
         if decision.action == "finetune" and not decision.stages:
-            return ()
+            return
         on_trial, stages = decision.action == "trial", decision.stages
         waited = 0 if stages and not on_trial else waited + 1
-    return ()

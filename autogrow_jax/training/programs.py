@@ -20,6 +20,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from autogrow_jax.process import machine_key, submit
+from autogrow_jax.settings_table import Growth
 
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly
 # all of the time, up to a second for each random draw. Level 1 takes a quarter of it and computes
@@ -28,6 +29,16 @@ _RUNS_SELDOM = {"xla_backend_optimization_level": "1"}
 
 # Of those called last: a program for each depth would fill the memory of a long run.
 _MOST_KEPT = 64
+
+# What `growth.programs` is settled to: depth is data of a program, or a part of it.
+SHARED, EXACT = "shared", "exact"
+# What "auto" is, by kind of device (`jax.devices()[0].device_kind`) or else platform, and SHARED on
+# all others. In a loop of unknown length a GPU's host waits at every turn for a bool that says
+# whether there is another, in one of known length it does not. That is read in XLA's sources; what
+# `python -m benchmarks.gpu` finds to be fastest on a kind of device is to be written here.
+_FASTEST = {"gpu": EXACT}
+# Threads that compile beside an accelerator, at most; on a CPU, which trains too, there is one.
+_MOST_THREADS = 4
 
 DEFAULT_ROOT = "~/.cache/autogrow_jax/compiled"
 # Of one folder, beyond which JAX deletes what was used least recently; a run leaves a few MB on a
@@ -77,10 +88,30 @@ def _folder_now() -> str | None:
     return jax.config.values["jax_compilation_cache_dir"]
 
 
-class Programs:
-    """Compiles functions for the shapes they meet and keeps account."""
+def choose_programs(growth: Growth) -> str:
+    """`SHARED` or `EXACT`, as the settings say or the device that JAX found wants it."""
+    if growth.capacity == 0 or growth.programs != "auto":
+        return EXACT if growth.capacity == 0 else growth.programs
+    platform = jax.default_backend()
+    return _FASTEST.get(jax.devices()[0].device_kind, _FASTEST.get(platform, SHARED))
 
-    def __init__(self) -> None:
+
+def choose_threads(growth: Growth) -> int:
+    """How many threads compile ahead, and so how many growths ahead: some where that is exact.
+
+    A growth's programs may take longer to compile than its epochs take an accelerator to train, and
+    the depths to come are known.
+    """
+    if jax.default_backend() == "cpu" or choose_programs(growth) == SHARED:
+        return 1
+    return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 4))
+
+
+class Programs:
+    """Compiles functions for the shapes they meet and keeps account; ahead in some threads."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
         self.seconds = 0.0  # That callers waited for tracing and compilation so far.
         self.seconds_ahead = 0.0  # Spent in the background on programs that are finished.
         # Programs of each kind that were called; and of these, those compiled in the background.
@@ -89,8 +120,8 @@ class Programs:
         self._made: dict[Any, Callable] = {}
         self._compiled: dict[Any, Any] = {}
         self._ahead: dict[Any, Future[Any]] = {}
-        # One thread, which the first program starts.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="compiles ahead")
+        # Its threads start with the first programs.
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="compiles ahead")
 
     def make(self, make: Callable[..., Callable], recipe: Any, *more: Any) -> Callable:
         """`make(recipe, *more)`, once: a program made ahead is found again by its function."""

@@ -56,7 +56,8 @@ class Recipe(NamedTuple):
     ema: float  # Decay of the weights' average, 0 for none.
     parallel: str  # Statistics of the whole batch ("jit") or of each device's part ("pmap").
     mesh: Mesh  # The devices.
-    exact: bool = False  # Whether all of `network`'s blocks are live: depth is in the program.
+    # Whether all of `network`'s blocks are live: depth is in the program, as are numbers of steps.
+    exact: bool = False
     evaluation_batch_size: int = 0  # Images at once; 0 for as many as a step trains on.
 
     def live(self, depths: jax.Array) -> jax.Array | None:
@@ -128,8 +129,11 @@ def _train_on(recipe: Recipe, trained, batch, key, depths, rate, step, mask) -> 
     return state, Sums(sums.loss + loss * count, sums.correct + correct, sums.examples + count, bad)
 
 
-def make_train_steps(recipe: Recipe) -> Callable[..., Trained]:
+def make_train_steps(recipe: Recipe, known_steps: int | None = None) -> Callable[..., Trained]:
     """Makes the function that trains for some steps; to be jitted, its first argument donated.
+
+    Args:
+      known_steps: how many, whatever it is told in `steps`; None to do as it is told.
 
     Returns:
       train_steps(state, sums, images, labels, order, key, depths, rate, first, steps, mask=None) ->
@@ -147,7 +151,8 @@ def make_train_steps(recipe: Recipe) -> Callable[..., Trained]:
             batch = images[chosen], labels[chosen]
             return _train_on(recipe, carry, batch, key, depths, rate, step, mask)
 
-        return lax.fori_loop(0, steps, body, (state, sums))
+        turns = steps if known_steps is None else known_steps
+        return lax.fori_loop(0, turns, body, (state, sums))
 
     return _everywhere(train_steps, recipe)
 
@@ -186,8 +191,11 @@ def _everywhere(function: Callable, recipe: Recipe) -> Callable:
     )
 
 
-def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
+def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[..., Sums]:
     """Makes the evaluation of a range of examples in one program; to be jitted.
+
+    Args:
+      known_batches: how many of `recipe.images_evaluated_at_once` hold them; None to count them.
 
     Returns:
       evaluate(variables, images, labels, first, count, depths) -> sums over the examples first to
@@ -213,7 +221,7 @@ def make_evaluate(recipe: Recipe) -> Callable[..., Sums]:
             correct = sums.correct + jnp.sum(right)
             return Sums(sums.loss + loss, correct, seen, sums.bad_step, by_class)
 
-        num_batches = (count + batch_size - 1) // batch_size
+        num_batches = known_batches or (count + batch_size - 1) // batch_size
         by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
         return lax.fori_loop(0, num_batches, body, Sums.zero()._replace(by_class=by_class))
 

@@ -24,7 +24,7 @@ from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
 from autogrow_jax.training.feed import Epoch, make_feed
 from autogrow_jax.training.grow_step import make_grow_state, pretrain
-from autogrow_jax.training.programs import Programs
+from autogrow_jax.training.programs import EXACT, Programs, choose_programs, choose_threads
 from autogrow_jax.training.state import (
     Depths,
     TrainState,
@@ -46,6 +46,7 @@ class Trainer:
     depths: Depths  # Blocks of each stage.
     capacities: Depths  # Blocks of each stage there is room for.
     convolution: str  # "native" or "xla".
+    is_exact: bool  # Whether each depth has programs of its own.
     programs: Programs  # All executables; to be closed when no more will be asked for.
     seconds: dict[str, float]  # By what on; without compilation, which is `programs.seconds`.
 
@@ -55,7 +56,7 @@ class Trainer:
         self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
         self._optimizer = build.make_optimizer(settings)
         self.depths = tuple(settings.model.depths)
-        self._exact = settings.growth.capacity == 0
+        self.is_exact = choose_programs(settings.growth) == EXACT
         first_capacities = (settings.growth.capacity,) * len(self.depths)
         self.capacities = self.choose_capacities(self.depths, first_capacities)
         data = dataset.num_classes, dataset.image_shape[2]
@@ -64,7 +65,7 @@ class Trainer:
         options = network.options._replace(convolution=self.convolution)
         self._network = network.clone(options=options)
         self._root = jax.random.key(settings.seed)
-        self.programs = Programs()
+        self.programs = Programs(choose_threads(settings.growth))
         self.seconds = dict.fromkeys(TIMED, 0.0)
         sizes = settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
         self._recipe = Recipe(
@@ -75,7 +76,7 @@ class Trainer:
             settings.optimizer.ema,
             settings.parallel,
             self._mesh,
-            self._exact,
+            self.is_exact,
             choose_evaluation_batch_size(*sizes),
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
@@ -126,7 +127,7 @@ class Trainer:
     def restore(self, exact: TrainState, depths: Depths, capacities: Depths) -> None:
         """Takes over a state of exact `depths`, padded to `capacities`."""
         self.depths = depths
-        self._place(exact, depths if self._exact else capacities)
+        self._place(exact, depths if self.is_exact else capacities)
 
     def _place(self, exact: TrainState, capacities: Depths) -> None:
         self.capacities, self._recipe = capacities, self._recipe_of(capacities)
@@ -134,27 +135,28 @@ class Trainer:
 
     def choose_capacities(self, depths: Depths, now: Depths) -> Depths:
         """The capacities that a net of these depths is held in after those of `now`."""
-        return depths if self._exact else choose_capacities(depths, now)
+        return depths if self.is_exact else choose_capacities(depths, now)
 
     def _recipe_of(self, capacities: Depths) -> Recipe:
         return self._recipe._replace(network=self._network.clone(depths=capacities))
 
-    def compile_ahead(self, capacities: Sequence[Depths] = (), grows: bool = True) -> None:
+    def compile_ahead(self, *growths: Sequence[Depths], grows: bool = True) -> None:
         """Compiles in the background what will be asked for, in that order.
 
         That is training, evaluation and growth, where the run `grows`; not the pre-training of an
-        initialiser. `capacities` are those that a growth will lead to in turn, by default the
-        present ones. What was begun for others is dropped.
+        initialiser. `growths` are the capacities that each of the next ones will lead to in turn,
+        by default the present ones. What was begun for others is dropped.
         """
         self.programs.drop_ahead()
-        for each in capacities:
-            self._compile_growth_ahead(each)
-        last = capacities[-1] if capacities else self.capacities
-        given = self.abstract_state(last), self._describe_epoch(0, 1.0)
-        self._feed.compile_ahead(self._recipe_of(last), *given)
+        for capacities in growths or ((),):
+            for each in capacities:
+                self._compile_growth_ahead(each)
+            last = capacities[-1] if capacities else self.capacities
+            given = self.abstract_state(last), self._describe_epoch(0, 1.0)
+            self._feed.compile_ahead(self._recipe_of(last), *given)
         # Where each depth has its own programs, the next growth is one of the next depth's.
-        if grows and not capacities and not self._exact:
-            self._compile_growth_ahead(last)
+        if grows and not growths and not self.is_exact:
+            self._compile_growth_ahead(self.capacities)
 
     def _compile_growth_ahead(self, capacities: Depths) -> None:
         described = self.abstract_state(capacities)
