@@ -12,25 +12,41 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
-from autogrow_jax.settings import DEFAULTS, Config, Settings, check_key, check_value, flatten
+from autogrow_jax.settings import (
+    OWN,
+    Config,
+    Settings,
+    all_keys,
+    check_key,
+    check_value,
+    flatten,
+)
+
+# Names that say how a run trains and grows, which whoever reads a run does not do.
+_OF_TRAINING = ("growth.policy", "growth.initializer", OWN)
 
 
-def resolve(config: Config) -> Settings:
+def resolve(config: Config, *, to_read: bool = False) -> Settings:
     """Checks a config and fills in what depends on other keys.
 
     It is a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults. Of the
-    result, depths and maxima are one for each stage, the learning rate is a number.
+    result, depths and maxima are one for each stage, the learning rate is a number, and of settings
+    of one's own there are those of the policy that is chosen. The policy and the initialiser of a
+    run that is only `to_read` need not be registered here.
 
     Raises:
       UserError: names the key, what it got, what it accepts.
     """
-    given = flatten(config)
-    for name in given:
-        check_key(name)
-    values = {name: check_value(name, value) for name, value in (DEFAULTS | given).items()}
+    values = {name: key.default for name, key in all_keys().items()} | flatten(config)
+    for name, value in values.items():
+        if not to_read or not name.startswith(_OF_TRAINING):
+            check_key(name)
+            values[name] = check_value(name, value)
+    chosen = f"{OWN}{values['growth.policy']}."
+    values = {k: v for k, v in values.items() if not k.startswith(OWN) or k.startswith(chosen)}
     _fill_in(values)
     resolved = Settings.from_flat(values)
-    if values["mode"] == "grow":
+    if values["mode"] == "grow" and not to_read:
         make_policy(resolved)  # It checks what concerns several of its settings.
     elif values["mode"] == "scratch" and not (
         values["finetune.epochs"] or values["finetune.total_epochs"]
@@ -112,7 +128,8 @@ def make_policy(
         return estimate_cost(network, image_shape, depths)
 
     growth, total = settings.growth, settings.finetune.total_epochs
-    arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost)
+    own = growth.own.get(growth.policy, {})
+    arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost, own)
     # An interval under way would take epochs that fine-tuning is promised.
     most = total - settings.finetune.epochs if total and settings.mode == "grow" else 0
     costs = growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency

@@ -2,9 +2,11 @@
 
 from autogrow_jax.build import make_network, make_optimizer, make_policy, resolve
 from autogrow_jax.settings import KEYS, Settings, check_key, default_config, flatten, nest
+from autogrow_jax.settings_table import Key
 
 __all__ = [
     "KEYS",
+    "Key",
     "Settings",
     "check_key",
     "default_config",

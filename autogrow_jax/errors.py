@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -49,18 +49,22 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 class Registry(dict[str, T]):
-    """Holds what a name of a config stands for, a `what`; users add their own with `register`."""
+    """Holds what a name of a config stands for, a `what`; users add their own with `register`.
+
+    `settings` are those that an entry of users has in the config: by its name, {name: default}.
+    """
 
     def __init__(self, what: str, entries: Mapping[str, T] | None = None):
         super().__init__(entries or {})
         self.what = what
+        self.settings: dict[str, Mapping[str, Any]] = {}
 
-    def register(self, name: str, entry: T) -> None:
+    def register(self, name: str, entry: T, settings: Mapping[str, Any] | None = None) -> None:
         """Adds an entry; UserError where the name is taken."""
         if name in self:
             article = "an" if self.what[0] in "aeiou" else "a"
             raise UserError(f"there is {article} {self.what} {name!r} already; choose another name")
-        self[name] = entry
+        self[name], self.settings[name] = entry, dict(settings or {})
 
     def find(self, name: str) -> T:
         """Returns the entry of a name; UserError, with the nearest name, where there is none."""

@@ -5,9 +5,11 @@ python -m autogrow_jax --config=configs/svhn_plain3.py --workdir=DIR --config.KE
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from autogrow_jax.command_line import Parser, leave, run_command
+from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start
 from autogrow_jax.settings import named, nest
 from autogrow_jax.settings_files import (
@@ -34,6 +36,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
       SystemExit: after `--help`, which is printed.
     """
+    rest, changes = take_changes(arguments)
+    if {"-h", "--help"} & set(rest):  # A config file may register what has keys of its own.
+        for name in (argument.removeprefix("--config=") for argument in rest):
+            with suppress(UserError):
+                load_config(name)
     parser = Parser(
         "autogrow_jax.main",
         "Grows a network while it trains, fine-tunes and tests it. The same command again goes on"
@@ -48,7 +55,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     folder = "folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)"
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help=shown)
     parser.add_argument("--workdir", metavar="DIR", help=folder)
-    rest, changes = take_changes(arguments)
     known = parser.read(rest)
     known.workdir = known.workdir or str(Path("runs") / Path(split_name(known.config)[0]).stem)
     known.changes = changes

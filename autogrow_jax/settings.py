@@ -9,6 +9,7 @@ python -m autogrow_jax.settings > docs/settings.md
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -18,12 +19,18 @@ from flax import traverse_util
 
 from autogrow_jax import settings_table as table
 from autogrow_jax.errors import UserError, nearest, show
+from autogrow_jax.growth import POLICIES
 from autogrow_jax.settings_table import Key
 
 # JAX takes a seed modulo this, so two larger ones could be the same run.
 _SEEDS = 2**32
 # What does not fit into 64 bits is no number of epochs, blocks or images.
 _TOO_LARGE = 10**18
+# The settings of a policy that users registered are `growth.own.POLICY.SETTING`.
+OWN = "growth.own."
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+# What the command line takes for yes and no.
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def _collect_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
     for part in dataclasses.fields(section):
         if "key" in part.metadata:
             yield prefix + part.name, part.metadata["key"]
-        else:
+        elif dataclasses.is_dataclass(part.type):
             yield from _collect_keys(part.type, f"{prefix}{part.name}.")
 
 
@@ -82,10 +89,47 @@ DEFAULTS = {name: key.default for name, key in KEYS.items()}
 FREE_KEYS = {name for name, key in KEYS.items() if key.free}
 
 
+def all_keys() -> dict[str, Key]:
+    """`KEYS` and those of the policies that users registered, `growth.own.POLICY.SETTING`.
+
+    A setting is given as a `Key`, or as a default alone, whose type then says what it takes.
+
+    Raises:
+      UserError: for a default that is no setting, or that its own key does not take.
+    """
+    return KEYS | {
+        (name := f"{OWN}{policy}.{setting}"): _complete(name, given)
+        for policy in POLICIES
+        for setting, given in POLICIES.settings.get(policy, {}).items()
+    }
+
+
+def _complete(name: str, given: Any) -> Key:
+    key = given if isinstance(given, Key) else Key(given)
+    default = tuple(key.default) if isinstance(key.default, list) else key.default
+    one = next(iter(default), 0) if isinstance(default, tuple) else default
+    kind = _KINDS.get(type(one), "True or False, a number, a text, or a tuple of one of them")
+    more = f"{kind}, or several" if isinstance(default, tuple) else kind
+
+    def ok(value: Any) -> bool:
+        values = value if isinstance(default, tuple) else (value,)
+        is_kind = isinstance(values, tuple) and all(type(v) is type(one) for v in values)
+        is_finite = is_kind and all(math.isfinite(v) for v in values if isinstance(v, float))
+        is_named = isinstance(key.accepts, str) or value in key.accepts
+        return is_finite and is_named and key.ok(value)
+
+    if name.count(".") != 3 or not name.rpartition(".")[2].isidentifier():
+        raise UserError(f"config.{name} cannot be a key; name it as Python does, without dots")
+    if type(one) not in _KINDS or not ok(default):
+        raise UserError(f"config.{name} starts as {show(default)}; it takes {key.accepts or more}")
+    return key._replace(default=default, accepts=key.accepts or more, ok=ok)
+
+
 def default_config() -> ml_collections.ConfigDict:
     """The paper's recipe with held-out validation, locked so that a misspelt key is refused."""
     # Checks of type are `build.resolve`'s: ml_collections' own do not name the key.
-    config = ml_collections.ConfigDict(nest(DEFAULTS), type_safe=False)
+    defaults = {name: key.default for name, key in all_keys().items()}
+    config = ml_collections.ConfigDict(nest(defaults), type_safe=False)
     config.optimizer.learning_rate = ml_collections.config_dict.placeholder(float)
     return config.lock()
 
@@ -108,7 +152,7 @@ def _flatten(group: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]
         name = f"{prefix}{part}"
         # No key lies deeper; what does is a value, wrong as it may be, or holds itself.
         is_group = isinstance(value, Mapping | ml_collections.ConfigDict) and name not in KEYS
-        if is_group and name.count(".") < 2:
+        if is_group and name.count(".") < (3 if name.startswith(OWN) else 2):
             yield from _flatten(value, f"{name}.")
         else:
             yield name, value
@@ -117,8 +161,8 @@ def _flatten(group: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]
 def named(config: Config) -> dict[str, Any]:
     """The keys that a config sets to another value than their default, {"a.b": value}."""
     # Compared as they are written: the config is not checked yet, and may hold NumPy's arrays.
-    flat = flatten(config)
-    return {name: value for name, value in flat.items() if repr(value) != repr(KEYS[name].default)}
+    keys, flat = all_keys(), flatten(config).items()
+    return {k: v for k, v in flat if k not in keys or repr(v) != repr(keys[k].default)}
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,9 +173,11 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: Config, new: Config) -> list[str]:
     """Lines "key: old -> new" for keys that may not change between a run and its resumption."""
     # A key that is younger than the run had the value that is now its default.
-    before, after = (DEFAULTS | flatten(config) for config in (old, new))
+    keys = all_keys()
+    defaults = {name: key.default for name, key in keys.items()}
+    before, after = (defaults | flatten(config) for config in (old, new))
     lines = []
-    for name in sorted(before.keys() - FREE_KEYS):
+    for name in sorted(name for name in before if name not in keys or not keys[name].free):
         # JSON knows no tuples.
         was, now = (tuple(v) if isinstance(v, list) else v for v in (before[name], after.get(name)))
         if was != now:
@@ -139,17 +185,28 @@ def differences(old: Config, new: Config) -> list[str]:
     return lines
 
 
-def check_key(name: str) -> None:
-    """Raises UserError, which names the nearest key, where `name` ("a.b") is no key."""
-    if name in KEYS:
+def check_key(name: str, later: bool = False) -> None:
+    """Raises UserError, which names the nearest key, where `name` ("a.b") is no key.
+
+    `later` passes settings of a policy that a config file, which is not read yet, may register.
+    """
+    if name in all_keys():
         return
+    policy, _, setting = name.removeprefix(OWN).partition(".")
+    if name.startswith(OWN) and setting:
+        if later and policy not in POLICIES:
+            return
+        POLICIES.find(policy)
+        settings = POLICIES.settings.get(policy)
+        has = nearest(setting, settings) if settings else f"; {policy!r} has no settings of its own"
+        raise UserError(f"no config key {show(name)}{has}")
     groups = sorted({key.split(".")[0] for key in KEYS})
     group, *leaves = name.split(".")
     within = [key for key in KEYS if key.startswith(f"{group}.")]
     if within and not leaves:
         raise UserError(f"config.{name} is a group of keys: {', '.join(within)}")
     # The right name in the wrong group first: `batch_size` for `data.batch_size`.
-    close = [key for key in KEYS if key.split(".")[-1] == name.split(".")[-1]]
+    close = [key for key in all_keys() if key.split(".")[-1] == name.split(".")[-1]]
     close = close or difflib.get_close_matches(name, KEYS, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     known = f"{group!r} has: {', '.join(within)}" if within else f"Known: {', '.join(groups)}"
@@ -157,18 +214,25 @@ def check_key(name: str) -> None:
 
 
 def check_value(name: str, value: Any) -> Any:
-    """The value of key `name` in its one form: tuples for lists, Python's numbers for NumPy's."""
-    key = KEYS[name]
+    """The value of key `name` in its one form: tuples for lists, Python's numbers for NumPy's.
+
+    A text, too, for a setting of one's own: the command line did not know yet what it takes.
+    """
+    key = all_keys()[name]
+    if name not in KEYS and isinstance(value, str):
+        value = parse_value(name, value)
     if value is None and key.default is None:
         return None
     if hasattr(value, "tolist"):  # NumPy's numbers and arrays, from a notebook's sweep.
         value = value.tolist()
     if isinstance(value, list):
         value = tuple(value)
-    if isinstance(key.default, tuple) and table.is_whole(value):
+    several = isinstance(key.default, tuple)
+    like = next(iter(key.default), 0) if several else key.default
+    if several and (table.is_whole(value) or type(value) is type(like)):
         value = (value,)
-    if isinstance(key.default, float | None) and table.is_whole(value):
-        value = float(value) if abs(value) < 10**300 else math.inf
+    if isinstance(like, float | None):
+        value = tuple(map(_as_float, value)) if isinstance(value, tuple) else _as_float(value)
     numbers = value if isinstance(value, tuple) else (value,)
     if any(table.is_whole(number) and abs(number) >= _TOO_LARGE for number in numbers):
         raise UserError(f"config.{name} is {show(value)}; no number may have more than 18 digits")
@@ -177,6 +241,36 @@ def check_value(name: str, value: Any) -> Any:
     if isinstance(key.accepts, str):
         raise UserError(f"config.{name} is {show(value)}; it takes {key.accepts}")
     raise UserError(f"config.{name} is {show(value)}{nearest(value, key.accepts)}")
+
+
+def _as_float(value: Any) -> Any:
+    """A whole number as a float, which one of hundreds of digits is too large for; else `value`."""
+    if not table.is_whole(value):
+        return value
+    return float(value) if abs(value) < 10**300 else math.inf
+
+
+def parse_value(name: str, text: str) -> Any:
+    """The value of config key `name` that `text` stands for; other text is for `resolve` to refuse.
+
+    Numbers of several stages are "2,1,1", "(2, 1, 1)" or, as the paper names nets, "2-1-1".
+    """
+    default = all_keys()[name].default
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        return _WORDS.get(text.lower(), text)
+    try:
+        if isinstance(default, tuple):
+            separator = "-" if re.fullmatch(r"\d+(-\d+)+", text) else ","
+            kind: Any = type(default[0]) if default else int
+            parts = text.strip("()[] ").removesuffix(",")
+            return tuple(kind(part.strip()) for part in parts.split(separator)) if parts else ()
+        if isinstance(default, int):
+            return int(text)
+        return None if default is None and text.lower() == "none" else float(text)
+    except ValueError:
+        return text
 
 
 def describe_keys() -> str:
@@ -191,7 +285,7 @@ def describe_keys() -> str:
         accepts = key.accepts
         words = accepts if isinstance(accepts, str) else ", ".join(f"`{word}`" for word in accepts)
         lines.append(f"| `{name}` | `{key.default!r}` | {words} | {key.help} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"\n{table.OWN_HELP}"])
 
 
 if __name__ == "__main__":

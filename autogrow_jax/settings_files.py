@@ -20,7 +20,8 @@ from typing import Any
 
 from autogrow_jax.command_line import UsageError
 from autogrow_jax.errors import UserError
-from autogrow_jax.settings import KEYS, check_key, flatten, nest
+from autogrow_jax.settings import all_keys, check_key, flatten, nest, parse_value
+from autogrow_jax.settings_table import OWN_HELP
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package where it is installed, beside it in the repository.
@@ -30,18 +31,17 @@ STUDIES = CONFIGS / "studies"
 DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
 
 _PREFIX = "--config."
-_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _count = itertools.count()
 # For each file that is being run, what takes its neighbours out of `sys.modules`.
 _running: list[Callable[[], dict[str, ModuleType]]] = []
 
 
-def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+def load_config(name: str) -> dict[str, Any]:
     """Runs `get_config()` of a config file and returns nested dicts, for `resolve` to check.
 
     `name` is the path of a Python file, perhaps followed by ":ARGUMENT", a string that `get_config`
     is then called with. Where there is no such file, "configs/NAME.py" and "NAME.py" are the
-    package's own. `changes`, {"a.b": value}, are laid over what the file says.
+    package's own.
 
     Raises:
       UserError: there is no such file, with the nearest one; it fails, with the line; it has no
@@ -52,9 +52,9 @@ def load_config(name: str, changes: dict[str, Any] | None = None) -> dict[str, A
         config = flatten(returned)
         for key in config:
             check_key(key)
-        return config
+        return nest(config)
 
-    return nest(_run_file(name, CONFIGS, read) | (changes or {}))
+    return _run_file(name, CONFIGS, read)
 
 
 def load_study(name: str) -> Any:
@@ -176,48 +176,28 @@ def take_changes(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             continue
         key = name.removeprefix(_PREFIX)
         try:
-            check_key(key)
+            check_key(key, later=True)
         except UserError as error:
             raise UsageError(str(error)) from None
+        known = all_keys().get(key)  # None of a policy that the config file registers.
         if not equals:
-            if isinstance(KEYS[key].default, bool) and (not rest or rest[0].startswith("-")):
+            is_flag = known is None or isinstance(known.default, bool)
+            if is_flag and (not rest or rest[0].startswith("-")):
                 text = "true"
             elif rest:
                 text = rest.pop(0)
             else:
                 raise UsageError(f"{name} lacks a value: {name}=VALUE")
-        changes[key] = parse_value(key, text)
+        changes[key] = parse_value(key, text) if known else text
     return options, changes
-
-
-def parse_value(name: str, text: str) -> Any:
-    """The value of config key `name` that `text` stands for; other text is for `resolve` to refuse.
-
-    Numbers of several stages are "2,1,1", "(2, 1, 1)" or, as the paper names nets, "2-1-1".
-    """
-    default = KEYS[name].default
-    if isinstance(default, str):
-        return text
-    if isinstance(default, bool):
-        return _WORDS.get(text.lower(), text)
-    try:
-        if isinstance(default, tuple):
-            separator = "-" if re.fullmatch(r"\d+(-\d+)+", text) else ","
-            numbers = text.strip("()[] ").removesuffix(",")
-            return tuple(int(number) for number in numbers.split(separator)) if numbers else ()
-        if isinstance(default, int):
-            return int(text)
-        return None if default is None and text.lower() == "none" else float(text)
-    except ValueError:
-        return text
 
 
 def describe_keys() -> str:
     """Lists the keys for `--help`, with their defaults and what they are."""
     lines = ["keys, their defaults where the config file says nothing else, and what they take:"]
-    for name, key in KEYS.items():
+    for name, key in all_keys().items():
         default = "" if key.default in (None, ()) else key.default
         accepts = key.accepts if isinstance(key.accepts, str) else " | ".join(key.accepts)
         lines.append(f"  {_PREFIX}{name}={default}")
         lines += [f"      {line}" for line in textwrap.wrap(f"{key.help} ({accepts})", 88)]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"\n{OWN_HELP}"])

@@ -6,7 +6,7 @@ error messages, `--help` and docs/settings.md take their words from the same pla
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,14 +16,20 @@ from autogrow_jax.models import FAMILIES, STEMS
 from autogrow_jax.models.layers import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
 from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
 
+# What tables of keys end with.
+OWN_HELP = (
+    "growth.own.POLICY.SETTING: a setting of a policy of one's own, as `register_policy` was told;"
+    " of a policy that is not chosen it is passed over"
+)
+
 
 class Key(NamedTuple):
-    """What is known of a key."""
+    """What is known of a key. For a setting of one's own, what is left out follows its default."""
 
     default: Any  # Where a config says nothing.
-    accepts: str | Iterable[str]  # In words, or the collection of names.
-    ok: Callable[[Any], bool]  # Tells whether a value is accepted.
-    help: str  # What it is, in Markdown.
+    accepts: str | Iterable[str] = ""  # In words, or the collection of names.
+    ok: Callable[[Any], bool] = lambda value: True  # Tells whether a value is accepted.
+    help: str = ""  # What it is, in Markdown.
     # Whether a resumed run may change it: it changes what is seen or kept, not what is computed.
     free: bool = False
 
@@ -213,6 +219,8 @@ class Growth:
         "compile in a thread: the first programs beside the start, those of the next capacity"
         " while the present one trains", free=True)
     reset_optimizer: bool = flag(False, "forget the optimiser's state at each growth")
+    # Of the policy that is chosen, where users registered it: {its name: its own settings}.
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.settings import flatten
 from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.training import run
 from benchmarks.measure import describe_machine, print_machine, print_table, write_json
@@ -43,7 +44,7 @@ def start(root: str, workdir: str, changes: dict[str, Any]) -> dict[str, Any]:
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: spent.update({event: seconds})
     )
-    config = load_config(DEFAULT_CONFIG, {**_SHORT, "compilation_cache": root, **changes})
+    config = flatten(load_config(DEFAULT_CONFIG)) | _SHORT | {"compilation_cache": root} | changes
     result = run(config, workdir, reporter=QuietReporter())
     return {
         "seconds": result.seconds,

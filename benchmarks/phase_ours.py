@@ -5,6 +5,7 @@ from typing import Any
 
 from autogrow_jax.config import default_config, resolve
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.settings import flatten
 from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 from autogrow_jax.training import run
 from benchmarks.phases import IMAGE_SIDE, Record, make_record, say_depths
@@ -69,7 +70,7 @@ def train_digits(settings: dict[str, Any] | None = None) -> Record:
     Args:
       settings: config keys to change.
     """
-    return _train(resolve(load_config(DEFAULT_CONFIG, {**_COLD, **(settings or {})})))
+    return _train(resolve(flatten(load_config(DEFAULT_CONFIG)) | _COLD | (settings or {})))
 
 
 def _train(config: Any) -> Record:

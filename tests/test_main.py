@@ -131,9 +131,12 @@ def _file(tmp_path, text):
     return str(path)
 
 
-def test_changes_lie_over_the_config_file(tmp_path):
+def test_changes_lie_over_the_config_file(tmp_path, monkeypatch):
     name = _file(tmp_path, "def get_config():\n  return {'seed': 1, 'data': {'name': 'svhn'}}\n")
-    assert load_config(name, {"seed": 2}) == {"seed": 2, "data": {"name": "svhn"}}
+    asked = []
+    monkeypatch.setattr(main, "run", lambda config, *args, **more: asked.append(config))
+    assert main.main([f"--config={name}", "--config.seed=2"]) == 0
+    assert asked == [{"seed": 2, "data": {"name": "svhn"}}]
 
 
 def test_config_file_with_an_argument(tmp_path):

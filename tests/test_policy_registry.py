@@ -1,8 +1,12 @@
 """Policies by name: those of the package, those users register, and what a config makes of them."""
 
+import json
+import re
+
 import pytest
 
-from autogrow_jax.config import default_config, make_policy, nest, resolve
+from autogrow_jax import main
+from autogrow_jax.config import Key, default_config, flatten, make_policy, nest, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import (
     POLICIES,
@@ -13,6 +17,8 @@ from autogrow_jax.growth import (
     replay,
 )
 from autogrow_jax.models import build_network, estimate_cost
+from autogrow_jax.reporting.workdir import to_json
+from autogrow_jax.settings import differences
 from autogrow_jax.settings_files import load_config
 
 IMAGES: tuple[tuple[int, int, int], int] = ((8, 8, 1), 10)
@@ -165,3 +171,162 @@ def test_the_arguments_of_a_policy_are_those_of_the_config():
     network = build_network("plain3", (1, 1, 1), num_classes=10, image_channels=1)
     assert given.cost((3, 1, 2)) == estimate_cost(network, (8, 8, 1), (3, 1, 2))
     assert given.shared()["interval"] == given.growth.interval
+
+
+# Settings of one's own.
+
+
+def _register_timid(rest: object = 2) -> list[PolicyArguments]:
+    """A policy with settings of each kind; returns what it is made from."""
+    seen: list[PolicyArguments] = []
+    settings = {
+        "gain": 0.5,
+        "rest": Key(rest, "a whole number of at least 1", lambda v: v >= 1, "epochs of rest"),
+        "patient": False,
+        "by": Key("loss", ("loss", "accuracy"), help="what is looked at"),
+        "shares": (0.5, 0.25),
+    }
+    register_policy("timid", lambda given: seen.append(given) or _make_eager(given), settings)
+    return seen
+
+
+def test_a_policy_is_made_with_its_own_settings():
+    seen = _register_timid()
+    config = default_config()
+    config.growth.policy, config.growth.own.timid.gain = "timid", 1
+    config.growth.own.timid.shares = [1, 0.5, 0.25]
+    resolve(config)
+    wanted = {"gain": 1.0, "rest": 2, "patient": False, "by": "loss", "shares": (1.0, 0.5, 0.25)}
+    assert seen[-1].settings == wanted
+    assert list(map(type, seen[-1].settings["shares"])) == [float] * 3
+    with pytest.raises(AttributeError, match="gian"):
+        config.growth.own.timid.gian = 2.0
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("timid.gain", "much", r"config\.growth\.own\.timid\.gain is 'much'; it takes a number"),
+        ("timid.gain", float("nan"), "it takes a number"),
+        ("timid.rest", 0, r"rest is 0; it takes a whole number of at least 1"),
+        ("timid.rest", 1.5, "rest is 1.5; it takes a whole number"),
+        ("timid.patient", 1, "it takes True or False"),
+        ("timid.by", "los", "did you mean 'loss'"),
+        ("timid.shares", (0.5, "a"), "it takes a number, or several"),
+        ("timid.gian", 1.0, "no config key 'growth.own.timid.gian'; did you mean 'gain'"),
+        ("tmiid.gain", 1.0, "no growth policy 'tmiid'; did you mean 'timid'"),
+        ("periodic.gain", 1.0, "'periodic' has no settings of its own"),
+        ("timid", 3, "no config key 'growth.own.timid'"),
+    ],
+)
+def test_own_settings_are_checked(name, value, message):
+    _register_timid()
+    with pytest.raises(UserError, match=message):
+        _resolve(**{"policy": "timid", f"own.{name}": value})
+
+
+@pytest.mark.parametrize(
+    "default", [None, {"a": 1}, 1j, (1, "a"), ((1,), (2,)), float("nan"), b"1", [[1]]]
+)
+def test_a_default_that_no_setting_has_is_refused(default):
+    register_policy("odd", _make_eager, {"x": default})
+    with pytest.raises(UserError, match=r"config\.growth\.own\.odd\.x starts as .*; it takes "):
+        _resolve()
+
+
+def test_a_default_is_one_that_its_key_takes_and_a_name_has_no_dots():
+    _register_timid(rest=0)
+    with pytest.raises(UserError, match=r"timid\.rest starts as 0; it takes a whole number of at"):
+        default_config()
+    del POLICIES["timid"]
+    register_policy("timid", _make_eager, {"a.b": 1})
+    with pytest.raises(UserError, match=r"config\.growth\.own\.timid\.a\.b cannot be a key"):
+        default_config()
+
+
+def test_own_settings_of_the_chosen_policy_are_kept_in_the_config():
+    _register_timid()
+    chosen = _resolve(**{"policy": "timid", "own.timid.gain": 0.25})
+    written = json.loads(to_json(chosen.to_dict()))
+    assert written["growth"]["own"]["timid"]["gain"] == 0.25
+    assert resolve(written) == chosen
+    assert hash(resolve(written)) == hash(chosen)
+    assert differences(written, chosen) == []
+    # Of another they are checked and passed over: a command line may choose it for comparison.
+    other = _resolve(**{"policy": "periodic", "own.timid.gain": 0.25})
+    assert other == _resolve()
+    assert "own" not in other.to_dict()["growth"]
+
+
+def test_a_run_goes_on_with_the_settings_that_it_began_with():
+    _register_timid()
+    old = _resolve(**{"policy": "timid", "own.timid.gain": 0.25}).to_dict()
+    new = _resolve(policy="timid")
+    assert differences(old, new) == ["growth.own.timid.gain: 0.25 -> 0.5"]
+    # A setting that is younger than the run had the value that is now its default.
+    del old["growth"]["own"]["timid"]["gain"]
+    assert differences(old, new) == []
+
+
+def test_a_run_is_read_where_its_policy_is_not_registered():
+    _register_timid()
+    written = json.loads(to_json(_resolve(**{"policy": "timid", "own.timid.rest": 3}).to_dict()))
+    del POLICIES["timid"]
+    with pytest.raises(UserError, match="policy is 'timid'; Known: periodic"):
+        resolve(written)
+    read = resolve(written, to_read=True)
+    assert (read.growth.policy, read.growth.own["timid"]["rest"]) == ("timid", 3)
+    assert resolve(flatten(read), to_read=True) == read
+
+
+OWN_FILE = """
+from autogrow_jax.config import default_config
+from autogrow_jax.growth import periodic, register_policy
+
+register_policy(
+    "brisk",
+    lambda given: periodic(given.seed_depths, interval=given.settings["every"]),
+    settings={"every": 4, "twice": False},
+)
+
+def get_config():
+    config = default_config()
+    config.growth.policy = "brisk"
+    config.growth.own.brisk.every = 2
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, every, twice",
+    [
+        ([], 2, False),
+        (["--config.growth.own.brisk.every=7", "--config.growth.own.brisk.twice"], 7, True),
+        (["--config.growth.own.brisk.every", "5"], 5, False),
+        (["--config.growth.own.brisk.every=x"], r"brisk\.every is 'x'; it takes a whole", None),
+        (["--config.growth.own.brisk.evry=1"], "did you mean 'every'", None),
+        (["--config.growth.own.brsik.every=1"], "did you mean 'brisk'", None),
+    ],
+)
+def test_the_command_line_reaches_settings_of_a_config_file(
+    tmp_path, monkeypatch, capsys, arguments, every, twice
+):
+    (tmp_path / "own.py").write_text(OWN_FILE)
+    runs = []
+    monkeypatch.setattr(main, "run", lambda config, *args, **more: runs.append(resolve(config)))
+    status = main.main([f"--config={tmp_path / 'own.py'}", *arguments])
+    if twice is None:
+        assert status == 1
+        assert re.search(every, capsys.readouterr().err)
+        return
+    assert status == 0
+    assert runs[0].growth.own == {"brisk": {"every": every, "twice": twice}}
+
+
+def test_help_and_the_page_of_settings_say_where_own_settings_are(capsys, tmp_path):
+    (tmp_path / "own.py").write_text(OWN_FILE)
+    with pytest.raises(SystemExit):
+        main.main([f"--config={tmp_path / 'own.py'}", "--help"])
+    shown = capsys.readouterr().out
+    assert "growth.own.POLICY.SETTING" in shown
+    assert "--config.growth.own.brisk.every=4" in shown

@@ -62,7 +62,7 @@ def test_names_change_with_what_is_computed_and_with_nothing_else(monkeypatch):
     # A key of a later version, at its default.
     interval = KEYS["growth.interval"]
     today = Settings.to_dict
-    monkeypatch.setattr(cells_lib, "KEYS", KEYS | {"growth.later": interval})
+    monkeypatch.setattr(cells_lib, "all_keys", lambda: KEYS | {"growth.later": interval})
     monkeypatch.setattr(
         Settings, "to_dict", lambda self: nest(flatten(today(self)) | {"growth.later": later})
     )

@@ -1,7 +1,7 @@
 """The growth policies by name: the paper's two, and four that stop or choose by other rules."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -205,12 +205,14 @@ class PolicyArguments(NamedTuple):
       seed: of all randomness in the run.
       cost: depths -> the cost of a network of these depths, for `init` and `update`; it raises
         UserError while a config is checked, as the images are not known then.
+      settings: the policy's own, that it was registered with, checked: {name: value}.
     """
 
     growth: Any
     seed_depths: tuple[int, ...]
     seed: int
     cost: CostFn
+    settings: Mapping[str, Any] = {}
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""
@@ -253,4 +255,19 @@ POLICIES: Registry[MakePolicy] = Registry(
         "lookahead": _make_lookahead,
     },
 )
-register_policy = POLICIES.register
+
+
+def register_policy(name: str, make: MakePolicy, settings: Mapping[str, Any] | None = None) -> None:
+    """Adds a policy of one's own, which `config.growth.policy` then names.
+
+    Args:
+      make: makes the policy from what a config says; pure.
+      settings: the policy's own: `{"patience": 3}` adds the key `growth.own.NAME.patience`, which
+        is 3 where a config says nothing and takes whole numbers. A value is True or False, a
+        number, a text, a tuple of these, or a `config.Key`, which can check more. `make` finds
+        them in its argument's `settings`.
+
+    Raises:
+      UserError: there is a policy of this name.
+    """
+    POLICIES.register(name, make, settings)

@@ -55,7 +55,7 @@ class Row:
             raise UserError(f"a row's names are {self.names!r}; give a tuple: ({self.names!r},)")
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         for key in (*self.overrides, *(self.scratch or {})):
-            check_key(key)
+            check_key(key, later=True)
             if key == "seed":
                 raise UserError(
                     f"row {self.label} overrides 'seed'; seeds are the study's, or its section's"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, read_result, replace_file
-from autogrow_jax.settings import FREE_KEYS, KEYS, flatten, nest
+from autogrow_jax.settings import all_keys, flatten, nest
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Row, Section, Study
 
@@ -139,10 +139,11 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
     if settings["mode"] == "evaluate":
         raise UserError("mode 'evaluate' trains nothing; a study takes 'grow' and 'scratch'")
     # Only what differs from the defaults: a key that a later version adds leaves names as they are.
+    keys = all_keys()
     computed = {
         name: value
         for name, value in flatten(settings).items()
-        if name not in FREE_KEYS and value != KEYS[name].default
+        if not keys[name].free and value != keys[name].default
     }
     text = json.dumps([computed, found_by], sort_keys=True, default=list)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

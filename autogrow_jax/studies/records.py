@@ -162,7 +162,7 @@ def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) 
     validation, depths = str(result["validation"]), tuple(result["depths"])
     best, tested = result["best_validation_accuracy"], result["test_accuracy"]
     shape = tuple(result["image_shape"])
-    settings = build.resolve(cell.settings)
+    settings = build.resolve(cell.settings, to_read=True)
     network = build.make_network(settings, result["num_classes"], shape[-1], depths)
     passes = [
         estimate_cost(network, shape, tuple(line["depths"])).flops * line["train_images"]

@@ -99,11 +99,11 @@ def evaluate_run(
     Raises:
       UserError: where there is no checkpoint, or the data do not fit it.
     """
-    own, now = flatten(build.resolve(read_config(workdir))), flatten(settings)
+    own, now = flatten(build.resolve(read_config(workdir), to_read=True)), flatten(settings)
     ours = {name: now[name] for name in now if name.startswith("log.")}
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
     ours |= {"num_devices": now["num_devices"]}
-    settings = settle_convolution(build.resolve(own | ours), reporter)
+    settings = settle_convolution(build.resolve(own | ours, to_read=True), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
         latest = store.latest()
         if latest is None:
@@ -113,7 +113,7 @@ def evaluate_run(
                 reporter.message(
                     f"config.{name}={now[name]} is passed over: the run's {own[name]} stays"
                 )
-        known, dataset = _load(build.resolve(own), settings, read_known(workdir))
+        known, dataset = _load(build.resolve(own, to_read=True), settings, read_known(workdir))
         trainer = Trainer(settings, dataset)
         state = resume(trainer, store, latest)
         clock = Clock(state, trainer, started)

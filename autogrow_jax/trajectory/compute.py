@@ -191,7 +191,7 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
         )
     if data_dir:
         config.setdefault("data", {})["dir"] = data_dir
-    settings = build.resolve(config)
+    settings = build.resolve(config, to_read=True)
     snapshots = [read_snapshot(file) for file in files]
     last = snapshots[-1].epoch
     metrics = [line for line in read(folder.metrics) if line["epoch"] < last]
