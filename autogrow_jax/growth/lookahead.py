@@ -9,20 +9,7 @@
     apart gives periodic growth.
 3.  `max_growth_epochs` counts trials too. What does not fit in is not begun, so every block of the
     found net was trained in the growth phase.
-
-| epoch over                     | open stages | epochs left for the phase   | then                |
-|--------------------------------|-------------|-----------------------------|---------------------|
-| within an interval             | any         | some                        | train on            |
-| last of an interval            | none        | any                         | fine-tune           |
-| last of an interval            | one         | at least 1                  | grow it, untried    |
-| last of an interval            | n > 1       | at least n                  | first trial         |
-| last of an interval            | n           | some, but fewer than needed | train on            |
-| a trial, not the round's last  | n > 1       | enough, as checked before   | next trial          |
-| the round's last trial         | n > 1       | some                        | keep the best, grow |
-| the round's last trial         | n > 1       | none                        | keep it, fine-tune  |
-| any of the kept net            | any         | none                        | fine-tune           |
-
-The cost: with M open stages, a block costs M - 1 epochs more than in periodic growth.
+    docs/policies.md has a table of what follows when.
 """
 
 from collections.abc import Sequence

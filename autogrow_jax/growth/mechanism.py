@@ -1,22 +1,8 @@
 """Decides when to grow and when to stop: the mechanism of the paper's policies.
 
-1.  After each epoch the accuracy enters the metric, from which a stop rule says whether the curve
-    has *stalled*. The paper's is `gain_rule`.
-2.  Things happen only when an interval ends, that is after every `interval` epochs, in this order:
-    *freeze* (only if stalled), *leave* if every stage is frozen or at its maximum depth, *grow*.
-3.  Freezing is for ever. Mode "group" freezes the stage that grew last, so nothing before the first
-    growth, and adds one block to the first open stage after it, round robin, from stage 0. The
-    other modes freeze every stage, and change all open stages at once.
-4.  The growth phase also ends with the interval in which `max_growth_epochs` epochs are reached,
-    as the authors' loop counts whole intervals: an interval of 3 and a limit of 400 make 402.
-
-|            | window   | freezes, if stalled, when       | grows             |
-|------------|----------|---------------------------------|-------------------|
-| periodic   | `window` | any interval ends               | at every interval |
-| convergent | interval | an interval with growth ends    | only when stalled |
-
-Periodic growth belongs to the end of an interval, so it still happens when that end is the last
-one allowed. Convergent growth belongs to the start of the next interval, which then never comes.
+docs/policies.md has the rules, in their order. Two things that are easily done otherwise: periodic
+growth belongs to the end of an interval, so it still happens when that end is the last one allowed;
+convergent growth belongs to the start of the next interval, which then never comes.
 
 Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
 KDD 2020, arXiv 1906.02909.
