@@ -1,5 +1,5 @@
-"""`python -m autogrow_jax`: the command line of `autogrow_jax.main`."""
+"""`python -m autogrow_jax`: the command `autogrow`; where it is told nothing, it trains."""
 
-from autogrow_jax.main import start
+from autogrow_jax.cli import start
 
-start()
+start(["train"])

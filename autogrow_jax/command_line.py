@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from absl import logging
@@ -18,6 +19,11 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.process import is_busy, skip_closed_loops
 
 Options = TypeVar("Options")
+_PACKAGE = Path(__file__).resolve().parent
+# Inside the package where it is installed, beside it in the repository.
+_IS_INSTALLED = (_PACKAGE / "configs" / "paper.py").is_file()
+CONFIGS = (_PACKAGE if _IS_INSTALLED else _PACKAGE.parent) / "configs"
+STUDIES = CONFIGS / "studies"
 
 
 class UsageError(UserError):
@@ -25,13 +31,15 @@ class UsageError(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse for `python -m module`; a mistake is a UsageError, which names the nearest option.
+    """Argparse for `python -m MODULE` or `autogrow COMMAND`, as `program` says.
 
-    `more` is what is taken beside the options, such as "--config.KEY=VALUE".
+    A mistake is a UsageError, which names the nearest option. `more` is what is taken beside the
+    options, such as "--config.KEY=VALUE".
     """
 
-    def __init__(self, module: str, description: str, more: str = "", **kwargs: Any):
-        kwargs |= {"prog": f"python -m {module}", "description": description}
+    def __init__(self, program: str, description: str, more: str = "", **kwargs: Any):
+        program = program if " " in program else f"python -m {program}"
+        kwargs |= {"prog": program, "description": description}
         super().__init__(add_help=False, allow_abbrev=False, **kwargs)
         self._more = more
         self.add_argument("-h", "--help", action="help", help="show this and end")

@@ -1,6 +1,6 @@
 """The command line: arguments to config to `run`. `--help` says what it takes.
 
-python -m autogrow_jax --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
+autogrow train --config=configs/svhn_plain3.py --workdir=DIR --config.KEY=VALUE
 """
 
 import argparse
@@ -23,9 +23,9 @@ from autogrow_jax.settings_files import (
 from autogrow_jax.training import run
 
 _EXAMPLES = """examples:
-  python -m autogrow_jax
-  python -m autogrow_jax --config=configs/mnist_plain3.py --config.data.dir=DATA
-  python -m autogrow_jax --config.data.name=folder:photos --config.seed=1
+  autogrow train
+  autogrow train --config=configs/mnist_plain3.py --config.data.dir=DATA
+  autogrow train --config.data.name=folder:photos --config.data.image_size=32
 """
 
 
@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             with suppress(UserError):
                 load_config(name)
     parser = Parser(
-        "autogrow_jax.main",
+        "autogrow train",
         "Grows a network while it trains, fine-tunes and tests it. The same command again goes on"
         " where it was stopped, or shows the result.",
         more="--config.KEY=VALUE",

@@ -18,16 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autogrow_jax.command_line import UsageError
+from autogrow_jax.command_line import CONFIGS, STUDIES, UsageError
 from autogrow_jax.errors import UserError
 from autogrow_jax.settings import all_keys, check_key, flatten, nest, parse_value
 from autogrow_jax.settings_table import OWN_HELP
 
-_PACKAGE = Path(__file__).resolve().parent
-# Inside the package where it is installed, beside it in the repository.
-_IS_INSTALLED = (_PACKAGE / "configs" / "paper.py").is_file()
-CONFIGS = (_PACKAGE if _IS_INSTALLED else _PACKAGE.parent) / "configs"
-STUDIES = CONFIGS / "studies"
 DEFAULT_CONFIG = str(CONFIGS / "digits_plain3.py")
 
 _PREFIX = "--config."

@@ -2,7 +2,12 @@
 
 import json
 
+import numpy as np
+from PIL import Image, ImageDraw
+
+from autogrow_jax.config import default_config
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.training import run
 
 
 class StopAt(QuietReporter):
@@ -55,3 +60,40 @@ def write_finished(workdir, **changes):
         {"epoch": 1, "depths": [2, 1, 1], "train_images": 100},
     ]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+SHAPES = ("circle", "ring", "square")
+
+
+def draw_shapes(folder, each, seed):
+    """Fills `folder/CLASS` with coloured pictures of odd sizes, `each` of them a class."""
+    random = np.random.default_rng(seed)
+    for name in SHAPES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            width, height = random.integers(15, 50, 2).tolist()
+            image = Image.new("RGB", (width, height), tuple(random.integers(150, 256, 3).tolist()))
+            colour, side = tuple(random.integers(0, 120, 3).tolist()), min(width, height)
+            box = (side // 4, side // 4, side * 3 // 4, side * 3 // 4)
+            pen = ImageDraw.Draw(image)
+            if name == "square":
+                pen.rectangle(box, fill=colour)
+            else:
+                pen.ellipse(box, None if name == "ring" else colour, outline=colour, width=2)
+            image.save(folder / name / f"{number}.{('png', 'jpg', 'bmp')[number % 3]}")
+
+
+def train_on_shapes(folder):
+    """A run of two epochs on pictures in folder/pictures; returns its workdir and result."""
+    draw_shapes(folder / "pictures" / "train", 8, seed=0)
+    draw_shapes(folder / "pictures" / "test", 5, seed=1)
+    config = default_config()
+    config.mode, config.num_devices = "scratch", 1
+    config.model.depths = (2, 1, 3)
+    config.data.name = f"folder:{folder / 'pictures'}"
+    config.data.cache_dir = str(folder / "cache")
+    config.data.image_size, config.data.batch_size = 16, 8
+    config.data.background = "#ff8000"
+    config.finetune.epochs = 2
+    config.log.progress = False
+    return folder / "run", run(config, folder / "run", reporter=QuietReporter())

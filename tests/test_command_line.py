@@ -1,6 +1,7 @@
 """What all commands have in common."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ COMMANDS = {
     name: importlib.import_module(name).main
     for name in (
         "autogrow_jax.main",
+        "autogrow_jax.cli.configs",
+        "autogrow_jax.cli.evaluate",
+        "autogrow_jax.cli.predict",
         "autogrow_jax.studies.__main__",
         "autogrow_jax.trajectory.__main__",
         "autogrow_jax.reporting.__main__",
@@ -21,6 +25,8 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_told_in_one_line(name, capsys):
     needed = {
+        "autogrow_jax.cli.evaluate": ["--workdir=a"],
+        "autogrow_jax.cli.predict": ["--workdir=a", "b.png"],
         "autogrow_jax.trajectory.__main__": ["--runs", "a", "--out=b"],
         "autogrow_jax.reporting.__main__": ["a"],
         "autogrow_jax.reporting.cost": ["--family=basic3", "--depths=1-1-1"],
@@ -46,8 +52,14 @@ def test_version_and_help(name, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["autogrow_jax.trajectory.__main__", "autogrow_jax.reporting.cost"]
+    "name",
+    [
+        "autogrow_jax.cli.evaluate",
+        "autogrow_jax.cli.predict",
+        "autogrow_jax.trajectory.__main__",
+        "autogrow_jax.reporting.cost",
+    ],
 )
 def test_what_is_missing_is_named(name, capsys):
     assert COMMANDS[name]([]) == 2
-    assert "the following arguments are required: --" in capsys.readouterr().err
+    assert re.search("the following arguments are required: .*--", capsys.readouterr().err)

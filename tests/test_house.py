@@ -33,6 +33,7 @@ ROOMS = [
     "trajectory",
     "studies",
     "main",
+    "cli",
     "__main__",
 ]
 # What may be imported within a function: heavy, or not on every machine.
@@ -46,7 +47,12 @@ LATE = {
 }
 # Our own modules that import something of these, or all of training, as soon as they are imported.
 HEAVY = {
+    "autogrow_jax.cli.evaluate",
+    "autogrow_jax.cli.predict",
+    "autogrow_jax.main",
+    "autogrow_jax.reporting.__main__",
     "autogrow_jax.reporting.plots",
+    "autogrow_jax.studies.__main__",
     "autogrow_jax.studies.figures",
     "autogrow_jax.studies.tables",
 }

@@ -3,7 +3,9 @@
 from autogrow_jax.data.adapt import adapt_parts, fit_images, load_other
 from autogrow_jax.data.augment import augment, normalize
 from autogrow_jax.data.dataset import Dataset
+from autogrow_jax.data.image_files import is_image, parse_ground, read_image
 from autogrow_jax.data.known import Known, list_changes
+from autogrow_jax.data.listing import walk_files
 from autogrow_jax.data.load import full_name, load_dataset
 from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import NoTrainingPart, Preprocessing, Split
@@ -18,9 +20,13 @@ __all__ = [
     "augment",
     "fit_images",
     "full_name",
+    "is_image",
     "list_changes",
     "load_dataset",
     "load_other",
     "normalize",
+    "parse_ground",
+    "read_image",
     "resize_center_crop",
+    "walk_files",
 ]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ImageColor
 from tqdm import tqdm
 
 from autogrow_jax.data.cache import (
@@ -21,7 +20,14 @@ from autogrow_jax.data.cache import (
     open_images,
     write_info,
 )
-from autogrow_jax.data.image_files import Decoded, Header, decode_image, image_header, is_image
+from autogrow_jax.data.image_files import (
+    Decoded,
+    Header,
+    decode_image,
+    image_header,
+    is_image,
+    parse_ground,
+)
 from autogrow_jax.data.listing import Listing, list_folder
 from autogrow_jax.data.types import Source
 from autogrow_jax.errors import UserError, printable
@@ -56,12 +62,7 @@ def read_image_folder(
         images of different sizes with `image_size` 0, a colour that is none, a cache that cannot
         be written or lies among the images.
     """
-    try:
-        red, green, blue = ImageColor.getrgb(background)[:3]
-    except ValueError as error:
-        raise UserError(
-            f"background is {background!r}, expected a colour such as 'white' or '#ff8000'"
-        ) from error
+    ground = parse_ground(background)
     listing = list_folder(root, layout, is_image, least_classes)
     cache = cache_root(cache_directory, directory, listing.folders)
     settings = f"{image_size} {background} {layout}"
@@ -72,7 +73,7 @@ def read_image_folder(
         with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
             warnings.filterwarnings("ignore", module="PIL")  # What cannot be read is an error.
             headers = _read_headers(listing, image_size, threads)
-            laid = _decode(listing, headers, image_size, (red, green, blue), folder, threads)
+            laid = _decode(listing, headers, image_size, ground, folder, threads)
         notes = _describe(listing, headers)
         if laid:
             notes.append(f"transparent in part, laid on {background}: {_some(laid)}")

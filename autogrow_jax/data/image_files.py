@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import image_ids
@@ -96,6 +96,30 @@ def decode_image(path: Path, mode: str, image_size: int, ground: tuple[int, int,
     except Exception as error:
         raise _unreadable(path, error) from error
     return Decoded(resize_center_crop(np.asarray(image), image_size), image_ids([data]), laid)
+
+
+def read_image(path: Path, ground: tuple[int, int, int]) -> np.ndarray:
+    """Decodes an image file on its own, grey or in colour as it is: uint8 [H, W, 1 or 3].
+
+    Raises:
+      UserError: no image, a damaged one, more than 8 bits a channel.
+    """
+    header = image_header(path)
+    if header is None:
+        raise UserError(f"{path}: {'no image' if path.exists() else 'no such file'}")
+    grey = header.grey and not (header.transparent and len(set(ground)) > 1)
+    return decode_image(path, "L" if grey else "RGB", 0, ground).pixels
+
+
+def parse_ground(background: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0..255, of a colour's name or hexadecimal; UserError of another."""
+    try:
+        red, green, blue = ImageColor.getrgb(background)[:3]
+    except ValueError as error:
+        raise UserError(
+            f"background is {background!r}, expected a colour such as 'white' or '#ff8000'"
+        ) from error
+    return red, green, blue
 
 
 def _open(source: Path | io.BytesIO) -> Image.Image:

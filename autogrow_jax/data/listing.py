@@ -1,7 +1,7 @@
 """Which files of a folder belong to which part and class, told from names alone."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +142,29 @@ def _scan(path: Path, above: tuple[Path, ...], seen: set[Path], notes: list[str]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     return tree
+
+
+def walk_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yields the files below a folder at any depth, sorted, less what is hidden or the system's.
+
+    Links are followed, and those that lead nowhere are yielded too.
+
+    Raises:
+      UserError: a folder that cannot be read.
+    """
+    above = (folder.resolve(), *above)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error})") from error
+    for entry in entries:
+        inside = folder / entry.name
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+            continue
+        if not entry.is_dir():
+            yield inside
+        elif not (entry.is_symlink() and _leads_up(inside.resolve(), above)):
+            yield from walk_files(inside, above)
 
 
 def _leads_up(target: Path, above: tuple[Path, ...]) -> bool:

@@ -169,8 +169,8 @@ def conv_general_dilated(
     is_native = is_native and kernel.dtype == jnp.float32
     if is_native and native.is_supported(x, kernel.shape, where[0]) and not why_not_native():
         return native.forward(x, kernel, *where)
-    compute = convolution if jax.default_backend() == "cpu" else _convolve
-    return compute(x, kernel, *where)
+    is_here = jax.default_backend() == "cpu" and isinstance(x.shape[0], int)  # Else exported.
+    return (convolution if is_here else _convolve)(x, kernel, *where)
 
 
 native_conv_general_dilated = partial(conv_general_dilated, is_native=True)

@@ -6,6 +6,7 @@ with a leading axis of depth - 1), so that growth adds an entry to an axis and r
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -151,7 +152,7 @@ class Network(nn.Module):
             stem = conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")
             x = nn.relu(stem(x))
         if self.stem == IMAGENET:
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
 
 
@@ -210,13 +211,10 @@ def build_network(
 
 
 def _dtype(given: Any) -> jnp.dtype:
-    try:
-        dtype = jnp.dtype(given)
-    except TypeError:
-        dtype = None
-    if dtype is None or dtype.name not in DTYPES:
-        raise UserError(f"dtype is {given!r}; choose one of {', '.join(DTYPES)}")
-    return dtype
+    with suppress(TypeError):
+        if (dtype := jnp.dtype(given)).name in DTYPES:
+            return dtype
+    raise UserError(f"dtype is {given!r}; choose one of {', '.join(DTYPES)}")
 
 
 def num_params(variables: Any) -> int:

@@ -46,8 +46,7 @@ def run_stack(
     Args:
       block: pure function (params, stats, x) -> (y, new_stats) with y of the shape of x and
         new_stats of the structure of stats. No gradient flows through stats.
-      params: leaves [capacity, ...].
-      stats: leaves [capacity, ...], running statistics; may have no leaves.
+      params, stats: leaves [capacity, ...]; running statistics may have no leaves.
       x: [N, H, W, C].
       depth: number of live slots, at most the capacity; None means all of them, run by
         `lax.scan`, which can be differentiated in any way.
@@ -58,6 +57,10 @@ def run_stack(
       The last block's output [N, H, W, C] and the statistics, dead slots left as they were.
     """
     if num_slots(params) == 0:
+        return x, stats
+    if depth is None and not isinstance(x.shape[0], int):  # Exported, to where loops are slow.
+        for slot in range(num_slots(params)):
+            x, _ = block(*jax.tree.map(lambda leaf, i=slot: leaf[i], (params, stats)), x)
         return x, stats
     if depth is None:
         return lax.scan(lambda x, slot: block(slot[0], slot[1], x), x, (params, stats))

@@ -1,10 +1,12 @@
 """A net that a run has found, taken out of its workdir to be used elsewhere."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax import build
-from autogrow_jax.data import Known, Preprocessing, fit_images, normalize, resize_center_crop
+from autogrow_jax.data import (
+    Known,
+    Preprocessing,
+    fit_images,
+    normalize,
+    parse_ground,
+    read_image,
+    resize_center_crop,
+)
 from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import Network
 from autogrow_jax.models.convolution import why_not_native
-from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE
+from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
 
 WHICH = ("recommended", "final", "best")
@@ -76,7 +87,19 @@ class Loaded:
         shape = 0, *self.known.image_shape
         return np.stack(prepared) if prepared else np.zeros(shape, np.uint8)
 
-    def _prepare_one(self, image: np.ndarray) -> np.ndarray:
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Reads an image file as the run read its own, and prepares it: uint8 [H, W, C].
+
+        It is turned upright as its tags say, and laid on the run's background where transparent;
+        of an animated one the first frame is taken.
+
+        Raises:
+          UserError: names the file; no image, a damaged one, one that cannot be made to fit.
+        """
+        ground = parse_ground(self.config.get("data", {}).get("background", "white"))
+        return self._prepare_one(read_image(Path(path), ground), str(path))
+
+    def _prepare_one(self, image: np.ndarray, where: str = "the image") -> np.ndarray:
         if image.ndim not in (2, 3) or image.dtype != np.uint8 or 0 in image.shape:
             raise UserError(
                 f"an image is {image.dtype} {list(image.shape)}; the net takes uint8 [H, W, C] or"
@@ -87,7 +110,7 @@ class Loaded:
         sizes = ((height, width), self.known.image_shape[:2])
         if image.shape[:2] not in sizes and height == width and image.shape[2] in (1, 3):
             image = resize_center_crop(image, height)
-        return fit_images(image[None], self.known, "the image")[0][0]
+        return fit_images(image[None], self.known, where)[0][0]
 
     def predict(
         self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 128
@@ -102,14 +125,41 @@ class Loaded:
         """
         prepared = self.prepare(images)
         size = min(batch_size, max(len(prepared), 1))
-        found = [np.zeros((0, self.network.num_classes), np.float32)]
-        for first in range(0, len(prepared), size):
-            batch = prepared[first : first + size]
-            # Filled up, so that one program serves all batches.
-            filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            result = _probabilities(self.network, self.preprocessing, self.variables, filled)
-            found.append(np.asarray(result)[: len(batch)])
-        return np.concatenate(found)
+        batches = (prepared[first : first + size] for first in range(0, len(prepared), size))
+        none = np.zeros((0, self.network.num_classes), np.float32)
+        return np.concatenate([none, *(self._predict_batch(batch, size) for batch in batches)])
+
+    def predict_files(
+        self, paths: Iterable[str | os.PathLike[str]], batch_size: int = 128
+    ) -> Iterator[tuple[Path, np.ndarray | UserError]]:
+        """Yields image files in their order, each with its probabilities [num_classes].
+
+        Of one that `read` refuses it yields the UserError instead. No more than a batch of files is
+        in memory at a time.
+
+        >>> found = dict(loaded.predict_files(Path("photos").glob("*.jpg")))  # doctest: +SKIP
+        """
+        rest, size = map(Path, paths), 0
+        with ThreadPoolExecutor() as threads:
+            while files := list(islice(rest, batch_size)):
+                size = size or len(files)
+                read = list(threads.map(self._try_to_read, files))
+                images = [image for image in read if not isinstance(image, UserError)]
+                found = iter(self._predict_batch(np.stack(images), size) if images else ())
+                for path, image in zip(files, read, strict=True):
+                    yield path, image if isinstance(image, UserError) else next(found)
+
+    def _try_to_read(self, path: Path) -> np.ndarray | UserError:
+        try:
+            return self.read(path)
+        except UserError as error:
+            return error
+
+    def _predict_batch(self, batch: np.ndarray, size: int) -> np.ndarray:
+        # Filled up, so that one program serves all batches.
+        filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        result = _probabilities(self.network, self.preprocessing, self.variables, filled)
+        return np.asarray(result)[: len(batch)]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -134,7 +184,8 @@ def load(
       workdir: folder of the run, or a copy of it; nothing is written there.
       which: "final" is the net of the newest checkpoint, the one that was tested where the run is
         finished; "best" that of the highest validation accuracy; "recommended" the final one.
-      convolution: "xla", which all of JAX's transformations and devices know, or "native".
+      convolution: "xla", which all of JAX's transformations and devices know, "native", or "auto":
+        those that the run computes with, where they can be had here.
 
     Raises:
       UserError: no run there, none with a checkpoint, one that is damaged; native convolutions
@@ -142,8 +193,8 @@ def load(
     """
     if which not in WHICH:
         raise UserError(f"which is {which!r}{nearest(which, WHICH)}")
-    if convolution not in CONVOLUTIONS:
-        raise UserError(f"convolution is {convolution!r}{nearest(convolution, CONVOLUTIONS)}")
+    if convolution not in (kinds := (*CONVOLUTIONS, AUTO)):
+        raise UserError(f"convolution is {convolution!r}{nearest(convolution, kinds)}")
     if convolution == NATIVE and (reason := why_not_native()):
         raise UserError(f"convolution='native' cannot be had here: {reason}; take 'xla'")
     there = Workdir(Path(workdir).expanduser())
@@ -162,6 +213,9 @@ def load(
             raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
         saved = store.read(epoch)
     settings = _settings_of_model(config)
+    if convolution == AUTO:
+        was_native = settings.model.convolution == NATIVE and not why_not_native()
+        convolution = NATIVE if was_native else XLA
     *_, channels = known.image_shape
     data = len(known.class_names), channels
     network = build.make_network(settings, *data, saved.memory["depths"])

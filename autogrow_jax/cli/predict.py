@@ -1,0 +1,187 @@
+"""`autogrow predict`: classes and probabilities of image files, by the net that a run found."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from autogrow_jax.command_line import Parser, UsageError, run_command
+from autogrow_jax.data import is_image, walk_files
+from autogrow_jax.errors import UserError, printable
+from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.training import load
+from autogrow_jax.training.loading import WHICH
+
+Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
+Write = Callable[[str, Answers], None]
+_SUFFIXES = {".csv": "csv", ".json": "json"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, 1 where a file had to be passed over."""
+    return run_command(_parse, _predict, arguments)
+
+
+def make_parser() -> Parser:
+    """The options of the command."""
+    parser = Parser(
+        "autogrow predict",
+        "Tells the classes of image files, as the net that a run found sees them. Files are read"
+        " and resized as the run's own were. What cannot be read is named and passed over, and the"
+        " exit status is 1 then.",
+        epilog="example: autogrow predict --workdir=runs/photos holidays/ --output=found.csv",
+    )
+    add = parser.add_argument
+    add("images", metavar="IMAGE|FOLDER", nargs="+", help="folders are searched at any depth")
+    add("--workdir", metavar="DIR", required=True, help="folder of the run")
+    kinds, default = ("table", "csv", "json"), "the ending of --output, else table"
+    add("--format", choices=kinds, help=f"how to write the answers (default: {default})")
+    add("--output", metavar="FILE", type=Path, help="write them there, not to the terminal")
+    add("--top", metavar="N", type=int, default=3, help="likeliest classes of each (default: 3)")
+    add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
+    add("--batch-size", metavar="N", type=int, default=128, help="images at a time (default: 128)")
+    return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    given = make_parser().read(arguments)
+    for name in ("top", "batch_size"):
+        if getattr(given, name) < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is {getattr(given, name)}; it takes a whole number from 1")
+    return given
+
+
+def _predict(given: argparse.Namespace) -> int:
+    keep_freed_memory()
+    loaded = load(given.workdir, given.which, convolution="auto")
+    if loaded.known.image_shape[2] not in (1, 3):
+        raise UserError(
+            f"the net takes images of {loaded.known.image_shape[2]} channels, which image files do"
+            " not have; give it arrays from Python: autogrow_jax.training.load(DIR).predict(images)"
+        )
+    kind = given.format or _SUFFIXES.get(given.output.suffix if given.output else "", "table")
+    top = min(given.top, len(loaded.class_names))
+    others: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    failed = 0
+    with _open(given.output) as stream, _FORMATS[kind](stream, loaded.class_names, top) as write:
+        paths = _find(given.images, others)
+        bar = tqdm(disable=None if given.output else True, unit=" images", leave=False)
+        for path, found in loaded.predict_files(paths, given.batch_size):
+            if isinstance(found, UserError):
+                failed += 1
+                bar.write(f"passed over: {found}", file=sys.stderr)
+            else:
+                order = np.argsort(-found, kind="stable")[:top]
+                answers = [(loaded.class_names[k], float(found[k])) for k in order]
+                counts[answers[0][0]] += 1
+                write(printable(str(path)), answers)
+            bar.update()
+        bar.close()
+        if not counts:
+            raise UserError(f"no image that could be read in {', '.join(given.images)}")
+    _sum_up(given, counts, others, failed)
+    return 1 if failed else 0
+
+
+def _find(given: Sequence[str], others: Counter[str]) -> Iterator[Path]:
+    """The files that are given, and the images of folders; counts what else lies in these."""
+    for name in given:
+        path = Path(name).expanduser()
+        if not path.is_dir():
+            yield path
+            continue
+        for file in walk_files(path):
+            if is_image(file):
+                yield file
+            else:
+                others[file.suffix.lower() or "without suffix"] += 1
+
+
+def _sum_up(
+    given: argparse.Namespace, counts: Counter[str], others: Counter[str], failed: int
+) -> None:
+    """Says on stderr, out of the way of the answers, what there was."""
+    classes = ", ".join(f"{count:,} {name}" for name, count in counts.most_common(5))
+    more = ", ..." if len(counts) > 5 else ""
+    lines = [f"{counts.total():,} image{'s' if counts.total() > 1 else ''}: {classes}{more}"]
+    if others:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+        lines.append(f"passed over as no images: {kinds}")
+    if failed:
+        lines.append(f"passed over as they cannot be read: {failed:,}, named above")
+    if given.output:
+        lines.append(f"wrote {given.output}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+@contextmanager
+def _open(output: Path | None) -> Iterator[TextIO]:
+    """Stdout, or a file that is there once it is whole."""
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
+    except OSError as error:
+        raise UserError(f"cannot write {output} ({error.strerror}); choose another") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.chmod(name, 0o644)
+        os.replace(name, output)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+@contextmanager
+def _table(stream: TextIO, class_names: Sequence[str], top: int) -> Iterator[Write]:
+    width = max(map(len, class_names))
+
+    def write(file: str, answers: Answers) -> None:
+        words = (f"{name:<{width}} {100 * part:6.2f} %" for name, part in answers)
+        print("   ".join(words), file, sep="   ", file=stream)
+
+    yield write
+
+
+@contextmanager
+def _csv(stream: TextIO, class_names: Sequence[str], top: int) -> Iterator[Write]:
+    writer = csv.writer(stream, lineterminator="\n")
+    more = (f"{word}_{place}" for place in range(2, top + 1) for word in ("class", "probability"))
+    writer.writerow(["file", "class", "probability", *more])
+
+    def write(file: str, answers: Answers) -> None:
+        writer.writerow([file, *(word for name, part in answers for word in (name, f"{part:.6f}"))])
+
+    yield write
+
+
+@contextmanager
+def _json(stream: TextIO, class_names: Sequence[str], top: int) -> Iterator[Write]:
+    before = "[\n"
+
+    def write(file: str, answers: Answers) -> None:
+        nonlocal before
+        each = [{"class": name, "probability": round(part, 6)} for name, part in answers]
+        stream.write(before + json.dumps({"file": file, **each[0], "top": each}))
+        before = ",\n"
+
+    yield write
+    stream.write("\n]\n")
+
+
+_FORMATS = {"table": _table, "csv": _csv, "json": _json}

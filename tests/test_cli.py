@@ -1,0 +1,86 @@
+"""The command `autogrow`: what it says of itself, and that each of its commands is reached."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autogrow_jax import cli
+from autogrow_jax.command_line import CONFIGS, STUDIES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_help_has_an_example_of_the_things_that_people_want(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for command in ("train", "predict", "evaluate", "report"):
+        assert f"\n  autogrow {command} " in out
+    for command, (_, words) in cli.COMMANDS.items():
+        assert f"  {command:<10} {words}\n" in f"{out}\n"
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_an_unknown_command_is_told_with_the_nearest(capsys):
+    assert cli.main(["predcit", "--workdir=a"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: no command 'predcit'; did you mean predict? There are: train, ")
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("arguments", [["--help"], ["configs"], ["predcit"]])
+def test_help_and_lists_do_without_jax(arguments, tmp_path):
+    code = (
+        "import sys; from autogrow_jax import cli\n"
+        f"cli.main({arguments!r}); sys.exit(str({{'jax', 'flax', 'PIL'}} & sys.modules.keys())"
+        " if {'jax', 'flax', 'PIL'} & sys.modules.keys() else 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "report", "studies"])
+def test_each_command_tells_what_it_takes(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["train", "--config.data.nmae=mnist"], "did you mean 'data.name'"),
+        (["--config.data.nmae=mnist"], "did you mean 'data.name'"),
+        (["predict", "--workdir=nowhere", "a.png"], "nowhere holds no run"),
+        (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_the_module_is_the_command(tmp_path, arguments, part):
+    command = [sys.executable, "-m", "autogrow_jax", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode in (1, 2)
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert part in ended.stderr
+
+
+def test_configs_has_a_line_for_each_file(capsys):
+    assert cli.main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split()[0] for line in lines if line.startswith("  ")]
+    names = [path.stem for path in (*CONFIGS.glob("*_*.py"), *STUDIES.glob("*.py"))]
+    assert sorted(words) == sorted(name for name in names if not name.startswith("_"))
+    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+    assert cli.main(["configs", "configs/svhn_plain3.py"]) == 0
+    assert "36-35-35" in capsys.readouterr().out
+    assert cli.main(["configs", "smoek"]) == 1
+    assert "did you mean 'smoke'" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""`autogrow predict` and `evaluate` on a run of one's own pictures."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import SHAPES, draw_shapes, train_on_shapes
+
+from autogrow_jax import cli
+from autogrow_jax.errors import UserError
+from autogrow_jax.training import load
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A run on pictures, and its result."""
+    return train_on_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+def predict(workdir, *arguments):
+    return cli.main(["predict", f"--workdir={workdir}", *map(str, arguments)])
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_predictions_of_the_test_images_are_what_the_run_counted(shapes, tmp_path, capsys):
+    workdir, result = shapes
+    images = workdir.parent / "pictures" / "test"
+    assert predict(workdir, images, f"--output={tmp_path / 'found.csv'}", "--batch-size=4") == 0
+    found = rows((tmp_path / "found.csv").read_text())
+    assert [row["file"] for row in found] == sorted(map(str, images.rglob("*.*")))
+    right = [row["class"] == row["file"].split("/")[-2] for row in found]
+    assert 100 * np.mean(right) == pytest.approx(result.test_accuracy)
+    likely = {row["file"]: float(row["probability"]) for row in found}
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "15 images: " in told.err
+    assert f"wrote {tmp_path / 'found.csv'}" in told.err
+    # The likeliest come first, and are the same whatever the form.
+    assert predict(workdir, images, "--format=json", "--top=99") == 0
+    for answer in json.loads(capsys.readouterr().out):
+        parts = [each["probability"] for each in answer["top"]]
+        assert sorted(parts, reverse=True) == parts
+        assert sum(parts) == pytest.approx(1, abs=1e-5)
+        assert {each["class"] for each in answer["top"]} == set(SHAPES)
+        assert answer["probability"] == pytest.approx(likely[answer["file"]], abs=1e-5)
+    assert predict(workdir, images, "--top=1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [row["class"] for row in found]
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_told(shapes, tmp_path, capsys):
+    workdir, _ = shapes
+    images = tmp_path / "new"
+    draw_shapes(images, 2, seed=2)
+    (images / "notes.txt").write_text("of the holidays")
+    (images / "broken.jpg").write_bytes((images / "ring" / "1.jpg").read_bytes()[:200])
+    (images / "empty.png").touch()
+    (images / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (images / "round").symlink_to(images)
+    (images / ".hidden.png").touch()
+    assert predict(workdir, images, tmp_path / "none.png", "--format=csv") == 1
+    told = capsys.readouterr()
+    assert len(rows(told.out)) == 6
+    named = [line for line in told.err.splitlines() if line.startswith("passed over: ")]
+    files = ("broken.jpg", "empty.png", "gone.png", "none.png")
+    assert len(named) == 4
+    assert all(name in line for name, line in zip(files, named, strict=True))
+    assert "passed over as no images: 1 .txt" in told.err
+    assert predict(workdir, tmp_path / "none.png") == 1
+    assert "error: no image that could be read in" in capsys.readouterr().err
+
+
+def test_images_of_every_kind_are_read_as_training_reads_them(shapes, tmp_path):
+    """Grey, transparent on the run's own background, turned by a tag, in several frames."""
+    workdir, _ = shapes
+    loaded = load(workdir)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    colour = Image.fromarray(pixels)
+    colour.convert("L").save(tmp_path / "grey.png")
+    grey = np.asarray(colour.convert("L"))[..., None]
+    np.testing.assert_array_equal(loaded.read(tmp_path / "grey.png"), np.repeat(grey, 3, axis=2))
+    Image.new("RGBA", (20, 30), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (loaded.read(tmp_path / "clear.png") == (255, 128, 0)).all()
+    Image.new("LA", (20, 30), (7, 0)).save(tmp_path / "clear_grey.png")
+    assert (loaded.read(tmp_path / "clear_grey.png") == (255, 128, 0)).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(loaded.read(tmp_path / "turned.png"), np.rot90(pixels, -1))
+    colour.save(tmp_path / "moves.png", save_all=True, append_images=[Image.new("RGB", (16, 16))])
+    np.testing.assert_array_equal(loaded.read(tmp_path / "moves.png"), pixels)
+    with pytest.raises(UserError, match=r"gone\.png: not readable as an image"):
+        loaded.read(tmp_path / "gone.png")
+    with pytest.raises(UserError, match="notes: no such file"):
+        loaded.read(tmp_path / "notes")
+    many = [tmp_path / name for name in ("grey.png", "gone.png", "moves.png")]
+    found = list(loaded.predict_files(many, batch_size=1))
+    assert [path for path, _ in found] == many
+    assert isinstance(found[1][1], UserError)
+    expected = loaded.predict([pixels])[0]
+    np.testing.assert_allclose(found[2][1], expected, atol=1e-6)
+
+
+def test_no_more_than_a_batch_of_files_is_in_memory(shapes, monkeypatch):
+    workdir, _ = shapes
+    loaded, taken = load(workdir), 0
+    image = next((workdir.parent / "pictures" / "test" / "ring").iterdir())
+
+    def files():
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield image
+
+    found = loaded.predict_files(files(), batch_size=4)
+    next(found)
+    assert taken == 4
+
+
+def test_predict_refuses_what_it_cannot_do(shapes, tmp_path, capsys):
+    workdir, _ = shapes
+    assert predict(workdir, "a.png", "--top=0") == 2
+    assert "--top is 0; it takes a whole number from 1" in capsys.readouterr().err
+    assert predict(workdir, "a.png", "--output=/dev/null/found.csv") == 1
+    assert "cannot write /dev/null/found.csv" in capsys.readouterr().err
+    assert predict(tmp_path, "a.png") == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_evaluate_takes_the_runs_own_data_or_a_folder(shapes, tmp_path, capsys):
+    workdir, result = shapes
+    assert cli.main(["evaluate", f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    assert "evaluated on its own data" in out
+    assert f"{result.test_accuracy:.2f} %" in out
+    draw_shapes(tmp_path / "others", 1, seed=3)
+    cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+    assert (
+        cli.main(["evaluate", f"--workdir={workdir}", f"--data={tmp_path / 'others'}", cache]) == 0
+    )
+    assert f"evaluated on 3 images of {tmp_path / 'others'}" in capsys.readouterr().out
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--data=others.npz"]) == 1
+    assert "others.npz: no such file" in capsys.readouterr().err
