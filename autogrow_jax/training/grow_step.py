@@ -63,7 +63,13 @@ def make_grow_state(
         ema = write_block(state.ema, params, stage, slot) if state.ema else state.ema
         return TrainState(params, grown["batch_stats"], opt_state, ema)
 
-    branches = [partial(grow_stage, stage) for stage in range(len(network.depths))]
+    def keep(state, *_):  # In the place of a stage that has no room for a second block.
+        return state
+
+    branches = [
+        partial(grow_stage, stage) if room > 1 else keep
+        for stage, room in enumerate(network.depths)
+    ]
 
     def grow_state(state, key, stage, depths, images, labels):
         return lax.switch(stage, branches, state, key, depths, images, labels)
