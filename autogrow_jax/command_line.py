@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import io
 import os
 import signal
 import sys
@@ -127,9 +128,10 @@ def _tell(text: str) -> None:
 
 
 def open_standard_streams() -> None:
-    """Puts the null device in the place of a standard stream that was closed (`2>&-`).
+    """Lets the standard streams take whatever is written to them.
 
-    The next file to be opened would otherwise have its number, and get what is written there.
+    In the place of one that was closed (`2>&-`) comes the null device: the next file to be opened
+    would otherwise have its number. What the language of a terminal lacks is spelt out.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -138,6 +140,11 @@ def open_standard_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # A name of any file, on a terminal of any language.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def silence(stream: TextIO) -> None:

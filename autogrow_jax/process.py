@@ -1,4 +1,4 @@
-"""This process and its machine: memory, background threads, the processor's features.
+"""This process and its machine: memory, background threads, the processor's features, paths.
 
 Memory: XLA's CPU client asks for the memory of a program's temporaries at each call and frees it
 after it. glibc returns such large pieces to the system at once, so that every step touches fresh
@@ -23,6 +23,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
+
+from autogrow_jax.errors import UserError, show
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Makes a path of what a user wrote, ~ being a home; UserError where no system can have it."""
+    path = Path(text)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):  # It can be made, or its lack be told.
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # Too long, a NUL, ~ of nobody.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{show(str(text))} cannot be a path here ({why}); give another") from None
+    return path
 
 
 def machine_key() -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from autogrow_jax.command_line import CONFIGS, STUDIES, UsageError
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 from autogrow_jax.settings import all_keys, check_key, flatten, nest, parse_value
 from autogrow_jax.settings_table import OWN_HELP
 
@@ -65,7 +66,7 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 def find_file(name: str, folder: Path = CONFIGS) -> Path:
     """The path of a file, or of the package's own in `folder`; UserError names the nearest."""
-    path, shown = Path(name), folder.relative_to(CONFIGS.parent)
+    path, shown = user_path(name), folder.relative_to(CONFIGS.parent)
     if path.is_file():
         return path
     own = folder / path.name

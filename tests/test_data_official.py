@@ -7,7 +7,9 @@ import gzip
 import io
 import os
 import pickle
+import resource
 import struct
+import sys
 import tarfile
 from pathlib import Path
 from typing import ClassVar
@@ -161,14 +163,14 @@ def python2_pickle(value):
     return stream.getvalue().replace(b"numpy._core", b"numpy.core")
 
 
-def cifar_files(num_classes, version, train_batches):
+def cifar_files(num_classes, version, train_batches, count=0):
     """File contents by name, and the train and test images and labels they hold."""
     files, content = {}, []
     names = [f"data_batch_{i + 1}" for i in range(train_batches)] + ["test_batch"]
     if num_classes == 100:
         names = ["train", "test"]
     for seed, name in enumerate(names):
-        images, labels = examples(num_classes, (32, 32, 3), num_classes, seed)
+        images, labels = examples(count or num_classes, (32, 32, 3), num_classes, seed)
         content.append((images, labels))
         pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         if version == "binary":
@@ -254,9 +256,12 @@ def test_a_truncated_archive_is_named(tmp_path):
     files, _, _ = cifar_files(10, "binary", 2)
     write_cifar(tmp_path, files, 10, "binary", archived=True)
     path = tmp_path / "cifar-10-binary.tar.gz"
-    path.write_bytes(path.read_bytes()[:20000])
-    with pytest.raises(UserError, match=r"cifar-10-binary\.tar\.gz: cannot be unpacked"):
-        load_dataset("cifar10", directory=str(tmp_path))
+    for data in (path.read_bytes()[:20000], b"", b"no archive", b"\x1f\x8b but no archive"):
+        path.write_bytes(data)
+        message = r"cifar-10-binary\.tar\.gz: cannot be unpacked"
+        with pytest.raises(UserError, match=message) as error:
+            load_dataset("cifar10", directory=str(tmp_path))
+        assert "\n" not in str(error.value)
 
 
 class Attack:
@@ -283,6 +288,108 @@ def test_a_refused_batch_is_named(tmp_path):
     write_cifar(tmp_path, files, 10, "python", archived=False)
     with pytest.raises(UserError, match="data_batch_1: not a CIFAR batch"):
         load_dataset("cifar10", directory=str(tmp_path))
+
+
+def write_batches(root, num_classes=10, version="binary", batches=5, archived=False, drop=()):
+    files, _, _ = cifar_files(num_classes, version, batches)
+    files = {name: data for name, data in files.items() if name not in drop}
+    write_cifar(root, files, num_classes, version, archived)
+
+
+@pytest.mark.parametrize("version, suffix", [("binary", ".bin"), ("python", "")])
+@pytest.mark.parametrize("archived", [False, True])
+def test_cifar_batches_that_are_missing_are_named(tmp_path, version, suffix, archived):
+    missing = [f"data_batch_{i}{suffix}" for i in (2, 5)]
+    write_batches(tmp_path, 10, version, archived=archived, drop=missing)
+    dataset = load_dataset("cifar10", directory=str(tmp_path), validation="test")
+    (line,) = (line for line in dataset.notes if "lacks" in line)
+    assert f"lacks {', '.join(missing)}: trained on the other" in line
+    assert len(dataset.train.labels) == 30
+
+
+def test_of_whole_cifar_nothing_is_said_to_be_missing(tmp_path):
+    write_batches(tmp_path)
+    notes = load_dataset("cifar10", directory=str(tmp_path), validation="test").notes
+    assert not any("lacks" in line for line in notes)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar", "cifar-10-python.tar.gz"])
+def test_a_tar_that_a_browser_unpacked_is_read(tmp_path, name):
+    write_batches(tmp_path, 10, "python", archived=True)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    unpacked = gzip.decompress(path.read_bytes())
+    path.unlink()
+    (tmp_path / name).write_bytes(unpacked)
+    dataset = load_dataset("cifar10", directory=str(tmp_path), validation="test")
+    assert len(dataset.train.labels) == 50
+    assert str(tmp_path / name) in dataset.where
+
+
+@pytest.mark.parametrize("version", ["binary", "python"])
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("num_classes, other", [(10, 100), (100, 10)])
+def test_files_of_the_other_cifar_are_recognised(tmp_path, num_classes, other, version, archived):
+    """In a folder or an archive that bears the name of the one lie the files of the other."""
+    write_batches(tmp_path, num_classes, version, 1, archived)
+    (whole,) = tmp_path.iterdir()
+    (tmp_path / f"cifar{other}").mkdir()
+    if archived:
+        whole.rename(tmp_path / f"cifar{other}" / f"cifar-{other}-{version}.tar.gz")
+    else:
+        for path in whole.iterdir():
+            path.rename(tmp_path / f"cifar{other}" / path.name)
+    message = f"holds the files of cifar{num_classes}, not of cifar{other}"
+    with pytest.raises(UserError, match=message):
+        load_dataset(f"cifar{other}", directory=str(tmp_path))
+
+
+@pytest.mark.parametrize("version", ["binary", "python"])
+@pytest.mark.parametrize("num_classes, other", [(10, 100), (100, 10)])
+def test_files_of_the_other_cifar_are_recognised_by_content(tmp_path, num_classes, other, version):
+    """They bear the names that the one's files have."""
+    files, _, _ = cifar_files(num_classes, version, 1)
+    suffix = ".bin" * (version == "binary")
+    names = {10: ("data_batch_1", "test_batch"), 100: ("train", "test")}
+    renamed = {
+        f"{wrong}{suffix}": files[f"{right}{suffix}"]
+        for right, wrong in zip(names[num_classes], names[other], strict=True)
+    }
+    write_cifar(tmp_path, renamed, other, version, archived=False)
+    message = f"holds the files of cifar{num_classes}, not of cifar{other}"
+    with pytest.raises(UserError, match=message):
+        load_dataset(f"cifar{other}", directory=str(tmp_path))
+
+
+def test_a_data_directory_of_another_set_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    write_batches(tmp_path, 10, "python", 1)
+    folder = tmp_path / "cifar-10-batches-py"
+    with pytest.raises(UserError, match=f"{folder} holds the files of cifar10$"):
+        load_dataset("cifar100", directory=str(folder))
+    with pytest.raises(UserError, match="is a file; give the folder that it lies in"):
+        load_dataset("cifar10", directory=str(folder / "test_batch"))
+
+
+def test_a_number_in_a_damaged_pickle_takes_no_memory():
+    """Places in its table of what was read, and lengths, that no file of this size can have."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for place in (2**28, 2**31):
+        data = b"\x80\x02N" + pickle.LONG_BINPUT + struct.pack("<I", place) + b"."
+        assert load_arrays(data) is None
+    for code, form in ((pickle.BYTEARRAY8, "<Q"), (pickle.BINBYTES8, "<Q"), (b"T", "<i")):
+        with pytest.raises(pickle.UnpicklingError):
+            load_arrays(b"\x80\x05" + code + struct.pack(form, 2**31 - 1) + b"abc.")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_a_type_in_a_damaged_pickle_is_refused():
+    whole = python2_pickle(np.arange(4, dtype=np.uint8))
+    assert load_arrays(whole).tolist() == [0, 1, 2, 3]
+    for name in (b"O8", b"V1", b"S1"):
+        damaged = whole.replace(b"T\x02\0\0\0u1", b"T\x02\0\0\0" + name)
+        assert damaged != whole
+        with pytest.raises(pickle.UnpicklingError, match="refused"):
+            load_arrays(damaged)
 
 
 # --- SVHN ---------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split, make_split
+from autogrow_jax.data.types import Source, Split, make_split, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 
 _INFO = "info.json"
 PARTS = ("train", "validation", "test")
@@ -32,7 +33,7 @@ def cache_root(
     """
 
     def among_images(folder: str) -> bool:
-        real = Path(folder).expanduser().resolve()
+        real = user_path(folder).resolve()
         return any(path in images for path in (real, *real.parents))
 
     if cache_directory and among_images(cache_directory):
@@ -42,7 +43,7 @@ def cache_root(
         )
     if directory and among_images(directory):
         directory = ""
-    return Path(cache_directory or directory or "~/.cache/autogrow_jax").expanduser()
+    return user_path(cache_directory or directory or "~/.cache/autogrow_jax")
 
 
 def entry_name(kind: str, name: str, *more: object) -> str:
@@ -150,6 +151,6 @@ def open_entry(
         return Source(train, validation, test, class_names, where, notes, kept)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"the cached set {entry} is damaged ({error}); delete that folder, and the next run "
-            "makes it anew"
+            f"the cached set {entry} is damaged ({reason(error)}); delete that folder, and the "
+            "next run makes it anew"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.types import DAMAGED, Source, make_split
+from autogrow_jax.data.types import DAMAGED, Source, make_split, reason
 from autogrow_jax.errors import UserError
 
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
@@ -49,7 +49,7 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
         # By content: browsers unpack a .gz and leave its name, or the reverse.
         data = data if data[:2] == b"\0\0" else gzip.decompress(data)
     except (EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{path}: cannot be unpacked ({error}); {DAMAGED}") from error
+        raise UserError(f"{path}: cannot be unpacked ({reason(error)}); {DAMAGED}") from error
     header = 4 + 4 * num_axes
     magic = bytes((0, 0, 8, num_axes))  # 8 says unsigned byte
     if data[:4] != magic or len(data) < header:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import image_ids
+from autogrow_jax.data.types import image_ids, reason
 from autogrow_jax.errors import UserError
 
 # What a file is called that should be an image; others are opened to see.
@@ -133,7 +133,9 @@ def _pillow_knows() -> frozenset[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not readable as an image ({error}); mend, convert or remove it")
+    return UserError(
+        f"{path}: not readable as an image ({reason(error)}); mend, convert or remove it"
+    )
 
 
 def _is_deep(image: Image.Image) -> bool:

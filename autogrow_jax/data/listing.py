@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autogrow_jax.data.misnamed import what_is
-from autogrow_jax.errors import UserError, printable
+from autogrow_jax.data.types import plain_name
+from autogrow_jax.errors import UserError
 
 LAYOUTS = ("auto", "classes", "parts")
 _PARTS = dict.fromkeys(("train", "training"), "train")
@@ -113,7 +114,7 @@ def list_folder(
         ]
         for part, classes in by_part.items()
     }
-    listing = Listing(parts, tuple(map(printable, known)), [], frozenset(seen), notes)
+    listing = Listing(parts, tuple(known), [], frozenset(seen), notes)
     used = set(listing.class_files())
     return listing._replace(outside=[path for path in tree.all_files() if path not in used])
 
@@ -229,7 +230,8 @@ def _parts_of_classes(tree: _Tree, layout: str) -> dict[str, dict[str, _Tree]]:
         )
     by_part: dict[str, dict[str, _Tree]] = {}
     for folder in inside:
-        classes, name = by_part.setdefault(folder.part, {}), folder.path.parent.name
+        classes = by_part.setdefault(folder.part, {})
+        name = plain_name(folder.path.parent.name)
         if name in classes:
             raise UserError(
                 f"{folder.path.parent} has both {classes[name].path.name}/ and "
@@ -240,7 +242,15 @@ def _parts_of_classes(tree: _Tree, layout: str) -> dict[str, dict[str, _Tree]]:
 
 
 def _by_name(folders: Iterable[_Tree]) -> dict[str, _Tree]:
-    return {folder.path.name: folder for folder in folders}
+    found: dict[str, _Tree] = {}
+    for folder in folders:
+        first = found.setdefault(plain_name(folder.path.name), folder)
+        if first is not folder:
+            raise UserError(
+                f"{first.path} and {folder.path.name!a} are one name in two spellings; put the"
+                " images into one folder"
+            )
+    return found
 
 
 def _two_readings(tree: _Tree, named: list[str]) -> UserError:

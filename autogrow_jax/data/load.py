@@ -7,12 +7,19 @@ import numpy as np
 from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.dataset import HELD_OUT, Choices, Dataset, make_dataset
 from autogrow_jax.data.folder import read_image_folder
-from autogrow_jax.data.misnamed import what_was_meant
+from autogrow_jax.data.misnamed import is_misspelt, what_was_meant
 from autogrow_jax.data.npz import read_npz
-from autogrow_jax.data.official import DIGITS, OFFICIAL_SETS, read_official, search_folders
+from autogrow_jax.data.official import (
+    DIGITS,
+    OFFICIAL_SETS,
+    find_other,
+    read_official,
+    search_folders,
+)
 from autogrow_jax.data.tfds_source import read_tfds
 from autogrow_jax.data.types import Preprocessing, Source, make_split
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 
 _FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
 
@@ -132,7 +139,8 @@ def read_source(
             directory=directory,
             least_classes=least_classes,
         )
-    if kind == "npz" or name.lower().endswith(".npz"):
+    is_npz = name.lower().endswith(".npz") and not is_misspelt(name, directory)
+    if kind == "npz" or is_npz:
         return read_npz(_path(rest if kind == "npz" else name, directory))
     known = ["digits", *OFFICIAL_SETS, *_FORMS]
     raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
@@ -148,8 +156,8 @@ def full_name(name: str, directory: str) -> str:
 
 
 def _path(text: str, directory: str) -> Path:
-    path = Path(text).expanduser()
-    inside = Path(directory).expanduser() / path
+    path = user_path(text)
+    inside = user_path(directory) / path
     return inside if not path.exists() and inside.exists() else path
 
 
@@ -161,6 +169,8 @@ def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
         f"put the official files of {name} into the data directory: {official.files}. "
         f"Looked in: {', '.join(looked) or 'nowhere, no data directory was given'}"
     )
+    if directory and (held := find_other(name, user_path(directory))):
+        otherwise += f". {directory} holds the files of {held}"
     source = read_tfds(official.tfds_name or name, 0, directory, cache, otherwise)
     return source._replace(class_names=official.class_names)
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from autogrow_jax.data.image_files import is_image
-from autogrow_jax.errors import nearest
+from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.process import user_path
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 # What people write for "folder", "npz" and "tfds", before a colon or another sign.
@@ -33,6 +34,11 @@ def what_was_meant(name: str, directory: str, known: list[str]) -> str:
     if name.strip() and (os.sep in name or name.endswith(("/", "\\"))):
         return f"; there is no such folder or file; images are read from folder:{name}"
     return nearest(name, known)
+
+
+def is_misspelt(name: str, directory: str) -> bool:
+    """Tells "NPZ:PATH" and the like, which name a kind otherwise than we do, from a path."""
+    return bool(_split(name)[1]) and _find(name, directory) is None
 
 
 def what_is(path: Path) -> str:
@@ -64,5 +70,10 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _find(text: str, directory: str) -> Path | None:
-    paths = (Path(text.strip()).expanduser(), Path(directory).expanduser() / text.strip())
-    return next((path for path in paths if os.path.exists(path)), None)
+    for path in (text.strip(), os.path.join(directory, text.strip())):
+        try:
+            if (there := user_path(path)).exists():
+                return there
+        except UserError:  # What no system can have is not there.
+            pass
+    return None

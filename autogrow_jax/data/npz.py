@@ -2,14 +2,16 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from autogrow_jax.data.known import list_names
 from autogrow_jax.data.misnamed import what_is
-from autogrow_jax.data.types import Source, make_split
+from autogrow_jax.data.types import Source, make_split, plain_name, reason
 from autogrow_jax.errors import UserError, printable
 
 _PARTS = ("train", "val", "test")
@@ -54,7 +56,12 @@ def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[s
         raise UserError(f"{where}: no x_train and y_train in it; {holds}")
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
-        class_names = tuple(printable(str(name)) for name in arrays["class_names"].reshape(-1))
+        class_names = tuple(map(_to_name, arrays["class_names"].reshape(-1).tolist()))
+        if twice := [name for name, count in Counter(class_names).items() if count > 1]:
+            raise UserError(
+                f"{where}: class_names has {list_names(twice)} more than once; a class needs a name"
+                " of its own"
+            )
     else:
         class_names = tuple(map(str, range(_count_classes(labels, where))))
     splits = {
@@ -68,6 +75,10 @@ def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[s
     }
     train, val, test = (splits.get(part) for part in _PARTS)
     return Source(train, val, test, class_names, where)
+
+
+def _to_name(name: object) -> str:
+    return plain_name(name.decode(errors="replace") if isinstance(name, bytes) else str(name))
 
 
 def _count_classes(labels: dict[str, np.ndarray], where: str) -> int:
@@ -101,7 +112,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
                 return {name: file[name] for name in file.files if name in _NAMES}, others
     except Exception as error:  # numpy and zipfile raise whatever the damaged byte leads them to.
         raise UserError(
-            f"{path}: not readable as .npz ({error}); write it with "
+            f"{path}: not readable as .npz ({reason(error)}); write it with "
             "numpy.savez(path, x_train=..., y_train=...), no object arrays"
         ) from error
     wrong = ", ".join(f"{name} (did you mean {close}?)" for name, close in meant.items())

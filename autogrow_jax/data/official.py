@@ -1,5 +1,6 @@
 """The five sets of the paper: where their official files are found and how they are treated."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,17 @@ import numpy as np
 
 from autogrow_jax.data.cifar import CIFAR10, CIFAR100, read_cifar_folder
 from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.types import DAMAGED, Preprocessing, Source, Split, make_split
+from autogrow_jax.data.types import (
+    DAMAGED,
+    Preprocessing,
+    Source,
+    Split,
+    another_set,
+    make_split,
+    reason,
+)
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 
 DIGITS = tuple(str(digit) for digit in range(10))
 _CLOTHES = (
@@ -48,16 +58,24 @@ def read_svhn_folder(folder: Path, class_names: tuple[str, ...]) -> Source | Non
 
 
 def _read_mat(path: Path, num_classes: int) -> Split:
-    from scipy.io import loadmat  # Comes with scikit-learn; slow to import.
+    from scipy.io.matlab import MatReadWarning, loadmat  # Comes with scikit-learn; slow to import.
 
     try:
-        raw = loadmat(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", MatReadWarning)
+            raw = loadmat(path)
     except Exception as error:  # scipy raises whatever the damaged byte leads it to.
-        raise UserError(f"{path}: not readable as a MATLAB file ({error}); {DAMAGED}") from error
+        raise UserError(
+            f"{path}: not readable as a MATLAB file ({reason(error)}); {DAMAGED}"
+        ) from error
     if "X" not in raw or "y" not in raw:
         found = ", ".join(name for name in raw if not name.startswith("__"))
         raise UserError(f"{path}: holds {found or 'nothing'}, expected the variables X and y")
     images, labels = raw["X"], raw["y"]
+    for what, array in (("X", images), ("y", labels)):
+        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer):
+            found = getattr(array, "dtype", type(array).__name__)
+            raise UserError(f"{path}: {what} is {found}, expected whole numbers")
     if images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise UserError(f"{path}: X has shape {list(images.shape)}, expected [32, 32, 3, N]")
     labels = labels.reshape(-1)
@@ -89,11 +107,12 @@ def _idx_files(train_images: str, train_labels: str, test_images: str, test_labe
 
 
 def _cifar(layout, class_names, unpacked, num_bytes, mean, std) -> OfficialSet:
-    name, folder = layout.archive, layout.archive.replace("-", "")
+    name, folder = layout.archive, layout.name
+    outer = (folder, f"{name}-binary", f"{name}-python")  # Some programs unpack into such a one.
     return OfficialSet(
         read=partial(read_cifar_folder, layout=layout),
         class_names=class_names,
-        folders=(*unpacked, folder, *(f"{folder}/{inner}" for inner in unpacked)),
+        folders=(*unpacked, *outer, *(f"{out}/{inner}" for out in outer for inner in unpacked)),
         files=f"{name}-binary.tar.gz ({num_bytes[0]} bytes) or {name}-python.tar.gz "
         f"({num_bytes[1]}), as they are or unpacked",
         preprocessing=Preprocessing(mean, std, crop_padding=4, flip=True),
@@ -156,24 +175,37 @@ def read_official(name: str, directory: str) -> Source | None:
     Raises:
       UserError: files are there, but some are missing or damaged, or they are another set's.
     """
-    official = OFFICIAL_SETS[name]
+    official, root = OFFICIAL_SETS[name], user_path(directory)
+    if directory and root.is_file():
+        raise UserError(f"the data directory {root} is a file; give the folder that it lies in")
     for folder in search_folders(name, directory):
         if folder.is_dir() and (source := official.read(folder, official.class_names)):
             first = int(source.train.ids[0]) if source.train else 0
             if (held := _FIRST_IMAGES.get(first, name)) != name:
-                raise UserError(
-                    f"{folder} holds the files of {held}, not of {name}; ask for {held}, or put"
-                    f" those of {name} there"
-                )
+                raise another_set(folder, held, name)
             return source
+        # The data directory itself may be that of several sets.
+        if folder != root and (held := find_other(name, folder)):
+            raise another_set(folder, held, name)
     return None
+
+
+def find_other(name: str, folder: Path) -> str:
+    """The set other than `name` whose files lie in a folder; "" for none."""
+    for other, official in OFFICIAL_SETS.items():
+        try:
+            if other != name and official.read(folder, official.class_names):
+                return other
+        except UserError:  # There are some, though not as they should be.
+            return other
+    return ""
 
 
 def search_folders(name: str, directory: str) -> list[Path]:
     """The folders looked into, in order: sub-folders of the set's own name come first."""
     if not directory:
         return []
-    root = Path(directory).expanduser()
+    root = user_path(directory)
     folders = [root / folder for folder in OFFICIAL_SETS[name].folders]
     # MNIST and FashionMNIST use the same file names: a folder that bears the name of the one must
     # not be taken for the other.

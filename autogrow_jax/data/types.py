@@ -1,6 +1,7 @@
 """What readers hand over, and the checks that every reader's set passes."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autogrow_jax.errors import UserError
+from autogrow_jax.errors import UserError, printable
 
 # How messages of files that are not what they should be end.
 DAMAGED = "it is damaged or cut short, fetch it again"
+
+
+def reason(error: Exception) -> str:
+    """What a library raised, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def plain_name(text: str) -> str:
+    """A class's name as it is matched: accents composed, which macOS writes apart in file names."""
+    return unicodedata.normalize("NFC", printable(text))
+
+
+def another_set(where: object, held: str, name: str) -> UserError:
+    """What to raise where the files of the set `held` are found in the place of those of `name`."""
+    return UserError(
+        f"{where} holds the files of {held}, not of {name}; ask for {held}, or put those of {name}"
+        " there"
+    )
 
 
 class NoTrainingPart(UserError):

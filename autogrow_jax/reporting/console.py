@@ -7,6 +7,7 @@ from typing import ClassVar, TextIO
 
 from tqdm import tqdm
 
+from autogrow_jax.errors import printable
 from autogrow_jax.reporting.metrics import Line, Lines, best_accuracy, kept_depths
 from autogrow_jax.reporting.result import format_depths, format_result
 
@@ -128,7 +129,7 @@ class ConsoleReporter(Reporter):
         # Not tqdm.write: it clears bars on the real sys.stdout and sys.stderr only.
         if self._bar is not None:
             self._bar.clear()
-        print(text, file=self._stdout, flush=True)
+        print(printable(text), file=self._stdout, flush=True)
         if self._bar is not None:
             self._bar.refresh()
 

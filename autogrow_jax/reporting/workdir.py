@@ -73,6 +73,8 @@ def hold(lock: Path) -> Iterator[None]:
     except OSError as error:
         taken.release()
         why = "it is a file" if folder.is_file() else error.strerror
+        if folder.is_symlink() and not folder.exists():
+            why = f"it is a link to {os.readlink(folder)}, where there is nothing"
         raise UserError(
             f"cannot write to the workdir {folder} ({why}); choose another with --workdir"
         ) from None

@@ -13,7 +13,7 @@ from typing import Any
 from autogrow_jax.children import make_slots, stop_with_parent
 from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import find_start
+from autogrow_jax.process import find_start, user_path
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Folder, expand
@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         names = ", ".join(sorted(path.name for path in STUDIES.glob("[!_]*.py")))
         raise UsageError(f"--study=FILE is missing; in {STUDIES} there are: {names}")
     workdir = Path(options.workdir or Path("runs") / Path(split_name(options.study)[0]).stem)
-    options.workdir, options.changes = workdir.expanduser(), changes
+    options.workdir, options.changes = user_path(workdir), changes
     kept: dict[str, Any] = {"study": options.study, "workdir": options.workdir}
     if options.seeds:
         kept["seeds"] = check_seeds(options.seeds)

@@ -29,6 +29,7 @@ from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import Network
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
+from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings, flatten
@@ -197,7 +198,7 @@ def load(
         raise UserError(f"convolution is {convolution!r}{nearest(convolution, kinds)}")
     if convolution == NATIVE and (reason := why_not_native()):
         raise UserError(f"convolution='native' cannot be had here: {reason}; take 'xla'")
-    there = Workdir(Path(workdir).expanduser())
+    there = Workdir(user_path(workdir))
     config = read_config(there)
     known = read_known(there)
     if known is None:

@@ -8,7 +8,6 @@ until the policy says fine-tune, then `finetune.epochs` more, then the test set,
 import os
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax
 from autogrow_jax import build
 from autogrow_jax.command_line import stop_if_signalled
 from autogrow_jax.errors import DivergedError
-from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.process import keep_freed_memory, user_path
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -78,7 +77,7 @@ def run(
             choose_folder(settings.compilation_cache)
         except OSError as error:
             reporter.message(f"compiled programs are not kept: {error}")
-        there = Workdir(Path(workdir).expanduser())
+        there = Workdir(user_path(workdir))
         if settings.mode == "evaluate":
             # Dicts may name a few keys only, and then name what they mean; others have them all.
             given = flatten(config) if isinstance(config, dict) else named(settings)

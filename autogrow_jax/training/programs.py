@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from autogrow_jax.process import machine_key, submit
+from autogrow_jax.process import machine_key, submit, user_path
 from autogrow_jax.settings_table import Growth
 
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly
@@ -54,7 +54,7 @@ def choose_folder(root: str) -> Path | None:
     """
     if root == "none" or (not root and _folder_now()):
         return None
-    return keep_in(Path(root or DEFAULT_ROOT).expanduser())
+    return keep_in(user_path(root or DEFAULT_ROOT))
 
 
 def keep_in(root: str | os.PathLike[str]) -> Path:

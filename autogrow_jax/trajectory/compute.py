@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.reporting.metrics import growth_events, read
 from autogrow_jax.reporting.plots import save_figure
@@ -95,7 +96,7 @@ def trajectory(
     dataset = build.load_data(settings)
     if known := read_known(Workdir(loaded[0].workdir)):
         dataset = dataset.normalized_as(known)
-    out = Path(out).expanduser()
+    out = user_path(out)
     chosen = choose_examples(dataset, split, examples, batch, seed)
     depths = final_depths(loaded)
     _make_folder(out)  # Before the work that would be lost.
@@ -179,7 +180,7 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
 
     UserError where it is no run, kept fewer than two snapshots, or a file is damaged.
     """
-    folder = Workdir(Path(workdir).expanduser())
+    folder = Workdir(user_path(workdir))
     config = read_config(folder)
     files = snapshot_files(folder.snapshots)
     if len(files) < 2:
