@@ -38,10 +38,13 @@ CPU_FLAGS = {
     "one thread of Eigen's": "--xla_cpu_multi_thread_eigen=false",
 }
 # Between the turns of a loop whose number is data, the host reads from the device whether there is
-# another, unless the loop is part of a CUDA graph.
+# another, unless the loop is part of a CUDA graph, which takes all pieces of it to be of kinds that
+# are captured. By default ordinary convolutions are not.
 GPU_FLAGS = {
     "none": "",
-    "loops in CUDA graphs": "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL",
+    "loops in CUDA graphs": "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,+CONVOLUTION",
+    "loops in CUDA graphs of any size": "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL,"
+    "+CONVOLUTION --xla_gpu_graph_min_graph_size=1",
     "no CUDA graphs": "--xla_gpu_enable_command_buffer=",
     "loops unrolled": "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_AUTO_UNROLL",
     "latency-hiding scheduler": "--xla_gpu_enable_latency_hiding_scheduler=true",
