@@ -49,15 +49,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 class Registry(dict[str, T]):
-    """Holds what a name of a config stands for, a `what`; users add their own with `register`.
-
-    `settings` are those that an entry of users has in the config: by its name, {name: default}.
-    """
+    """Holds what a name of a config stands for, a `what`; users add their own with `register`."""
 
     def __init__(self, what: str, entries: Mapping[str, T] | None = None):
         super().__init__(entries or {})
         self.what = what
-        self.settings: dict[str, Mapping[str, Any]] = {}
+        self.settings: dict[str, Mapping[str, Any]] = {}  # Of users' own: {name: default}.
 
     def register(self, name: str, entry: T, settings: Mapping[str, Any] | None = None) -> None:
         """Adds an entry; UserError where the name is taken."""

@@ -17,6 +17,7 @@ ROOMS = [
     "process",
     "children",
     "native",
+    "macs",
     "optim",
     "data",
     "models",

@@ -103,6 +103,23 @@ def test_the_legend_names_what_is_marked(growth_epochs):
     assert sorted(told) == sorted(["train", "validation", *marks])
 
 
+def test_what_the_policy_noted_has_panels_of_its_own():
+    metrics = _metrics(12, 8)
+    for line in metrics[:12]:
+        line["notes"] = {"score": 0.1 * line["epoch"], "_gap $": None if line["epoch"] < 3 else 5.0}
+    panels = np.array(figure(metrics).axes).reshape(5, 2)
+    assert [panel.get_ylabel() for panel in panels[3:, 0]] == ["score", r"_gap \$"]
+    score = _line(panels[3, 0], "noted")
+    np.testing.assert_array_equal(score.get_xdata(), np.arange(1, 21))
+    np.testing.assert_allclose(score.get_ydata()[:12], 0.1 * np.arange(12))
+    # No policy is asked while fine-tuning, and one may have nothing to note.
+    assert np.isnan(score.get_ydata()[12:]).all()
+    assert np.isnan(_line(panels[4, 1], "noted").get_ydata()[:3]).all()
+    assert panels[-1, 0].get_xlabel() == "epochs done"
+    few = {f"note {number}": 1.0 for number in range(9)}
+    assert len(figure([line | {"notes": few} for line in metrics]).axes) == 2 * 7
+
+
 def test_a_smooth_schedule_is_not_marked():
     metrics = _metrics(12, 30)
     for i, line in enumerate(metrics):
@@ -141,8 +158,9 @@ def test_worst_epochs_may_lie_below_the_panel_but_are_counted():
         _metrics(60, 20),
         _metrics(700, 200, stages=4),
         _metrics(800, 100, interval=100),
+        [line | {"notes": {"gap": 1.5, "score": 2e-5}} for line in _metrics(60, 20)],
     ],
-    ids=["none", "one", "three", "80", "900", "convergent"],
+    ids=["none", "one", "three", "80", "900", "convergent", "noted"],
 )
 def test_no_text_covers_another_or_leaves_the_picture(metrics):
     drawing = figure(metrics, title="basic3 on cifar10", test_accuracy=94.27 if metrics else None)

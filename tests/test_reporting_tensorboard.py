@@ -17,6 +17,7 @@ _LINE = {
     "validation_accuracy": 75.0,
     "learning_rate": 0.1,
     "seconds": 3.0,
+    "notes": {"score": 0.25, "unknown": None},
 }
 
 
@@ -54,6 +55,7 @@ def test_scalars_of_an_epoch(tmp_path):
             "depth/stage_1": 2,
             "depth/stage_2": 2,
             "depth/total": 7,
+            "notes/score": 0.25,
         }
     )
 

@@ -178,7 +178,7 @@ class _Round:
         course = self.trainer, self.state, self._clock, QuietReporter()
         line, measurements = run_epoch(*course, 0.01, draws_of)
         self.tried = _arrays(self.trainer)
-        self._grower.decide(line, measurements)
+        self._grower.follow(self._grower.decide(line, measurements), line)
         return line
 
     @property

@@ -11,20 +11,13 @@ from autogrow_jax.growth.initializers import (
 from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.lookahead import lookahead
 from autogrow_jax.growth.mechanism import Rule
-from autogrow_jax.growth.policies import (
-    POLICIES,
-    PolicyArguments,
-    convergent,
-    efficiency,
-    gap,
-    periodic,
-    register_policy,
-    slope,
-)
-from autogrow_jax.growth.policy import Decision, Policy, Replay, ask, deepen, replay
+from autogrow_jax.growth.policies import convergent, efficiency, gap, periodic, slope
+from autogrow_jax.growth.policy import MEASUREMENTS, Decision, Policy, Replay, ask, deepen, replay
+from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
 
 __all__ = [
     "INITIALIZERS",
+    "MEASUREMENTS",
     "POLICIES",
     "Context",
     "Decision",

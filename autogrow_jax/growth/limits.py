@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import check_number
-from autogrow_jax.growth.policy import Decision, Depths, Measurements, Policy, State, ask, look_up
+from autogrow_jax.growth.policy import Decision, Depths, Given, Measured, Policy, State, ask
 from autogrow_jax.models.cost import Cost
 
 CostFn = Callable[[Depths], Cost]
@@ -92,29 +92,29 @@ def limited(policy: Policy, limits: Limits, cost: CostFn | None = None) -> Polic
         }
 
     def update(
-        state: State, accuracy: float, *, measurements: Measurements | None = None
+        state: State, accuracy: float, *, measurements: Given = None
     ) -> tuple[State, Decision]:
-        depths, given = tuple(state["depths"]), measurements or {}
+        depths = tuple(state["depths"])
         if state["finished"]:
             return state, Decision("finetune", depths)
         inner_state, decision = ask(inner, state["inner"], depths, accuracy, measurements)
+        ended = Decision("finetune", depths, notes=decision.notes)
         epochs, latency = state["epochs"] + 1, state["latency"]
         over = decision.depths != depths and bool(find_excess(decision.depths))
         if limits.max_seconds:
-            over |= look_up(given, "seconds", "max_seconds") > limits.max_seconds
+            over |= Measured(measurements, "max_seconds")["seconds"] > limits.max_seconds
         if limits.max_latency:
-            measured = look_up(given, "latency", "max_latency")
+            measured = Measured(measurements, "max_latency")["latency"]
             # That of a net on trial, which is deeper, may be the least by a hair; it never ends a
             # round, which began with a latency within the limit.
             latency = measured if latency is None else min(latency, measured)
             over |= bool(decision.stages) and latency * 1000.0 > limits.max_latency
         if over:
             # The inner policy may believe in depths the net will not have: it is not asked again.
-            return {**state, "latency": latency, "finished": True}, Decision("finetune", depths)
+            return {**state, "latency": latency, "finished": True}, ended
         on_trial = decision.action == "trial"
         if limits.max_epochs and epochs >= limits.max_epochs:
-            decision = Decision("finetune", depths) if on_trial else decision
-            decision = decision._replace(action="finetune")
+            decision = ended if on_trial else decision._replace(action="finetune")
         kept = depths if on_trial else decision.depths
         return {
             "inner": inner_state,

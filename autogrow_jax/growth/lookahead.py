@@ -1,15 +1,6 @@
 """Lookahead growth: periodic growth that tries the next block in each open stage for an epoch.
 
-1.  The *kept net* is trained for `interval` epochs. Its accuracies, and only they, enter the metric
-    and fill the window of the stop rule, which is that of `periodic`. Then the stage that grew last
-    is frozen, if stalled.
-2.  A round of trials follows, an epoch for each open stage, each from the kept net. The one with
-    the highest validation accuracy becomes the kept net, and its epoch the first of the next
-    interval. Of equals the stage next by turns is kept, so that a curve that cannot tell the stages
-    apart gives periodic growth.
-3.  `max_growth_epochs` counts trials too. What does not fit in is not begun, so every block of the
-    found net was trained in the growth phase.
-    docs/policies.md has a table of what follows when.
+docs/policies.md has its rules, and a table of what follows when.
 """
 
 from collections.abc import Sequence
@@ -17,20 +8,26 @@ from typing import Any, ClassVar
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.mechanism import Mechanism, conclude, gain_rule
-from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, turn
-from autogrow_jax.growth.policy import Decision, Measurements, Policy, State, deepen
+from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, named, turn
+from autogrow_jax.growth.policy import Decision, Measured, Policy, State, deepen
 
 
+@named
 def lookahead(
-    seed_depths: Stages = LEAST, max_depths: Stages = MOST, interval: int = 3, **settings: Any
+    seed_depths: Stages = LEAST,
+    max_depths: Stages = MOST,
+    interval: int = 3,
+    window: int = 100,
+    threshold: float = 0.05,
+    metric: str = "max",
+    max_growth_epochs: int = 4000,
 ) -> Policy:
     """Makes growth of the stage whose next block does best in an epoch of trial; not the paper's.
 
     Args:
       interval: K, epochs that the kept net is trained between two growths, the epoch of its trial
         included, at least 2.
-      seed_depths, max_depths, **settings: window, threshold, metric and max_growth_epochs as for
-        `periodic`, of the kept net; `max_growth_epochs` is never passed.
+      all others: as for `periodic`, of the kept net; `max_growth_epochs` is never passed.
 
     Raises:
       UserError: for a value outside of what is said above.
@@ -41,11 +38,9 @@ def lookahead(
       >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials
       ...     state, decision = policy.update(state, accuracy)
       >>> decision
-      Decision(action='grow', depths=(1, 2), stages=(1,), best=None)
+      Decision(action='grow', depths=(1, 2), stages=(1,), best=None, notes={})
     """
-    settings["interval"] = interval
-    fixed = dict(mode="group", sub=None, rate=0.4, seed=0)
-    checked = PolicySettings.make("lookahead", seed_depths, max_depths, settings, **fixed)
+    checked = PolicySettings.make("lookahead", locals())
     if checked.interval < 2:
         raise UserError(
             f"interval={interval} leaves a tried net no epoch after its trial, which is the first "
@@ -61,7 +56,7 @@ class _Lookahead(Mechanism):
         "untried": [],  # stages of the open round, the one on trial first
     }
 
-    def decide(self, state: State, accuracy: float, given: Measurements) -> Decision:
+    def decide(self, state: State, accuracy: float, given: Measured) -> Decision:
         stages: list[int] = []
         if state["untried"]:
             stage, *state["untried"] = state["untried"]

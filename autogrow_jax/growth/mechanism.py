@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.placement import PolicySettings
-from autogrow_jax.growth.policy import Allowed, Decision, Measurements, Policy, State, deepen
+from autogrow_jax.growth.policy import Allowed, Decision, Given, Measured, Policy, State, deepen
 
 
 class Rule(NamedTuple):
@@ -25,10 +25,12 @@ class Rule(NamedTuple):
         `last` is the entry before (None at first), `accuracy` in percent was measured with
         `depths`, and `measurements` holds more by name. JSON can hold an entry.
       stalled: `stalled(history) -> bool`, of the last `window + 1` entries.
+      note: `note(history) -> numbers by name`, the notes of the decision.
     """
 
-    measure: Callable[[Any, float, tuple[int, ...], Measurements], Any]
+    measure: Callable[[Any, float, tuple[int, ...], Measured], Any]
     stalled: Callable[[list[Any]], bool]
+    note: Callable[[list[Any]], dict[str, float]] = lambda history: {}
 
 
 StopRule = Callable[[PolicySettings], Rule]
@@ -56,7 +58,7 @@ class Mechanism:
         }
 
     def update(
-        self, state: State, accuracy: float, *, measurements: Measurements | None = None
+        self, state: State, accuracy: float, *, measurements: Given = None
     ) -> tuple[State, Decision]:
         """Does what `Policy.update` says."""
         depths, seed_depths = tuple(state["depths"]), self.settings.seed_depths
@@ -69,10 +71,12 @@ class Mechanism:
         if state["finished"]:
             return state, Decision("finetune", depths)
         state = {**state, "epochs": state["epochs"] + 1}
-        decision = self.decide(state, check_accuracy(accuracy), measurements or {})
+        given = Measured(measurements, f"growth policy {self.settings.name!r}")
+        decision = self.decide(state, check_accuracy(accuracy), given)
+        decision = decision._replace(notes=self.rule.note(state["metric"]))
         return {**state, "finished": decision.action == "finetune"}, decision
 
-    def decide(self, state: State, accuracy: float, given: Measurements) -> Decision:
+    def decide(self, state: State, accuracy: float, given: Measured) -> Decision:
         """Decides after an epoch, which the state has counted."""
         settings = self.settings
         self.measure(state, accuracy, given)
@@ -89,7 +93,7 @@ class Mechanism:
         stages = settings.choose_stages(state, open_stages) if state["grew"] else ()
         return conclude(state, over or not open_stages, stages)
 
-    def measure(self, state: State, accuracy: float, given: Measurements) -> None:
+    def measure(self, state: State, accuracy: float, given: Measured) -> None:
         """Enters an epoch of the kept net in the rule's history."""
         history = state["metric"]
         last = history[-1] if history else None

@@ -1,15 +1,16 @@
 """The settings that policies share, checked, what they measure, and where the next blocks go."""
 
 import dataclasses
-import difflib
+import functools
+import inspect
 import math
 import operator
 import random
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec
 
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.growth.policy import Allowed, Depths, State, deepen
+from autogrow_jax.growth.policy import Allowed, Depths, Policy, State, deepen
 
 Stages = Sequence[int]  # A number for each stage.
 LEAST, MOST = (1, 1, 1), (200, 200, 200)
@@ -54,23 +55,19 @@ class PolicySettings:
         check(_whole_number, "interval", "window", "max_growth_epochs", least=1)
         check(_whole_number, "seed")
         check(check_number, "threshold", "rate")
-        check(_choice, "metric", accepted=METRICS)
-        check(_choice, "mode", accepted=MODES)
+        for name, accepted in (("metric", METRICS), ("mode", MODES)):
+            if (value := getattr(self, name)) not in accepted:
+                raise UserError(f"{name}={value!r} is unknown{nearest(value, accepted)}")
         if self.sub is not None:
             check(_whole_numbers, "sub", least=0)
         self._check_depths()
         self._check_mode()
 
     @classmethod
-    def make(
-        cls, name: str, seed_depths: Any, max_depths: Any, given: dict[str, Any], **fixed: Any
-    ) -> "PolicySettings":
-        """Makes those of policy `name`; TypeError where one `given` is not among them."""
-        hidden = {"name", "patient", "allowed", *fixed}
-        known = [field.name for field in dataclasses.fields(cls) if field.name not in hidden]
-        for keyword in given.keys() - known:
-            raise TypeError(f"{name}() takes no {keyword!r}{nearest(keyword, known)}")
-        return cls(name, seed_depths, max_depths, **given, **fixed)
+    def make(cls, name: str, given: dict[str, Any], **fixed: Any) -> "PolicySettings":
+        """Makes those of policy `name` of the arguments of its maker, of which some are its own."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(name, **{k: v for k, v in given.items() if k in names}, **fixed)
 
     def restrict(self, allowed: Allowed) -> "PolicySettings":
         """The same settings, with depths refused that `allowed` refuses beside those before."""
@@ -186,12 +183,20 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
-def _choice(name: str, value: Any, accepted: tuple[str, ...]) -> str:
-    if value in accepted:
-        return value
-    near = difflib.get_close_matches(str(value), accepted, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{name}={value!r} is unknown; accepted are {', '.join(accepted)}.{hint}")
+P = ParamSpec("P")
+
+
+def named(make: Callable[P, Policy]) -> Callable[P, Policy]:
+    """Lets a maker of a policy refuse a keyword that it does not take with the nearest it takes."""
+    known = inspect.signature(make).parameters
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Policy:
+        for keyword in kwargs.keys() - known:
+            raise TypeError(f"{make.__name__}() takes no {keyword!r}{nearest(keyword, known)}")
+        return make(*args, **kwargs)
+
+    return checked
 
 
 def turn(stages: Sequence[int], grown: int | None) -> list[int]:

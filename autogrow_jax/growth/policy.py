@@ -17,6 +17,14 @@ Measurements = Mapping[str, float]
 Given = Measurements | None
 Allowed = Callable[[Depths], bool]
 Action = Literal["train", "grow", "trial", "finetune"]
+# What a run measures in an epoch, beside the accuracy, and a policy may look at.
+MEASUREMENTS = {
+    "train_loss": "nats, of the epoch's batches, each before its step",
+    "train_accuracy": "percent, of the same",
+    "validation_loss": "nats, after the epoch",
+    "seconds": "since the run began, over all its starts",
+    "latency": "seconds that validation took for an image",
+}
 
 
 class Decision(NamedTuple):
@@ -35,12 +43,14 @@ class Decision(NamedTuple):
         grow; `ask` fills in what is left out, ascending.
       best: only with "trial": of the stages tried before in this round, the one that may still be
         kept. The weights of the others are dropped; None drops them all.
+      notes: numbers by name that led to it, for metrics.jsonl and the plot; they decide nothing.
     """
 
     action: Action
     depths: Depths
     stages: tuple[int, ...] = ()
     best: int | None = None
+    notes: Measurements = {}  # noqa: RUF012 (nobody writes into it)
 
 
 class Policy(NamedTuple):
@@ -50,8 +60,8 @@ class Policy(NamedTuple):
       init: `init() -> state`, a dict of plain Python values that stays the same through
         `json.loads(json.dumps(state))`, so that it fits in any checkpoint.
       update: `update(state, accuracy, *, measurements=None) -> (new_state, decision)`, called
-        once after each epoch with the validation accuracy in percent and further numbers of that
-        epoch by name, for policies that want them. The given state is never changed. Once a
+        once after each epoch with the validation accuracy in percent and, for policies that want
+        them, the `MEASUREMENTS` of that epoch by name. The given state is never changed. Once a
         decision said "finetune", all later ones do, and the state stays.
       seed_depths: blocks in each stage before the first epoch.
       name: the policy's name in configs and reports.
@@ -60,6 +70,8 @@ class Policy(NamedTuple):
         None where it cannot do that.
       schedule: how the learning rate falls in the fine-tune phase where `finetune.schedule` is
         "auto": a name of `autogrow_jax.optim`.
+      foreseeable: whether a run may ask what comes, with accuracies that it assumes, to compile
+        for the next growth ahead. False for a policy that such questions would mislead or change.
     """
 
     init: Callable[[], State]
@@ -68,6 +80,23 @@ class Policy(NamedTuple):
     name: str = "custom"
     restrict: "Callable[[Allowed], Policy] | None" = None
     schedule: str = "staircase"
+    foreseeable: bool = True
+
+
+class Measured(dict[str, float]):
+    """The measurements of an epoch; UserError, which names who asks, for one that is missing."""
+
+    def __init__(self, given: Given, asker: str):
+        super().__init__(given or {})
+        self._asker = asker
+
+    def __missing__(self, name: str) -> float:
+        known = "" if name in MEASUREMENTS else nearest(name, MEASUREMENTS)
+        raise UserError(
+            f"{self._asker} needs the measurement {name!r} at every update{known}; give"
+            f" measurements={{{name!r}: ...}}, or to `replay` the lines of a metrics.jsonl as"
+            f" measurements; given: {', '.join(map(repr, self)) or 'none'}"
+        )
 
 
 def ask(
@@ -79,7 +108,8 @@ def ask(
 
     Raises UserError for a decision that these depths, or its own fields, contradict.
     """
-    state, decision = policy.update(state, accuracy, measurements=measurements)
+    given = Measured(measurements, f"growth policy {policy.name!r}")
+    state, decision = policy.update(state, accuracy, measurements=given)
     try:
         return state, _complete(decision, tuple(depths))
     except UserError as error:
@@ -93,8 +123,10 @@ def _complete(decision: Decision, before: Depths) -> Decision:
     said = f"{action!r} with depths {decision.depths}"
     try:
         depths = tuple(map(operator.index, decision.depths))
-    except TypeError:
-        raise UserError(f"{said}; give a whole number for each stage") from None
+        notes = {str(name): float(value) for name, value in decision.notes.items()}
+    except (AttributeError, TypeError, ValueError):
+        way_out = "give a whole number for each stage, and notes as numbers by name"
+        raise UserError(f"{said}, notes {decision.notes}; {way_out}") from None
     if len(depths) != len(before):
         raise UserError(f"{said}, of {len(depths)} stages; the net {before} has {len(before)}")
     gains = [new - old for new, old in zip(depths, before, strict=True)]
@@ -116,23 +148,12 @@ def _complete(decision: Decision, before: Depths) -> Decision:
         )
     if action == "train" and stages:
         raise UserError(f"{said}, but the net has {before}; say 'grow'")
-    return decision._replace(depths=depths, stages=stages)
+    return decision._replace(depths=depths, stages=stages, notes=notes)
 
 
 def deepen(depths: Sequence[int], *stages: int) -> Depths:
     """Adds to depths a block more in each of `stages`, one of which may come several times."""
     return tuple(depth + stages.count(stage) for stage, depth in enumerate(depths))
-
-
-def look_up(measurements: Measurements, name: str, asker: str) -> float:
-    """Returns a measurement; UserError, which names who asks, where it is missing."""
-    if name not in measurements:
-        given = ", ".join(map(repr, measurements)) or "none"
-        raise UserError(
-            f"{asker} needs the measurement {name!r} at every update:"
-            f" policy.update(state, accuracy, measurements={{{name!r}: ...}}); given: {given}"
-        )
-    return float(measurements[name])
 
 
 class Replay(NamedTuple):
@@ -147,6 +168,7 @@ class Replay(NamedTuple):
       finished: whether the policy ended the growth phase within the recorded curve.
       learning_rates: rate of each epoch, both phases; empty if no schedule was given.
       trial_epochs: of the growth phase, those that trained a net on trial, kept or not.
+      notes: those of each decision, an entry for each epoch of the growth phase.
     """
 
     growth: list[tuple[int, Depths]]
@@ -156,6 +178,7 @@ class Replay(NamedTuple):
     finished: bool
     learning_rates: list[float]
     trial_epochs: int = 0
+    notes: Sequence[Measurements] = ()
 
     @property
     def total_epochs(self) -> int:
@@ -183,10 +206,12 @@ def replay(
       finetune_epochs: length of the fine-tune phase; None takes what is left of `accuracies`.
       schedule: `schedule(phase, epoch, epochs) -> rate`, as `autogrow_jax.optim.make_schedule`
         makes it.
-      measurements: of each epoch, by name; the lines of a metrics.jsonl serve as they are.
+      measurements: of each epoch, by name; the lines of a metrics.jsonl serve as they are, where
+        the seconds since the run began are called `elapsed`.
 
     Raises:
-      UserError: if `finetune_epochs` is negative or there are fewer measurements than epochs.
+      UserError: if `finetune_epochs` is negative, there are fewer measurements than epochs, or none
+        that the policy needs.
       ValueError: if an accuracy of the growth phase is not finite.
 
     Example:
@@ -197,19 +222,22 @@ def replay(
     if finetune_epochs is not None and finetune_epochs < 0:
         raise UserError(f"finetune_epochs={finetune_epochs} must be at least 0, or None.")
     curve = list(accuracies)
-    measured = [None] * len(curve) if measurements is None else list(measurements)
+    measured = [{}] * len(curve) if measurements is None else list(measurements)
     if len(measured) < len(curve):
         raise UserError(
             f"there are {len(measured)} measurements for {len(curve)} accuracies; give one for each"
         )
     state, depths = policy.init(), policy.seed_depths
     growth: list[tuple[int, Depths]] = []
+    notes: list[Measurements] = []
     growth_epochs, trial_epochs, action = 0, 0, "train"
     for accuracy, given in zip(curve, measured, strict=False):
         trial_epochs += action == "trial"
         growth_epochs += 1
-        state, decision = ask(policy, state, depths, accuracy, given)
+        since = {"seconds": given["elapsed"]} if "elapsed" in given else {}
+        state, decision = ask(policy, state, depths, accuracy, {**given, **since})
         action = decision.action
+        notes.append(decision.notes)
         if action == "trial":
             continue
         depths = decision.depths
@@ -224,4 +252,5 @@ def replay(
     if schedule is not None:
         for phase, length in (("growth", growth_epochs), ("finetune", finetune_epochs)):
             rates += [schedule(phase, epoch, finetune_epochs) for epoch in range(length)]
-    return Replay(growth, depths, growth_epochs, finetune_epochs, finished, rates, trial_epochs)
+    counts = growth_epochs, finetune_epochs, finished
+    return Replay(growth, depths, *counts, rates, trial_epochs, notes)

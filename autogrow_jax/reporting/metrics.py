@@ -5,9 +5,9 @@ Keys of a line: `epoch` (0-based), `phase` ("growth", "finetune" or "scratch"), 
 `learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). The line of an
 epoch that only tries a block has `trial`, the stage tried, and the depths of the net on trial; the
 first line after a round of trials has `kept`, a list of the stage whose trial was kept, or an empty
-one. More keys are kept as they are; `elapsed` (seconds since the run's start, over all its
-restarts) is used by the plots where every line has it. NaN and infinities are written, and read
-back, as null.
+one. `notes` are the policy's, numbers by name, where it made any. More keys are kept as they are;
+`elapsed` (seconds since the run's start, over all its restarts) is used by the plots where every
+line has it. NaN and infinities are written, and read back, as null.
 """
 
 import json
@@ -101,7 +101,7 @@ class TensorBoardWriter:
         return self._writer is not None
 
     def write(self, line: Line) -> None:
-        """Writes the losses, accuracies, learning rate, seconds and depths that a line has.
+        """Writes the losses, accuracies, learning rate, seconds, depths and notes that a line has.
 
         Of a trial only the validation accuracy is written, under `trial/stage_N`: the curves are
         those of the nets that are kept.
@@ -112,6 +112,7 @@ class TensorBoardWriter:
             scalars = {name: line.get(key) for name, key in _SCALARS.items()}
             scalars |= {f"depth/stage_{stage}": d for stage, d in enumerate(line["depths"])}
             scalars["depth/total"] = sum(line["depths"])
+            scalars |= {f"notes/{name}": value for name, value in (line.get("notes") or {}).items()}
         if self._writer is not None:
             for name, value in scalars.items():
                 if value is not None:

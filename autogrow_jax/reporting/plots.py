@@ -37,6 +37,8 @@ _MAX_EPOCHS_WITH_DOTS = 40
 _MAX_GROWTH_LINES = 40
 # A schedule with more steps than this is a smooth one, and its steps are no events.
 _MAX_RATE_LINES = 8
+# Numbers that a policy notes beyond so many have no panel.
+_MAX_NOTES = 4
 # The part of a panel's height that is kept free at the bottom, for the growth ticks.
 _BOTTOM_ROOM = 0.07
 
@@ -95,31 +97,37 @@ def figure(
       test_accuracy: percent, where it is known.
 
     Returns:
-      A figure of its own, not known to pyplot: three rows (accuracy, loss, depth of every stage),
-      two columns (epochs, time).
+      A figure of its own, not known to pyplot: a row each for accuracy, loss, depth of every stage
+      and what the policy noted, if it did; two columns (epochs, time).
     """
-    drawing = Figure(figsize=(13, 8.2), dpi=150, layout="constrained")
-    panels = drawing.subplots(
-        3, 2, sharex="col", sharey="row", gridspec_kw={"height_ratios": (1.3, 1, 1)}
-    )
+    noted = [line.get("notes") or {} for line in metrics]
+    names = list(dict.fromkeys(name for notes in noted for name in notes))[:_MAX_NOTES]
+    drawing = Figure(figsize=(13, 8.2 + 1.6 * len(names)), dpi=150, layout="constrained")
+    heights = (1.3, 1, 1, *[0.65] * len(names))
+    panels = drawing.subplots(len(heights), 2, sharex="col", sharey="row", height_ratios=heights)
     if metrics:
         epochs = _series(metrics, "epoch")
         axes = _Axis(epochs, epochs + 1, "epochs done"), _time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
-            accuracy, loss, depth = column
+            accuracy, loss, depth, *others = column
             _draw_accuracy(accuracy, metrics, axis, validation_name, test_accuracy)
             _draw_loss(loss, metrics, axis)
             _draw_depths(depth, metrics, axis)
+            for panel, name in zip(others, names, strict=True):
+                style: dict[str, Any] = {"color": "k", "markersize": 4, "linewidth": 0.8}
+                panel.plot(axis.end, _series(noted, name), ".-", label="noted", **style)
             _draw_marks(column, metrics, axis)
             # From the first epoch on: building the kernels may take longer than all epochs.
             first, last = axis.start[0], axis.end[-1]
             depth.set_xlim(first, last + 0.015 * (last - first))
-            depth.set_xlabel(axis.label)
+            column[-1].set_xlabel(axis.label)
         panels[2, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         for panel in panels[:, 1]:
             # Outside the panels a legend cannot cover a curve.
             panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=9.5)
-    for panel, label in zip(panels[:, 0], ("accuracy (%)", "loss", "depth (blocks)"), strict=True):
+    told = (name.replace("$", r"\$") for name in names)
+    labels = ("accuracy (%)", "loss", "depth (blocks)", *told)
+    for panel, label in zip(panels[:, 0], labels, strict=True):
         panel.set_ylabel(label)
     for panel in panels.flat:
         panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
@@ -166,8 +174,8 @@ def _time_axis(metrics: Lines) -> _Axis:
 def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis) -> None:
     """Draws growths, fine-tune and drops of the learning rate into a column of panels.
 
-    These are of the accuracy, the loss, whose legend names the marks, and the depths, whose steps
-    are the growths already.
+    The first are of the accuracy, the loss, whose legend names the marks, and the depths, whose
+    steps are the growths already.
     """
     legend = panels[1]
     if events := growth_events(metrics):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from autogrow_jax.growth import Policy, ask, deepen
+from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.training.run_state import RunState
@@ -129,15 +129,22 @@ class Grower:
         self._trials.begin(state.trial, state.train_accuracy)
         return self._trials.epoch
 
-    def decide(self, line: dict[str, Any], measurements: Mapping[str, float]) -> None:
-        """Asks the policy, in the growth phase, and does as it says; takes what an epoch gave."""
+    def decide(self, line: dict[str, Any], measurements: Mapping[str, float]) -> Decision | None:
+        """Asks the policy, in the growth phase; its notes go into the line of the epoch."""
         state = self._state
         if state.phase != "growth" or self._policy is None:
-            return
+            return None
         kept = self._trainer.depths if self._trials is None else self._trials.base_depths
-        state.policy, decision = ask(
-            self._policy, state.policy, kept, line["validation_accuracy"], measurements
-        )
+        accuracy = line["validation_accuracy"]
+        state.policy, decision = ask(self._policy, state.policy, kept, accuracy, measurements)
+        line |= {"notes": decision.notes} if decision.notes else {}
+        return decision
+
+    def follow(self, decision: Decision | None, line: dict[str, Any]) -> None:
+        """Does as the policy decided after the epoch of a line; nothing where it was not asked."""
+        state = self._state
+        if decision is None:
+            return
         if self._trials is not None and state.trial is not None:
             self._trials.end(state.trial, line)
         if decision.action == "trial":
@@ -160,7 +167,8 @@ class Grower:
     def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:
         """Lets the programs be compiled that the next growth beyond a capacity needs.
 
-        Once a stage is full and not before, as every run ends at a depth that nobody knows.
+        Once a stage is full and not before, as every run ends at a depth that nobody knows; and
+        not for a policy that cannot be asked ahead of time.
         """
         state, trainer, growth = self._state, self._trainer, self._trainer.settings.growth
         if state.phase != "growth" or self._policy is None or self.in_trials:
@@ -168,7 +176,8 @@ class Grower:
             return
         here = trainer.depths, trainer.capacities
         is_full = any(d == c for d, c in zip(*here, strict=True))
-        if not growth.compile_ahead or not is_full or here == self._foreseen_from:
+        may_ask = growth.compile_ahead and self._policy.foreseeable
+        if not may_ask or not is_full or here == self._foreseen_from:
             return
         self._foreseen_from = here
         known = {**measurements, "validation_accuracy": line["validation_accuracy"]}
@@ -211,10 +220,10 @@ def foresee_growths(
     waits for.
 
     Args:
-      policy: pure, so that asking it changes nothing; with its state.
+      policy: `foreseeable`, so that asking it changes nothing; with its state.
       depths: of the net that the policy lets grow.
       choose: depths and the capacities so far to those that they are given room in.
-      measurements: of the last epoch, with validation_accuracy and train_accuracy in percent.
+      measurements: of the last epoch, with validation_accuracy; accuracies rise, the others stay.
       trial: stage that the policy has decided to try, if any.
 
     Yields:

@@ -135,8 +135,9 @@ def _train(
             #   last checkpoint are dropped by a start that resumes; a checkpoint ahead of its line
             #   would leave a gap.
             # - Snapshots hold the net as it was trained and evaluated, so they come before growth.
-            # - The policy decides, and the net grows, before the checkpoint: state and arrays are
-            #   then of one moment, and a resumed run asks the policy no second time.
+            # - The policy decides before the line is written, which has its notes.
+            # - The net grows before the checkpoint: state and arrays are then of one moment, and a
+            #   resumed run asks the policy no second time.
             # - What the next growth needs is compiled once the policy's state is new, and beside
             #   the saving.
             # - In a round of trials the trainer's net may not be the one that is kept: nothing is
@@ -146,13 +147,14 @@ def _train(
                 length = settings.finetune.length(state.phase_start)
                 how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
                 line, measured = run_epoch(trainer, state, clock, reporter, *how)
+                decision = grower.decide(line, measured)
                 metrics.write(line)
                 board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
                 if state.trial is None:
                     snapshots.after_epoch(trainer, state.epoch)
-                grower.decide(line, measured)
+                grower.follow(decision, line)
                 grower.compile_ahead(line, measured)
                 if not grower.in_trials:
                     _save(trainer, state, store, clock)
@@ -195,9 +197,7 @@ def run_epoch(
     Order of batches and augmentation are those of the epoch `draws_of`.
 
     Returns:
-      The line of metrics.jsonl, and what the policy may look at beside the validation accuracy:
-      train_accuracy in percent, train_loss and validation_loss in nats, seconds since the start of
-      the run over all its starts, latency in seconds per validation image.
+      The line of metrics.jsonl, and the `MEASUREMENTS`, which are what the policy may look at.
 
     Raises:
       DivergedError: when the loss or a weight is no longer finite.
