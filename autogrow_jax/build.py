@@ -7,12 +7,15 @@ from typing import Any
 import optax
 
 from autogrow_jax import optim
-from autogrow_jax.data import Dataset, load_dataset
+from autogrow_jax.data import AUGMENTATIONS, Augmentation, Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
+from autogrow_jax.optim import OPTIMIZERS
+from autogrow_jax.own import GIVEN, GIVEN_KEYS, NOTHING, Own, ask_again
 from autogrow_jax.settings import (
+    DEFAULTS,
     OWN,
     Config,
     Settings,
@@ -26,26 +29,36 @@ from autogrow_jax.settings import (
 _OF_TRAINING = ("growth.policy", "growth.initializer", OWN)
 
 
-def resolve(config: Config, *, to_read: bool = False) -> Settings:
+def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Settings:
     """Checks a config and fills in what depends on other keys.
 
     It is a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults. Of the
     result, depths and maxima are one for each stage, the learning rate is a number, and of settings
     of one's own there are those of the policy that is chosen. The policy and the initialiser of a
-    run that is only `to_read` need not be registered here.
+    run that is only `to_read` need not be registered here. The keys of what the user gives as
+    objects, `own`, say "own".
 
     Raises:
       UserError: names the key, what it got, what it accepts.
     """
+    own = config.own if isinstance(config, Settings) and own is NOTHING else own
+    objects = {GIVEN_KEYS[part]: GIVEN for part in own.given()}
     values = {name: key.default for name, key in all_keys().items()} | flatten(config)
+    for name in GIVEN_KEYS.values() - objects.keys():
+        if (again := ask_again(name, values[name])) and not to_read:
+            raise UserError(f"config.{name} is {GIVEN!r}{again}")
+    values |= objects
     for name, value in values.items():
+        if ask_again(name, value):
+            continue
         if not to_read or not name.startswith(_OF_TRAINING):
             check_key(name)
             values[name] = check_value(name, value)
     chosen = f"{OWN}{values['growth.policy']}."
     values = {k: v for k, v in values.items() if not k.startswith(OWN) or k.startswith(chosen)}
+    _fill_in_own(values, own)
     _fill_in(values)
-    resolved = Settings.from_flat(values)
+    resolved = Settings.from_flat(values, own)
     if values["mode"] == "grow" and not to_read:
         make_policy(resolved)  # It checks what concerns several of its settings.
     elif values["mode"] == "scratch" and not (
@@ -93,6 +106,55 @@ def _fill_in(values: dict[str, Any]) -> None:
         values["growth.max_epochs"] = min(values["growth.max_epochs"], total - tail)
 
 
+# What an optimiser of the user's own does not take from the config.
+_OF_OURS = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+# What was decided when a data set was made.
+_OF_SETS = ("validation_fraction", "fraction", "image_size")
+
+
+def _fill_in_own(values: dict[str, Any], own: Own) -> None:
+    """Sets keys to what objects of the user's own make of them; UserError where they differ."""
+    name = values["optimizer.name"]
+    if name == GIVEN or OPTIMIZERS.get(name) is not None:
+        for part, none in _OF_OURS.items():
+            key = f"optimizer.{part}"
+            if values[key] not in (DEFAULTS[key], none):
+                raise UserError(
+                    f"config.{key} is {values[key]}, but the optimiser is one of your own"
+                    f" ({name}); say it there, as optax.adamw(rate, weight_decay=...)"
+                )
+            values[key] = none
+    if values["data.augment"] != "crop_flip":
+        accepted: dict[str, tuple[Any, ...]] = {
+            "data.crop_padding": (-1, 0),
+            "data.flip": ("auto", "no"),
+        }
+        for key, without in accepted.items():
+            if values[key] not in without:
+                raise UserError(
+                    f"config.{key} is {values[key]!r}, but the augmentation is one of your own"
+                    f" ({values['data.augment']}), which takes its place; leave the key out"
+                )
+    if own.policy is not None:
+        seed = tuple(own.policy.seed_depths)
+        if values["model.depths"] not in ((), seed):
+            raise UserError(
+                f"config.model.depths is {values['model.depths']}, but the policy starts at {seed};"
+                " give both the same"
+            )
+        values["model.depths"] = seed
+    if own.dataset is not None:
+        source = own.dataset.validation_source
+        differs = {key: values[f"data.{key}"] != DEFAULTS[f"data.{key}"] for key in _OF_SETS}
+        differs["validation"] = str(values["data.validation"]) not in ("held-out", source)
+        for key in (key for key, does in differs.items() if does):
+            raise UserError(
+                f"config.data.{key} is {values[f'data.{key}']!r}, but the data set is an object and"
+                f" parted already; say it there: Dataset.from_arrays(..., {key}=...)"
+            )
+        values["data.validation"] = source
+
+
 def make_network(
     settings: Settings, num_classes: int, image_channels: int, depths: Sequence[int]
 ) -> Network:
@@ -135,19 +197,39 @@ def make_policy(
     costs = growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency
     limits = Limits(*costs, max_epochs=most)
     try:
-        return limited(POLICIES.find(growth.policy)(arguments), limits, network_cost)
+        policy = settings.own.policy or POLICIES.find(growth.policy)(arguments)
+        return limited(policy, limits, network_cost)
     except UserError as error:
         raise UserError(f"config.growth: {error}") from None
 
 
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """The optimiser that settings ask for; its updates are still to be scaled by the rate."""
+def make_optimizer(settings: Settings) -> optax.GradientTransformation | optim.Steps:
+    """The optimiser that settings ask for, still to be scaled by the rate, or a function of it."""
+    own, name = settings.own.optimizer, settings.optimizer.name
+    if isinstance(own, optax.GradientTransformation):
+        return optim.as_they_are(own, settings.optimizer.learning_rate)
+    if own is not None:
+        return own
+    if (registered := OPTIMIZERS.find(name)) is not None:
+        return registered
     how = ("name", "momentum", "nesterov", "weight_decay")
     return optim.make_optimizer(**{name: getattr(settings.optimizer, name) for name in how})
 
 
+def find_loss(settings: Settings) -> optim.Loss:
+    """The loss that settings ask for."""
+    return settings.own.loss or optim.LOSSES.find(settings.loss)
+
+
+def find_augmentation(settings: Settings) -> Augmentation | None:
+    """The augmentation that settings ask for; None for the package's crop and flip."""
+    return settings.own.augment or AUGMENTATIONS.find(settings.data.augment)
+
+
 def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
     """The learning rate of every epoch that settings ask for, of a run that grows by `policy`."""
+    if settings.own.schedule is not None:
+        return optim.checked(settings.own.schedule)
     rate, said = settings.optimizer.learning_rate, policy.schedule if policy else None
     return optim.make_schedule(settings.finetune.schedule, rate, said)
 
@@ -155,6 +237,10 @@ def make_schedule(settings: Settings, policy: Policy | None) -> optim.Schedule:
 def load_data(settings: Settings, to_train: bool = True) -> Dataset:
     """The data set of a run, with a batch of training images at least if it is `to_train`."""
     data = settings.data
+    if settings.own.dataset is not None:
+        return _check_batch(_augmented_as(settings.own.dataset, settings), settings, to_train)
+    if data.name == GIVEN:
+        raise UserError("the data of this run were given as an object; give it: dataset=...")
     as_it_is = (
         "name",
         "validation",
@@ -172,6 +258,27 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
         flip={"auto": None, "yes": True, "no": False}[data.flip],
         cache_directory=data.cache_dir,
     )
+    return _check_batch(dataset, settings, to_train)
+
+
+def _augmented_as(dataset: Dataset, settings: Settings) -> Dataset:
+    """A set of the user's own with the crop and flip that the config names, if it does."""
+    changes: dict[str, Any] = {}
+    if settings.data.crop_padding >= 0:
+        changes["crop_padding"] = settings.data.crop_padding
+    if settings.data.flip != "auto":
+        changes["flip"] = settings.data.flip == "yes"
+    preprocessing = dataclasses.replace(dataset.preprocessing, **changes)
+    if preprocessing.crop_padding >= min(dataset.image_shape[:2]):
+        raise UserError(
+            f"config.data.crop_padding is {preprocessing.crop_padding}, but the images are"
+            f" {dataset.image_shape[0]}x{dataset.image_shape[1]}; it must be smaller than a side"
+        )
+    return dataclasses.replace(dataset, preprocessing=preprocessing)
+
+
+def _check_batch(dataset: Dataset, settings: Settings, to_train: bool) -> Dataset:
+    data = settings.data
     if to_train and data.batch_size > len(dataset.train.labels):
         raise UserError(
             f"config.data.batch_size is {data.batch_size}, but {dataset.name} has"

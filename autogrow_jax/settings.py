@@ -20,6 +20,8 @@ from flax import traverse_util
 from autogrow_jax import settings_table as table
 from autogrow_jax.errors import UserError, nearest, show
 from autogrow_jax.growth import POLICIES
+from autogrow_jax.optim import LOSSES
+from autogrow_jax.own import NOTHING, Own, ask_again
 from autogrow_jax.settings_table import Key
 
 # JAX takes a seed modulo this, so two larger ones could be the same run.
@@ -49,6 +51,8 @@ class Settings:
         "a folder for compiled programs, '' for ~/.cache/autogrow_jax/compiled, or 'none'",
         "where another start finds what was compiled; `''` is where JAX keeps it already, if it"
         " does", free=True)
+    loss: str = table.choice("cross_entropy", LOSSES,
+        "what training makes small, for each image; `cross_entropy` of the softmax, in nats")
     # fmt: on
     model: table.Model = field(default_factory=table.Model)
     data: table.Data = field(default_factory=table.Data)
@@ -58,18 +62,23 @@ class Settings:
     checkpoint: table.Checkpoint = field(default_factory=table.Checkpoint)
     snapshots: table.Snapshots = field(default_factory=table.Snapshots)
     log: table.Log = field(default_factory=table.Log)
+    own: Own = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values in the order of their names, as config.json has them."""
-        flat = traverse_util.flatten_dict(dataclasses.asdict(self), sep=".")
+        # What is the user's own is not copied by `asdict`: a data set may be large.
+        plain = dataclasses.asdict(dataclasses.replace(self, own=NOTHING))
+        del plain["own"]
+        flat = traverse_util.flatten_dict(plain, sep=".")
         return nest(dict(sorted(flat.items())))
 
     @classmethod
-    def from_flat(cls, values: Mapping[str, Any]) -> "Settings":
+    def from_flat(cls, values: Mapping[str, Any], own: Own = NOTHING) -> "Settings":
         """Makes settings of {"a.b": value}, all checked; see `build.resolve`."""
         given = nest(values)
         parts: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(cls)}
-        return cls(**{k: parts[k](**v) if isinstance(v, dict) else v for k, v in given.items()})
+        made = {k: parts[k](**v) if isinstance(v, dict) else v for k, v in given.items()}
+        return cls(**made, own=own)
 
 
 # A config where it comes in: what users write, checked by `build.resolve`.
@@ -181,7 +190,7 @@ def differences(old: Config, new: Config) -> list[str]:
         # JSON knows no tuples.
         was, now = (tuple(v) if isinstance(v, list) else v for v in (before[name], after.get(name)))
         if was != now:
-            lines.append(f"{name}: {was!r} -> {now!r}")
+            lines.append(f"{name}: {was!r} -> {now!r}{ask_again(name, was)}")
     return lines
 
 

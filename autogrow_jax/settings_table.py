@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from autogrow_jax.data import AUGMENTATIONS
 from autogrow_jax.growth import POLICIES
 from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.models import FAMILIES, STEMS
@@ -156,6 +157,8 @@ class Data:
     image_size: int = whole(0, 0, "pixels", "side of the images", "0 means as it is")
     crop_padding: int = whole(-1, -1, "pixels", "zeros around before a random crop",
         "0 means no crop, -1 the set's own")
+    augment: str = choice("crop_flip", AUGMENTATIONS,
+        "`crop_flip` is what `data.crop_padding` and `data.flip` say; or one that you registered")
     flip: str = choice("auto", ("auto", "yes", "no"),
         "mirror half of the training images; `auto` is the set's own")
     layout: str = choice("auto", ("auto", "classes", "parts"),

@@ -427,6 +427,8 @@ BASE = {
 IN_RUNS = {
     "mode",
     "compilation_cache",
+    "loss",
+    "data.augment",
     "data.allow_changes",
     "data.cache_dir",
     "growth.compile_ahead",

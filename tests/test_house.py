@@ -25,6 +25,7 @@ ROOMS = [
     "growth",
     "command_line",
     "reporting",
+    "own",
     "settings_table",
     "settings",
     "settings_files",

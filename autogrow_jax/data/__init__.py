@@ -1,7 +1,13 @@
 """Data sets as arrays, and what happens to a batch inside the training step."""
 
 from autogrow_jax.data.adapt import adapt_parts, fit_images, load_other
-from autogrow_jax.data.augment import augment, normalize
+from autogrow_jax.data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    augment,
+    normalize,
+    register_augmentation,
+)
 from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.image_files import is_image, parse_ground, read_image
 from autogrow_jax.data.known import Known, list_changes
@@ -11,6 +17,8 @@ from autogrow_jax.data.pixels import resize_center_crop
 from autogrow_jax.data.types import NoTrainingPart, Preprocessing, Split
 
 __all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
     "Dataset",
     "Known",
     "NoTrainingPart",
@@ -27,6 +35,7 @@ __all__ = [
     "normalize",
     "parse_ground",
     "read_image",
+    "register_augmentation",
     "resize_center_crop",
     "walk_files",
 ]

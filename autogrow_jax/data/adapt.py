@@ -80,8 +80,10 @@ def _as_the_net_has(known: Known) -> dict[str, Any]:
     }
 
 
-def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
-    """Makes a run's own set, as it is now, such as its net takes; for evaluation alone.
+def adapt_parts(dataset: Dataset, known: Known, is_own: bool = True) -> Dataset:
+    """Makes a set with parts, a run's own as it is now or another, such as its net takes.
+
+    It is for evaluation alone.
 
     Returns:
       A set whose training part is its test part, and whose notes say what changed since the run
@@ -93,8 +95,9 @@ def adapt_parts(dataset: Dataset, known: Known) -> Dataset:
     if dataset.validation is not dataset.test:
         validation, _ = adapt(dataset.validation, dataset.class_names, known, dataset.where)
         number += f", {len(validation.labels):,} validation images"
-    notes = [f"evaluated on its own data, {dataset.where}: {number}"]
-    notes += [f"they changed since it was trained: {'; '.join(changes)}"] if changes else []
+    notes = [f"evaluated on {'its own data, ' if is_own else ''}{dataset.where}: {number}"]
+    if changes and is_own:
+        notes.append(f"they changed since it was trained: {'; '.join(changes)}")
     return replace(
         dataset,
         train=test,

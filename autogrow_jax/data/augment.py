@@ -1,9 +1,26 @@
 """Augmentation and normalisation of a batch, inside the jitted step."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from autogrow_jax.data.types import Preprocessing
+from autogrow_jax.errors import Registry
+
+# A key and images uint8 [N, H, W, C] to images of the same shape, pixels 0..255.
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+# "crop_flip" is `augment`, with what the set's preprocessing says.
+AUGMENTATIONS: Registry[Augmentation | None] = Registry("augmentation", {"crop_flip": None})
+
+
+def register_augmentation(name: str, augmentation: Augmentation) -> None:
+    """Adds an augmentation by name, for `config.data.augment`; UserError where the name is taken.
+
+    `augmentation(key, images)` runs inside the training step, on a batch uint8 [N, H, W, C] or this
+    device's part of it; it returns images of that shape, uint8 or floats from 0 to 255.
+    """
+    AUGMENTATIONS.register(name, augmentation)
 
 
 def augment(key: jax.Array, images: jax.Array, preprocessing: Preprocessing) -> jax.Array:

@@ -69,6 +69,7 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "mean": dataset.preprocessing.mean,
             "std": dataset.preprocessing.std,
             "image_shape": dataset.image_shape,
+            **({"own": own} if (own := settings.own.named()) else {}),
         },
     )
 

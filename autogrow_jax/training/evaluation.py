@@ -18,6 +18,7 @@ from autogrow_jax.data import (
     load_other,
 )
 from autogrow_jax.errors import UserError
+from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.settings import Settings, flatten
@@ -99,11 +100,12 @@ def evaluate_run(
     Raises:
       UserError: where there is no checkpoint, or the data do not fit it.
     """
-    own, now = flatten(build.resolve(read_config(workdir), to_read=True)), flatten(settings)
+    own, now = _read_own(workdir), flatten(settings)
     ours = {name: now[name] for name in now if name.startswith("log.")}
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
     ours |= {"num_devices": now["num_devices"]}
-    settings = settle_convolution(build.resolve(own | ours, to_read=True), reporter)
+    objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
+    settings = settle_convolution(build.resolve(own | ours, objects), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
         latest = store.latest()
         if latest is None:
@@ -113,9 +115,9 @@ def evaluate_run(
                 reporter.message(
                     f"config.{name}={now[name]} is passed over: the run's {own[name]} stays"
                 )
-        known, dataset = _load(build.resolve(own, to_read=True), settings, read_known(workdir))
+        known, dataset = _load(own, settings, read_known(workdir))
         trainer = Trainer(settings, dataset)
-        state = resume(trainer, store, latest)
+        state = resume(trainer, store, latest, to_train=False)
         clock = Clock(state, trainer, started)
         reporter.message(f"{workdir.root} after {state.epoch} epochs, trained on {known.name}")
         for line in (*dataset.notes, *_describe_overlap(workdir, dataset)):
@@ -132,13 +134,26 @@ def evaluate_run(
         return result
 
 
-def _load(own: Settings, settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
+def _read_own(workdir: Workdir) -> dict[str, Any]:
+    """The keys of a run that its evaluation depends on, {"a.b": value}: not how it was trained."""
+    flat = flatten(read_config(workdir))
+    kept = {"growth.max_depths", "optimizer.ema"}
+    trained_by = ("growth.", "optimizer.", "finetune.", "data.augment")
+    own = {n: value for n, value in flat.items() if n in kept or not n.startswith(trained_by)}
+    # An optimiser without a state.
+    return own | {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
+
+
+def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
     """What is known of the run's own data, and the data to evaluate on."""
-    known = known or build.load_data(own, to_train=False).known()
-    asked, its = settings.data, own.data
+    known = known or build.load_data(build.resolve(own, to_read=True), to_train=False).known()
+    if settings.own.dataset is not None:
+        dataset = build.load_data(settings, to_train=False)
+        return known, adapt_parts(dataset, known, is_own=own["data.name"] == GIVEN)
+    asked = settings.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
     how = {"layout": asked.layout, "background": asked.background}
-    if full_name(asked.name, asked.dir) != full_name(its.name, its.dir):
+    if full_name(asked.name, asked.dir) != full_name(own["data.name"], own["data.dir"]):
         return known, load_other(asked.name, known, **places, **how)
     try:
         dataset = build.load_data(settings, to_train=False)

@@ -47,7 +47,7 @@ def make_grow_state(
     chosen = get_initializer(initializer)
     if chosen.pretrain:
         chosen = chosen._replace(needs_labels=False)
-    network, optimizer = recipe.network, recipe.optimizer
+    network, optimizer = recipe.network, recipe.transformation()
 
     def grow_stage(stage, state, key, depths, images, labels):
         slot = depths[stage] - 1

@@ -11,10 +11,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import optax
 
 from autogrow_jax import build
 from autogrow_jax.command_line import stop_if_signalled
+from autogrow_jax.data import Augmentation, Dataset
 from autogrow_jax.errors import DivergedError
+from autogrow_jax.growth import Policy
+from autogrow_jax.optim import Loss, Schedule, Steps
+from autogrow_jax.own import Own
 from autogrow_jax.process import keep_freed_memory, user_path
 from autogrow_jax.reporting import (
     ConsoleReporter,
@@ -44,6 +49,12 @@ def run(
     config: Config,
     workdir: str | os.PathLike[str],
     *,
+    dataset: Dataset | None = None,
+    loss: Loss | None = None,
+    augment: Augmentation | None = None,
+    optimizer: optax.GradientTransformation | Steps | None = None,
+    schedule: Schedule | None = None,
+    policy: Policy | None = None,
     reporter: Reporter | None = None,
     started: float | None = None,
 ) -> Result:
@@ -56,6 +67,18 @@ def run(
     Args:
       config: a ConfigDict from `autogrow_jax.config.default_config`, changed at will.
       workdir: folder of the run; made if it is not there.
+      dataset: images of one's own, as of `Dataset.from_arrays`. This and the next five take the
+        place of a name in the config, which says "own" then; the result says what they were, and a
+        start that resumes has to be given them again. Each has a registry for names as well.
+      loss: (logits [N, K], labels int32 [N]) -> the loss of each image, [N].
+      augment: (key, images uint8 [N, H, W, C]) -> images of that shape, pixels 0..255; in the
+        training step, in place of crop and flip.
+      optimizer: a function of the learning rate such as `optax.lion`, called with the schedule's;
+        or an optax transformation that has its rate, whose updates are scaled as the schedule
+        falls: by the epoch's rate over `config.optimizer.learning_rate`.
+      schedule: (phase "growth", "finetune" or "scratch", epoch of it, its epochs) -> learning rate;
+        the growth phase's number of epochs means nothing.
+      policy: decides on growth; the config's limits hold for it, its other keys of growth do not.
       reporter: what is told about progress; prints lines and a bar by default.
       started: `time.perf_counter()` that the run's time counts from; by default now. The command
         line gives the start of its process.
@@ -70,7 +93,8 @@ def run(
     """
     started = time.perf_counter() if started is None else started
     keep_freed_memory()
-    settings = build.resolve(config)
+    own = Own(dataset, loss, augment, optimizer, schedule, policy)
+    settings = build.resolve(config, own)
     reporter = reporter or ConsoleReporter(show_bar=None if settings.log.progress else False)
     try:
         try:
@@ -124,7 +148,8 @@ def _train(
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
-        for note in dataset.notes:
+        own = [f"{part} ({name})" for part, name in settings.own.named().items()]
+        for note in (*dataset.notes, *([f"given as objects: {', '.join(own)}"] if own else [])):
             reporter.message(note)
         with MetricsWriter(workdir.metrics) as metrics:
             folder = workdir.tensorboard if settings.log.tensorboard else None

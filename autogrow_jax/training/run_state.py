@@ -88,12 +88,19 @@ class Clock:
         state.compilations_ahead = dict(ahead)
 
 
-def resume(trainer: Trainer, store: CheckpointStore, latest: int) -> RunState:
+def resume(
+    trainer: Trainer, store: CheckpointStore, latest: int, to_train: bool = True
+) -> RunState:
     """The state of checkpoint `latest`, whose arrays, depths and capacities go to the trainer.
 
-    UserError where the checkpoint is damaged or does not fit the settings.
+    One that is not to train has no optimiser's state. UserError where the checkpoint is damaged or
+    does not fit the settings.
     """
     restored = store.read(latest)
+    if not to_train:
+        arrays = restored.arrays.items()
+        needed = {name: leaf for name, leaf in arrays if not name.startswith("opt_state.")}
+        restored = restored._replace(arrays=needed)
     depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
     trainer.restore(rebuild(restored.arrays, trainer.abstract_state(depths)), depths, capacities)
     return RunState.from_dict(restored.memory)

@@ -14,8 +14,10 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from autogrow_jax.data import Preprocessing, augment, normalize
+from autogrow_jax.data import Augmentation, Preprocessing, augment, normalize
+from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
+from autogrow_jax.optim import LOSSES, Loss, Steps, as_steps, measure_loss
 from autogrow_jax.training.state import AXIS, TrainState, Tree, split_batch
 
 
@@ -50,7 +52,8 @@ class Recipe(NamedTuple):
     """What a training step is made of; hashable, fixed for a run."""
 
     network: Network  # Its depths are the capacities.
-    optimizer: optax.GradientTransformation  # Without its learning rate.
+    # Without its learning rate, or a function of it.
+    optimizer: optax.GradientTransformation | Steps
     preprocessing: Preprocessing
     batch_size: int  # Over all devices.
     ema: float  # Decay of the weights' average, 0 for none.
@@ -59,6 +62,27 @@ class Recipe(NamedTuple):
     # Whether all of `network`'s blocks are live: depth is in the program, as are numbers of steps.
     exact: bool = False
     evaluation_batch_size: int = 0  # Images at once; 0 for as many as a step trains on.
+    loss: Loss = LOSSES["cross_entropy"]
+    # (key, images uint8 [N, H, W, C]) -> images of this shape, pixels 0..255; None is `augment`.
+    augmentation: Augmentation | None = None
+
+    def transformation(self, rate: Any = 1.0) -> optax.GradientTransformationExtraArgs:
+        """The optimiser at a learning rate, which makes no difference to its state's form."""
+        return optax.with_extra_args_support(as_steps(self.optimizer)(rate))
+
+    def augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Augments uint8 [N, H, W, C]; UserError where a user's own function returns no images."""
+        if self.augmentation is None:
+            return augment(key, images, self.preprocessing)
+        found = jnp.asarray(self.augmentation(key, images))
+        is_number = found.dtype == jnp.uint8 or jnp.issubdtype(found.dtype, jnp.floating)
+        if found.shape != images.shape or not is_number:
+            raise UserError(
+                f"the augmentation gives {found.dtype} {list(found.shape)} for images"
+                f" {images.dtype} {list(images.shape)}; it takes images of the same shape, uint8 or"
+                " floats from 0 to 255"
+            )
+        return found
 
     def live(self, depths: jax.Array) -> jax.Array | None:
         """What the network takes for its depth, int32 [num_stages]."""
@@ -69,12 +93,9 @@ class Recipe(NamedTuple):
         return self.evaluation_batch_size or self.batch_size
 
 
-_example_losses = optax.softmax_cross_entropy_with_integer_labels
-
-
 def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_rate, mask):
-    """One step on uint8 [N, H, W, C] images that are augmented already."""
-    network, optimizer = recipe.network, recipe.optimizer
+    """One step on [N, H, W, C] images, pixels 0..255, that are augmented already."""
+    network = recipe.network
     images = normalize(images, recipe.preprocessing)
 
     def loss_fn(params):
@@ -85,7 +106,7 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
             live_depths=recipe.live(depths),
             mutable=["batch_stats"],
         )
-        losses = _example_losses(logits, labels)
+        losses = measure_loss(recipe.loss, logits, labels)
         return jnp.mean(losses), (logits, updated.get("batch_stats", state.batch_stats))
 
     (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -97,10 +118,12 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
         grads = jax.tree.map(jnp.multiply, grads, mask.params)
         trees = stats, state.batch_stats, mask.batch_stats
         stats = jax.tree.map(lambda new, old, m: new * m + old * (1 - m), *trees)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    step = recipe.transformation(learning_rate)
+    more = {"value": loss, "grad": grads}
+    updates, opt_state = step.update(grads, state.opt_state, state.params, **more)
     if mask is not None:
         updates = jax.tree.map(jnp.multiply, updates, mask.params)
-    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), state.params, updates)
     ema = state.ema
     if recipe.ema:
         ema = jax.tree.map(lambda e, p: recipe.ema * e + (1 - recipe.ema) * p, ema, params)
@@ -122,7 +145,7 @@ def _train_on(recipe: Recipe, trained, batch, key, depths, rate, step, mask) -> 
         images, labels = split_batch(images, recipe.mesh), split_batch(labels, recipe.mesh)
     elif recipe.mesh.size > 1:  # Each device's own draws; one device draws as "jit" does.
         key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    images = augment(key, images, recipe.preprocessing)
+    images = recipe.augment(key, images)
     state, loss, correct = _update(recipe, state, images, labels, depths, rate, mask)
     bad = jnp.where((sums.bad_step < 0) & ~jnp.isfinite(loss), step, sums.bad_step)
     count = recipe.batch_size
@@ -214,7 +237,8 @@ def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[
             logits: Any = recipe.network.apply(variables, batch, train=False, live_depths=live)
             wanted = labels[chosen]
             valid = offsets < count
-            loss = jnp.sum(jnp.where(valid, _example_losses(logits, wanted), 0.0))
+            losses = measure_loss(recipe.loss, logits, wanted)
+            loss = jnp.sum(jnp.where(valid, losses, 0.0))
             right = (valid & (jnp.argmax(logits, -1) == wanted)).astype(jnp.int32)
             seen = sums.examples + jnp.sum(valid, dtype=jnp.int32)
             by_class = sums.by_class.at[wanted].add(right)

@@ -54,7 +54,6 @@ class Trainer:
         self.settings, self.dataset = settings, dataset
         self._image_shape = dataset.image_shape
         self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
-        self._optimizer = build.make_optimizer(settings)
         self.depths = tuple(settings.model.depths)
         self.is_exact = choose_programs(settings.growth) == EXACT
         first_capacities = (settings.growth.capacity,) * len(self.depths)
@@ -70,7 +69,7 @@ class Trainer:
         sizes = settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
         self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
-            self._optimizer,
+            build.make_optimizer(settings),
             dataset.preprocessing,
             settings.data.batch_size,
             settings.optimizer.ema,
@@ -78,6 +77,8 @@ class Trainer:
             self._mesh,
             self.is_exact,
             choose_evaluation_batch_size(*sizes),
+            build.find_loss(settings),
+            build.find_augmentation(settings),
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
         self.steps_per_epoch = self._feed.steps_per_epoch
@@ -111,7 +112,9 @@ class Trainer:
         self._state = replicate(pad_state(exact, roomy), self._mesh)
 
     def _init_state(self, network: Network, key: jax.Array) -> TrainState:
-        return init_state(network, self._optimizer, key, self._image_shape, self._recipe.ema > 0)
+        recipe = self._recipe
+        optimizer = recipe.transformation()
+        return init_state(network, optimizer, key, self._image_shape, recipe.ema > 0)
 
     def abstract_state(self, depths: Depths) -> TrainState:
         """Shapes, dtypes and places of the state at these depths."""
