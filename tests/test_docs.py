@@ -9,11 +9,15 @@ import pytest
 
 from autogrow_jax import training
 from autogrow_jax.config import resolve
+from autogrow_jax.data import AUGMENTATIONS
 from autogrow_jax.growth import INITIALIZERS, POLICIES
 from autogrow_jax.models import FAMILIES
+from autogrow_jax.optim import LOSSES, OPTIMIZERS, SCHEDULES
+from autogrow_jax.own import Own
 from autogrow_jax.reporting.console import EPOCH_HEADER
 from autogrow_jax.settings import check_key
 
+REGISTRIES = (INITIALIZERS, FAMILIES, POLICIES, LOSSES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
@@ -25,7 +29,7 @@ def blocks(path: Path, language: str) -> list[str]:
 @pytest.fixture
 def registries():
     """Takes back what is registered during a test."""
-    before = [(registry, set(registry)) for registry in (INITIALIZERS, FAMILIES, POLICIES)]
+    before = [(registry, set(registry)) for registry in REGISTRIES]
     yield
     for registry, names in before:
         for name in registry.keys() - names:
@@ -35,7 +39,7 @@ def registries():
 @pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path, "python")])
 def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, monkeypatch, registries):
     # A whole run is the notebook's test; here its config has to be right.
-    monkeypatch.setattr(training, "run", lambda config, workdir: resolve(config))
+    monkeypatch.setattr(training, "run", lambda config, workdir, **own: resolve(config, Own(**own)))
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks(PAGES[page], "python"):
         printed = io.StringIO()

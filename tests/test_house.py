@@ -1,6 +1,7 @@
 """The house is as it is drawn: rooms in order, doors in one direction, nothing too large."""
 
 import ast
+import pydoc
 import re
 from pathlib import Path
 
@@ -138,8 +139,23 @@ def test_no_import_is_hidden():
     for path in FILES:
         tree = ast.parse(path.read_text())
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        assert "__getattr__" not in names, path
-        assert "importlib.import_module" not in path.read_text(), path
+        # The door of the package is the one exception, as it says.
+        if path != ROOT / "__init__.py":
+            assert "__getattr__" not in names, path
+            assert "importlib.import_module" not in path.read_text(), path
+
+
+def test_the_door_of_the_package_has_what_it_names():
+    assert set(autogrow_jax.__all__) <= set(dir(autogrow_jax))
+    for name in autogrow_jax.__all__:
+        assert getattr(autogrow_jax, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'gorw'"):
+        _ = autogrow_jax.gorw
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    checked = next(n for n in tree.body if isinstance(n, ast.If) and "CHECK" in ast.dump(n.test))
+    seen = [a.name for n in checked.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    assert sorted(seen) == sorted(autogrow_jax.__all__)
+    assert "run(config" in pydoc.render_doc(autogrow_jax, renderer=pydoc.plaintext)
 
 
 def test_the_type_checker_sees_what_is_in_a_config():

@@ -137,8 +137,6 @@ class Loaded:
 
         Of one that `read` refuses it yields the UserError instead. No more than a batch of files is
         in memory at a time.
-
-        >>> found = dict(loaded.predict_files(Path("photos").glob("*.jpg")))  # doctest: +SKIP
         """
         rest, size = map(Path, paths), 0
         with ThreadPoolExecutor() as threads:
