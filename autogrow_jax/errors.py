@@ -1,10 +1,12 @@
 """Mistakes of the user, and the names that users choose from and add to."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -23,8 +25,8 @@ class DivergedError(UserError):
 
 
 def printable(text: str) -> str:
-    """Spells out what is no Unicode: bytes of a file name that no terminal and no file takes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Spells out what no terminal takes: bytes that are no Unicode, signs that control it."""
+    return _CONTROL.sub(lambda sign: ascii(sign[0])[1:-1], text)
 
 
 def show(value: object) -> str:

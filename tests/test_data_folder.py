@@ -158,6 +158,53 @@ def test_images_beside_the_classes_are_counted(root):
     assert f"passed over, in no class folder: 2 images such as {root}/0.png" in notes
 
 
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("Train images", "TestData")])
+def test_parts_may_be_called_sets_or_images(root, names):
+    fill(root, *(f"{part}/{name}" for part in names for name in ("cat", "dog")))
+    parts, _ = read(root)
+    assert parts == {
+        part: {name: files(f"{folder}/{name}") for name in ("cat", "dog")}
+        for part, folder in zip(("train", "test"), names, strict=True)
+    }
+
+
+def test_the_key_decides_where_parts_lie_beside_a_folder_of_something_else(root):
+    fill(root, *(f"images/{part}/{name}" for part in ("train", "test") for name in ("cat", "dog")))
+    (root / "labels").mkdir()
+    (root / "labels" / "0.txt").write_text("cat")
+    with pytest.raises(UserError, match=r"two ways: .*data\.layout=parts"):
+        read(root)
+    parts, notes = read(root, layout="parts")
+    assert list(parts) == ["train", "test"] and list(parts["train"]) == ["cat", "dog"]
+    assert "passed over as no images: 1 .txt" in notes
+
+
+def test_what_a_class_without_images_holds_is_told(root):
+    fill(root, "cat", "dog")
+    (root / "eel").mkdir()
+    for i in range(3):
+        (root / "eel" / f"{i}.tga").write_bytes(b"\0\0\2")
+    with pytest.raises(UserError, match=r"eel: no image in it, but 3 \.tga; .* convert"):
+        read(root)
+
+
+def test_names_of_classes_are_matched_however_their_accents_are_written(root):
+    """A Mac writes them apart."""
+    fill(root, "train/caf\u00e9", "train/dog", "test/cafe\u0301", "test/dog")
+    parts, _ = read(root)
+    assert parts["test"]["caf\u00e9"] == files("test/cafe\u0301")
+    fill(root, "train/cafe\u0301")
+    with pytest.raises(UserError, match="one name in two spellings"):
+        read(root)
+
+
+def test_what_macos_leaves_is_passed_over_in_silence(root):
+    fill(root, "cat", "dog")
+    (root / "cat" / "Icon\r").write_bytes(b"")
+    (root / "._cat").write_bytes(b"\0")
+    assert read(root)[1] == ()
+
+
 def test_two_folders_for_one_part_are_refused(root):
     fill(root, "train/cat", "train/dog", "Training/cat", "Training/dog")
     with pytest.raises(UserError, match="both Training/ and train/ for the train part"):

@@ -187,6 +187,32 @@ def test_copies_in_arrays_are_named_by_their_numbers(tmp_path):
     assert "number 7 of train (class 1) and number 0 of test (class 1)" in said
 
 
+def test_an_image_in_two_classes_is_named(tmp_path):
+    root = write_classes(tmp_path / "set", count=10, names=("a", "b"))
+    assert not any("several classes" in line for line in load_folder(root).notes)
+    for name in ("im001.png", "im005.png"):
+        shutil.copy(root / "a" / name, root / "b" / f"copy_{name}")
+    (line,) = (line for line in load_folder(root).notes if "several classes" in line)
+    assert line.startswith("2 images lie in several classes, such as ")
+    assert f"{root}/a/im00" in line and f"{root}/b/copy_im00" in line
+
+
+def test_a_part_that_is_copies_for_the_most_part_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
+    given = {"x_train": images, "y_train": np.arange(40) % 2}
+    np.savez(path, **given, x_test=np.repeat(images[:1] // 2, 9, 0), y_test=np.zeros(9, int))
+    notes = load_dataset(str(path)).notes
+    assert "1 of the 9 images of test are different ones, the others copies" in notes
+    assert not any("images of train are different" in line for line in notes)
+
+
+def test_names_of_classes_are_all_shown_whatever_signs_they_hold(tmp_path):
+    names = ("ant (red)", "bee (1 in all)", "cat, tame")
+    root = write_classes(tmp_path / "set", count=10, names=names)
+    assert "3 classes (ant (red), bee (1 in all), cat, tame)" in load_folder(root).notes[0]
+
+
 def test_a_class_of_nine_tenths_is_pointed_out(tmp_path):
     write_classes(tmp_path / "set", 95, ("fine",), seed=1)
     write_classes(tmp_path / "set", 5, ("broken",), seed=2)

@@ -236,6 +236,7 @@ X = np.zeros((60, 8, 8, 3), np.uint8)
         ({"x_train": X[None]}, "expected .N, H, W. or .N, H, W, C."),
         ({"x_train": X.transpose(0, 3, 1, 2)}, r"np.transpose\(x, \(0, 2, 3, 1\)\)"),
         ({"x_train": np.zeros((60, 12, 8, 8), np.uint8)}, r"looks like \[N, C, H, W\]"),
+        ({"x_train": np.zeros((60, 7, 20, 16), np.uint8)}, r"looks like \[N, C, H, W\]"),
         ({"x_train": X}, "all 60 training images are equal"),
         ({"x_valid": X, "y_valid": np.zeros(60, int)}, r"x_valid \(did you mean x_val\?\)"),
         ({"X_test": X}, r"X_test \(did you mean x_test\?\)"),
@@ -255,6 +256,9 @@ X = np.zeros((60, 8, 8, 3), np.uint8)
         ({"y_train": np.ones(60)}, "float64, expected integers"),
         ({"y_train": np.eye(3, dtype=int)[np.arange(60) % 3]}, r"shape \[60, 3\]"),
         ({"class_names": np.asarray(["a", "b"])}, "expected 0..1"),
+        ({"class_names": np.asarray(["a", "b", "a"])}, "class_names has a more than once"),
+        ({"class_names": np.asarray(["e\u0301", "b", "\u00e9"])}, "class_names has \u00e9 more"),
+        ({"class_names": np.asarray(["a", "", "b"])}, "class_names has an empty name"),
         ({"y_train": None}, "must come together"),
         ({"x_train": None, "y_train": None}, "no x_train and y_train"),
         ({"x_train": np.asarray([None] * 60)}, "not readable as .npz"),
@@ -270,6 +274,33 @@ def test_malformed_npz_is_named(tmp_path, changed, message):
 def test_other_arrays_of_an_npz_are_passed_over_and_named(tmp_path):
     path = write_npz(tmp_path / "a.npz", weights=np.ones(3), author=np.asarray("me"))
     assert f"passed over in {path}: weights, author" in load_dataset(path).notes
+
+
+def test_names_of_classes_may_be_bytes_and_hold_signs_of_control(tmp_path):
+    names = [b"cat", "d\u00e9j\u00e0".encode(), b"a\nb\x1b"]
+    path = write_npz(tmp_path / "a.npz", class_names=np.asarray(names))
+    assert load_dataset(path).class_names == ("cat", "d\u00e9j\u00e0", "a\\nb\\x1b")
+
+
+@pytest.mark.parametrize(
+    "shape", [(60, 16, 16, 16), (60, 9, 9, 103), (60, 20, 12, 7), (60, 8, 8, 4)]
+)
+def test_many_channels_that_lie_last_are_taken(tmp_path, shape):
+    path = tmp_path / "a.npz"
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    np.savez(path, x_train=images, y_train=np.arange(60) % 3)
+    assert load_dataset(str(path)).image_shape == shape[1:]
+
+
+def test_nearly_black_images_are_named(tmp_path):
+    """Such as come of floats in [0, 1] that were made whole numbers."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3))
+    dark = (images / 255).astype(np.uint8)
+    for x_train, named in ((dark, True), (images / 255**2, True), (images / 255, False)):
+        path = tmp_path / "a.npz"
+        np.savez(path, x_train=x_train, y_train=np.arange(60) % 3)
+        notes = load_dataset(str(path)).notes
+        assert any("no pixel of x_train is above 1 of 255" in line for line in notes) == named
 
 
 def test_a_class_that_is_never_tested_is_named(tmp_path):

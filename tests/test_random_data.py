@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import resource
+import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -356,10 +357,21 @@ def test_random_folders_are_read_or_refused(tree, layout, size):
 
 # --- Names.
 
+SIGNS = st.text(st.characters(exclude_characters="\n"), max_size=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(tmp_path_factory):
+    """A folder to lie in, and nothing to fetch sets with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        patch.setitem(sys.modules, "tensorflow_datasets", None)
+        yield
+
 
 @pytest.mark.parametrize("kind", ["", "npz:", "folder:", "folder", "mnist"])
 @_FEW
-@given(st.text(max_size=12), st.text(max_size=12))
+@given(SIGNS, SIGNS)
 @example("~nobody", "")
 @example("a" * 5000, "b" * 300)
 @example("a\0b", "\0")

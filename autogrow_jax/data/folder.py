@@ -77,7 +77,8 @@ def read_image_folder(
         notes = _describe(listing, headers)
         if laid:
             notes.append(f"transparent in part, laid on {background}: {_some(laid)}")
-        write_info(folder, listing.class_names, source=str(root), notes=notes)
+        lines = list(map(printable, notes))
+        write_info(folder, listing.class_names, source=printable(str(root)), notes=lines)
 
     files = {
         part: [path for folder in folders for path in folder.files]
@@ -113,7 +114,11 @@ def _read_headers(
     for part in listing.parts.values():
         for folder, _, inside in part:
             if not any(path in headers for path in inside):
-                raise UserError(f"{folder}: no image in it; remove the folder or fill it")
+                but = f", but {_count_kinds(inside)}" if inside else ""
+                raise UserError(
+                    f"{folder}: no image in it{but}; remove the folder, fill it, or convert what it"
+                    " holds to PNG or JPEG"
+                )
     first = next(iter(headers))
     for path, header in headers.items():
         if not image_size and header.size != headers[first].size:
@@ -133,13 +138,11 @@ def _describe(listing: Listing, headers: dict[Path, Header]) -> list[str]:
     stray = set(filter(is_image, listing.outside))
     others = [path for path in listing.outside if path not in stray]
     others += [path for path in listing.class_files() if path not in headers]
-    kinds = Counter(path.suffix.lower() or "without suffix" for path in others)
     animated = [path for path, header in headers.items() if header.animated]
     grey = [path for path, header in headers.items() if header.grey]
     notes = list(listing.notes)
-    if kinds:
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        notes.append(f"passed over as no images: {counts}")
+    if others:
+        notes.append(f"passed over as no images: {_count_kinds(others)}")
     if stray:
         notes.append(f"passed over, in no class folder: {_some(sorted(stray))}")
     if animated:
@@ -147,6 +150,12 @@ def _describe(listing: Listing, headers: dict[Path, Header]) -> list[str]:
     if 0 < len(grey) < len(headers):
         notes.append(f"in grey, made RGB as the other {len(headers) - len(grey)}: {_some(grey)}")
     return notes
+
+
+def _count_kinds(paths: list[Path]) -> str:
+    """Counts files by their suffixes."""
+    kinds = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def _some(paths: list[Path]) -> str:

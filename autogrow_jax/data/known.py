@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from autogrow_jax.data.types import Source, Split
+from autogrow_jax.errors import printable
 
 # From this part of the images on, a class is pointed out.
 _NEARLY_ALL = 0.9
@@ -140,20 +141,22 @@ def describe(known: Known, parts: Mapping[str, Split], source: Source) -> tuple[
     size = describe_size(known.image_shape)
     if known.source_size != (height, width):
         size = f"{describe_size(known.source_size)} pixels, padded to {size}"
-    classes = list_names(known.class_names).partition(" (")[0]
+    classes = list_names(known.class_names).removesuffix(f" ({len(known.class_names):,} in all)")
     num_classes = len(known.class_names)
     counts = {name: f"{part.images:,}" for name, part in known.parts.items()}
     validation = f"{counts['validation']} for validation"
     if parts["validation"] is parts["test"]:
         validation = "none but these for validation"
-    return (
+    lines = (
         f"{num_classes:,} classes ({classes}), images of {size} pixels and {channels}"
         f" channel{'' if channels == 1 else 's'}, from {known.where}",
         f"{counts['train']} images to train on, {counts['test']} to test on, {validation}",
         *source.notes,
         *_describe_copies(parts, source),
+        *_describe_sameness(parts, source),
         *_describe_balance(known),
     )
+    return tuple(map(printable, lines))
 
 
 def _describe_copies(parts: Mapping[str, Split], source: Source) -> Iterator[str]:
@@ -167,6 +170,30 @@ def _describe_copies(parts: Mapping[str, Split], source: Source) -> Iterator[str
             yield (
                 f"{count:,} of the {len(shared):,} images of {other} {verb} in {one} too, such as"
                 f" {example}"
+            )
+
+
+def _describe_sameness(parts: Mapping[str, Split], source: Source) -> Iterator[str]:
+    """A line where one image has two labels, and for parts of few different images."""
+    distinct = {id(part): part for part in parts.values()}.values()
+    ids = np.concatenate([part.ids for part in distinct])
+    labels = np.concatenate([part.labels for part in distinct])
+    order = np.lexsort((labels, ids))
+    is_copy = ids[order][1:] == ids[order][:-1]
+    torn = np.unique(ids[order][1:][is_copy & (np.diff(labels[order]) != 0)])
+    if len(torn):
+        # Copies are sorted by their labels: the first and the last differ.
+        found = _find(torn[0], source)
+        yield (
+            f"{len(torn):,} image{'s lie' if len(torn) > 1 else ' lies'} in several classes, such"
+            f" as {found[0]} and {found[-1]}: there no net can tell them apart"
+        )
+    for name, part in parts.items():
+        different = len(np.unique(part.ids))
+        if 2 * different <= len(part.ids) and (name == "test" or part is not parts["test"]):
+            yield (
+                f"{different:,} of the {len(part.ids):,} images of {name} are different ones, the"
+                " others copies"
             )
 
 

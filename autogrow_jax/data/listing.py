@@ -1,6 +1,7 @@
 """Which files of a folder belong to which part and class, told from names alone."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ from autogrow_jax.errors import UserError
 LAYOUTS = ("auto", "classes", "parts")
 _PARTS = dict.fromkeys(("train", "training"), "train")
 _PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-_PARTS |= dict.fromkeys(("test", "testing", "eval"), "test")
+_PARTS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+_ENDING = re.compile(r"[ _-]?(set|images|imgs|data|split)$")  # "training_set"
 # What systems and programs leave beside images. What starts with a dot is as hidden.
-_SYSTEM = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"}
-_SYSTEM |= {"system volume information", "lost+found", "__pycache__"}
+_SYSTEM = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+_SYSTEM |= {"$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 
 
 class ClassFolder(NamedTuple):
@@ -52,7 +54,7 @@ class _Tree:
     @property
     def part(self) -> str:
         """The part that the folder's name stands for, "" for none."""
-        return _PARTS.get(self.path.name.lower(), "")
+        return _PARTS.get(_ENDING.sub("", self.path.name.lower()), "")
 
     def all_files(self) -> list[Path]:
         """Returns the files at any depth, sorted."""
@@ -68,11 +70,12 @@ def list_folder(
 ) -> Listing:
     """Finds parts and classes: `root/CLASS`, `root/PART/CLASS` or `root/CLASS/PART`.
 
-    Parts are train (training), val (valid, validation, dev) and test (testing, eval) in any case,
-    with or without all of them; classes in `root` beside val or test, with the same names, are
-    train. Where `root` holds a single folder that holds all this, that one is read. `layout` says
-    whether what is called like a part is one: "classes", "parts", or "auto", which asks where both
-    can be meant. `is_image` opens a file and tells. A train part has `least_classes`.
+    Parts are train (training), val (valid, validation, dev) and test (testing, eval, evaluation) in
+    any case, also as in "training_set", with or without all of them; classes in `root` beside val
+    or test, with the same names, are train. Where `root` holds a single folder that holds all this,
+    that one is read. `layout` says whether what is called like a part is one: "classes", "parts",
+    or "auto", which asks where both can be meant. `is_image` opens a file and tells. A train part
+    has `least_classes`.
 
     Raises:
       UserError: no such folder, a link that leads nowhere, no classes, two folders for one part,
@@ -129,11 +132,11 @@ def _scan(path: Path, above: tuple[Path, ...], seen: set[Path], notes: list[str]
             if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
                 continue
             inside = path / entry.name
-            if not entry.is_dir():
+            if not inside.is_dir():
                 if entry.is_symlink() and not inside.exists():
                     raise UserError(
-                        f"{inside} is a link to {os.readlink(inside)}, where there is nothing; "
-                        "mend or remove it"
+                        f"{inside} is a link to {os.readlink(inside)}, where there is nothing or"
+                        " only links in a circle; mend or remove it"
                     )
                 tree.files.append(inside)
             elif entry.is_symlink() and _leads_up(inside.resolve(), (real, *above)):
@@ -185,7 +188,7 @@ def _find_parts(
     if layout == "classes":
         return {"train": _by_name(tree.folders)}
     if not named:
-        return _parts_of_classes(tree, layout)
+        return _parts_of_classes(tree, layout, is_image)
     by_part: dict[str, dict[str, _Tree]] = {}
     for folder in named:
         if folder.part in by_part:
@@ -216,7 +219,9 @@ def _find_parts(
     raise _two_readings(tree, [folder.path.name for folder in named])
 
 
-def _parts_of_classes(tree: _Tree, layout: str) -> dict[str, dict[str, _Tree]]:
+def _parts_of_classes(
+    tree: _Tree, layout: str, is_image: Callable[[Path], bool]
+) -> dict[str, dict[str, _Tree]]:
     """The folders by part and class name, of classes that may have parts inside."""
     inside = [folder for tree in tree.folders for folder in tree.folders if folder.part]
     if not inside and layout == "auto":
@@ -224,6 +229,9 @@ def _parts_of_classes(tree: _Tree, layout: str) -> dict[str, dict[str, _Tree]]:
     if not (inside and all(folder.only_parts() for folder in tree.folders)):
         if layout == "auto":
             raise _two_readings(tree, [str(inside[0].path.relative_to(tree.path))])
+        holding = [folder for folder in tree.folders if any(part.part for part in folder.folders)]
+        if len(holding) == 1:
+            return _find_parts(holding[0], layout, is_image)
         raise UserError(
             f"{tree.path}: layout is 'parts', but none of {', '.join(_by_name(tree.folders))} is "
             f"called like a part ({', '.join(_PARTS)})"

@@ -164,7 +164,11 @@ def _path(text: str, directory: str) -> Path:
 def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
     official = OFFICIAL_SETS[name]
     folders = search_folders(name, directory)
-    looked = [f"{folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in folders]
+    looked = [
+        f"{folder}{'' if folder.is_dir() else ' (no such folder)'}"
+        for number, folder in enumerate(folders)
+        if number < 3 or folder.is_dir() or folder is folders[-1]  # The commonest of many.
+    ]
     otherwise = (
         f"put the official files of {name} into the data directory: {official.files}. "
         f"Looked in: {', '.join(looked) or 'nowhere, no data directory was given'}"

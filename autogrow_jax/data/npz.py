@@ -39,7 +39,8 @@ def read_npz(path: Path) -> Source:
     """
     arrays, others = _load(path)
     source = make_source(arrays, printable(str(path)), others)
-    return source._replace(notes=(f"passed over in {path}: {', '.join(others)}",) if others else ())
+    passed = (f"passed over in {path}: {', '.join(others)}",) if others else ()
+    return source._replace(notes=(*source.notes, *passed))
 
 
 def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[str] = ()) -> Source:
@@ -57,6 +58,8 @@ def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[s
     labels = {part: arrays[f"y_{part}"] for part in parts}
     if "class_names" in arrays:
         class_names = tuple(map(_to_name, arrays["class_names"].reshape(-1).tolist()))
+        if "" in class_names:
+            raise UserError(f"{where}: class_names has an empty name; give every class one")
         if twice := [name for name, count in Counter(class_names).items() if count > 1]:
             raise UserError(
                 f"{where}: class_names has {list_names(twice)} more than once; a class needs a name"
@@ -74,7 +77,9 @@ def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[s
         for part in parts
     }
     train, val, test = (splits.get(part) for part in _PARTS)
-    return Source(train, val, test, class_names, where)
+    dark = [f"x_{part}" for part, split in splits.items() if split.images.max() <= 1]
+    notes = (f"no pixel of {', '.join(dark)} is above 1 of 255: fine for masks of 0 and 1 alone",)
+    return Source(train, val, test, class_names, where, notes if dark else ())
 
 
 def _to_name(name: object) -> str:
@@ -137,7 +142,7 @@ def _to_uint8(images: np.ndarray, where: str) -> np.ndarray:
         images = images[..., None]
     _, first, second, last = images.shape
     # Few rows of many channels, or what is square only if the channels come first.
-    if last > 4 and (first <= 4 or first != second == last):
+    if last > 4 and (first <= 4 or first != second == last or 2 * first <= min(second, last)):
         raise UserError(
             f"{where}: shape {list(images.shape)} looks like [N, C, H, W], expected [N, H, W, C]; "
             "transpose it: np.transpose(x, (0, 2, 3, 1))"

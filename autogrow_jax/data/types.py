@@ -17,13 +17,14 @@ DAMAGED = "it is damaged or cut short, fetch it again"
 
 
 def reason(error: Exception) -> str:
-    """What a library raised, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What a library raised, in one line of no more than 300 characters."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 300 else f"{line[:300]}..."
 
 
 def plain_name(text: str) -> str:
     """A class's name as it is matched: accents composed, which macOS writes apart in file names."""
-    return unicodedata.normalize("NFC", printable(text))
+    return unicodedata.normalize("NFC", printable(text).replace("\n", "\\n"))
 
 
 def another_set(where: object, held: str, name: str) -> UserError:
