@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from autogrow_jax.data import Augmentation, Dataset
-from autogrow_jax.growth import Policy
+from autogrow_jax.growth import POLICIES, Policy
 from autogrow_jax.optim import Loss, Schedule, Steps
 
 # What a key holds where the user gave an object instead of a name.
@@ -53,6 +53,8 @@ GIVEN_KEYS = {
 def ask_again(key: str, value: Any) -> str:
     """The end of a message on a key that a run has, "" where it was given no object for it."""
     part = next((part for part, its in GIVEN_KEYS.items() if its == key), None)
-    if part is None or not isinstance(value, str) or value != GIVEN:
+    # Nobody but who registered a policy of that name means it by it.
+    is_name = part == "policy" and GIVEN in POLICIES
+    if part is None or is_name or not isinstance(value, str) or value != GIVEN:
         return ""
     return f"; it was given as an object: give it again, run(config, workdir, {part}=...)"

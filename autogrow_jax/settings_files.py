@@ -195,5 +195,5 @@ def describe_keys() -> str:
         default = "" if key.default in (None, ()) else key.default
         accepts = key.accepts if isinstance(key.accepts, str) else " | ".join(key.accepts)
         lines.append(f"  {_PREFIX}{name}={default}")
-        lines += [f"      {line}" for line in textwrap.wrap(f"{key.help} ({accepts})", 88)]
+        lines += [f"      {line}" for line in textwrap.wrap(f"{key.help} ({accepts})".strip(), 88)]
     return "\n".join([*lines, f"\n{OWN_HELP}"])

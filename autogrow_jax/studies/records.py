@@ -134,13 +134,12 @@ def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
     """Makes the tables of a study from whatever its cells have left in its workdir."""
     cells = {cell.name: cell for entry in entries for cell in (*entry.cells, *entry.baselines)}
     records = {name: read_record(cell, workdir) for name, cell in cells.items()}
-    sections: dict[str, Section] = {}
     lines: dict[str, list[Line]] = {}
     for entry in entries:
         both = (tuple(records[cell.name] for cell in of) for of in (entry.cells, entry.baselines))
-        sections[entry.section.title] = entry.section
         lines.setdefault(entry.section.title, []).append(Line(entry.row, *both))
-    return [Table(section, tuple(lines[title])) for title, section in sections.items()]
+    sections = {entry.section.title: entry.section for entry in entries}
+    return [Table(sections[title], tuple(of)) for title, of in lines.items()]
 
 
 def read_record(cell: Cell, workdir: Path) -> Record:

@@ -79,8 +79,8 @@ def format_markdown(title: str, tables: Sequence[Table], *, command: str) -> str
     parts = [f"# {_escape(title)}"]
     for table, sentences in zip(tables, own, strict=True):
         columns = [
-            _Column(column.group, _escape(column.header), list(map(_escape, column.cells)))
-            for column in _make_columns(table)
+            c._replace(header=_escape(c.header), cells=list(map(_escape, c.cells)))
+            for c in _make_columns(table)
         ]
         parts += [f"## {_escape(table.section.title)}", _draw(columns, "pipe")]
         parts.append("\n".join(f"- {_escape(remark)}" for remark in make_remarks(table)))
@@ -237,10 +237,8 @@ def describe(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
       The sentences that hold of all tables, and for each table those that hold of it alone.
     """
     about = [_describe(table) for table in tables]
-    texts: dict[str, set[str]] = {}
-    for kind, text in (pair for sentences in about for pair in sentences.items()):
-        texts.setdefault(kind, set()).add(text)
-    common = {kind: min(of) for kind, of in texts.items() if len(of) == 1}
+    texts = {kind: text for each in about for kind, text in each.items()}
+    common = {k: t for k, t in texts.items() if all(each.get(k, t) == t for each in about)}
     own = [[text for kind, text in each.items() if kind not in common] for each in about]
     return list(common.values()), own
 
