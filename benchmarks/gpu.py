@@ -14,7 +14,8 @@ Every task is a process with a time limit of its own: one that hangs is killed, 
 over. What is found goes to DIR at once: `results.jsonl`, a line for each figure with device,
 versions and date; `summary.md`; `log.txt`; `cell.tar.gz`, which holds the workdir of part 5. The
 same command again goes on where the last one stopped, so two or three calls do what one cannot; a
-task that was killed or failed is tried once more.
+task that was killed or failed is tried once more. A finished cell comes into the poster's table by
+`tar xf DIR/cell.tar.gz && python -m benchmarks.poster --keep cell`.
 
 Needed beside this repository: jax with CUDA, flax, optax, orbax-checkpoint, scikit-learn, absl-py,
 filelock, tabulate, tqdm, matplotlib and ml_collections; PyTorch to be compared with; the official
@@ -45,6 +46,7 @@ from typing import Any, NamedTuple
 from autogrow_jax.children import Child, Slot
 from autogrow_jax.reporting import replace_file
 from benchmarks.gpu_report import read_rows, summarise
+from benchmarks.gpu_worker import LATER
 
 _ROOT = Path(__file__).parents[1]
 PARTS = ("correctness", "steps", "roofline", "phase", "cell")
@@ -87,7 +89,7 @@ def list_tasks(tiny: bool) -> list[Task]:
         for precision, batch in kinds
         for family, depth in (("plain3", 20), ("plain3", 3), ("basic3", 20), ("basic3", 3))
     ]
-    # Of every part the first that tells something; the rest where time is left, in later calls.
+    # Of every part the first that tells something; behind the cell what shares its time.
     return [
         Task("correctness:steps", 80, 20),
         Task("correctness:digits", 60, 15),
@@ -99,8 +101,8 @@ def list_tasks(tiny: bool) -> list[Task]:
         Task("phase:pytorch", 90, 40),
         *steps[2:4],
         Task("phase:shared", 110, 50),
+        Task("cell", 3600, 30),
         *steps[4:],
-        Task("cell", 3600, 45),
     ]
 
 
@@ -175,7 +177,7 @@ class Pack:
                 _pack(workdir, self.out / "cell.tar.gz")
                 packed = time.monotonic()
             time.sleep(0.1)
-        return "failed" if child.returncode else "done"
+        return {0: "done", LATER: "stopped"}.get(child.returncode, "failed")
 
     def _write(self, part: str, **row: Any) -> None:
         with self.rows_file.open("a") as file:
@@ -257,14 +259,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # So that what was begun is stopped, and noted, on every way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pack = Pack(options, shlex.join(["python", "-m", "benchmarks.gpu", *given]))
+    bad = run_tasks(pack, choose(tasks, read_rows(pack.rows_file)))
+    print(f"\n{(pack.out / 'summary.md').read_text()}")
+    return bad
+
+
+def run_tasks(pack: Pack, tasks: Sequence[Task]) -> int:
+    """Runs tasks while there is time; returns how many failed or were killed.
+
+    What stands behind the cell shares with it by halves what those before it leave: the cell takes
+    all the time there is, and would leave the others none in any call.
+    """
+    place = next((n for n, task in enumerate(tasks) if task.part == "cell"), len(tasks))
+    bad = _run_all(pack, tasks[:place], 0)
+    bad += _run_all(pack, tasks[place + 1 :], pack.left / 2)
+    return bad + _run_all(pack, tasks[place : place + 1], 0)
+
+
+def _run_all(pack: Pack, tasks: Sequence[Task], spare: float) -> int:
+    """Runs those for which there is time, `spare` seconds left alone; returns how many failed."""
     bad = 0
-    for task in choose(tasks, read_rows(pack.rows_file)):
-        if pack.left < task.least:
+    for task in tasks:
+        if pack.left - spare < max(task.least, 1):
             continue
         state = pack.run(task)
         bad += state in ("failed", "killed")
         print(f"{state:<8} {task.name} ({pack.left:.0f} s left)", flush=True)
-    print(f"\n{(pack.out / 'summary.md').read_text()}")
     return bad
 
 

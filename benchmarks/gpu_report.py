@@ -54,7 +54,11 @@ def _name(depths: Sequence[int]) -> str:
 
 
 def _errors(rows: Iterable[Row]) -> str:
-    told = [f"- {row.get('form') or row['task']}: {row['error']}" for row in rows if "error" in row]
+    told = [
+        f"- {', '.join(filter(None, [row['task'], row.get('form')]))}: {row['error']}"
+        for row in rows
+        if "error" in row
+    ]
     return "\n".join(dict.fromkeys(told))
 
 

@@ -1,25 +1,22 @@
 """Training steps in each form of the loop, by turns with PyTorch's: part 2 of `benchmarks.gpu`."""
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
-from autogrow_jax.models.network import Stage
-from autogrow_jax.models.stack import num_slots
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.state import (
     TrainState,
@@ -29,8 +26,10 @@ from autogrow_jax.training.state import (
     pad_state,
 )
 from autogrow_jax.training.step import Recipe, Sums, make_train_steps
-from benchmarks.gpu_worker import Job
-from benchmarks.measure import Times, ratio, take_turns
+from benchmarks.gpu_report import read_rows
+from benchmarks.gpu_worker import LATER, Job
+from benchmarks.measure import ratio, take_turns
+from benchmarks.rival_stacks import unrolled_stacks
 from benchmarks.roofline import count_work
 
 # XLA captures a loop into a CUDA graph where every piece of it is of these kinds: the defaults, and
@@ -66,27 +65,20 @@ FORMS = {
     "shared, graphs of any size": Form(False, options={**_GRAPHS, **_ANY_SIZE}),
 }
 EAGER = "pytorch"
-# Of torch.compile; the first has CUDA graphs.
-MODES = ("reduce-overhead", "default")
+_BESIDE = ("exact", EAGER)
+# What is compared at once; after "pytorch, " stands a mode of torch.compile, whose first has CUDA
+# graphs. The first stage is the safest and says most.
+STAGES: Mapping[str, Sequence[str]] = {
+    "base": ("exact", "shared", "unrolled", EAGER),
+    "compiled with graphs": (f"{EAGER}, reduce-overhead",),
+    "graphs": ("exact, graphs", "shared, graphs"),
+    "graphs of any size": ("exact, graphs of any size", "shared, graphs of any size"),
+    "compiled": (f"{EAGER}, default",),
+}
 # How far the first losses may be apart, relative.
 _TOLERANCES = {"float32": 2e-3, "tf32": 2e-2, "bfloat16": 5e-2}
 _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
 _LEARNING_RATE = 1e-3  # So low that rounding does not grow from step to step.
-
-
-@contextmanager
-def unrolled_stacks() -> Iterator[None]:
-    """While it lasts, networks of exact depth are traced with a stage's blocks one by one."""
-
-    def run(stage, block, apply, params, stats, x, train, live_depth):
-        del stage, block, train, live_depth
-        if not num_slots(params):
-            return x, stats
-        blocks = params, stats
-        return lax.scan(lambda x, slot: apply(slot[0], slot[1], x), x, blocks, unroll=True)
-
-    with mock.patch.object(Stage, "_run", run):
-        yield
 
 
 class Cell:
@@ -159,97 +151,116 @@ class Turn:
 
 
 def measure_steps(job: Job) -> None:
-    """Measures the cell that the job names, "FAMILY-DEPTH-BATCH-PRECISION"."""
+    """Measures the cell that the job names, "FAMILY-DEPTH-BATCH-PRECISION", a stage at a time.
+
+    A stage that an earlier try ended is not done again, and one that ended an earlier try is passed
+    over: what is new to XLA may end the process, or never return.
+    """
     began = time.monotonic()
     family, depth, batch, precision = job.what.split("-")
     cell = Cell(family, int(depth), int(batch), precision, 2 if job.tiny else 20)
     about = {"family": family, "depths": cell.depths, "batch": cell.batch, "precision": precision}
     note = partial(job.note, **about)
-    work = count_work(cell.network, _IMAGE_SHAPE, cell.batch, "train")
-    forms = dict(list(FORMS.items())[:3]) if job.tiny else FORMS
-    turns, compiled = _compile_all(cell, forms, note)
-    losses = {name: turn() for name, turn in turns.items()}
-    theirs = _make_theirs(cell, note)
-    if theirs is not None:
-        turns[EAGER] = theirs("")
-        losses[EAGER] = turns[EAGER]()
-    base = losses["exact"]
-    for name in [n for n in turns if not abs(losses[n] / base - 1) < _TOLERANCES[precision]]:
-        note(form=name, error=f"its loss is {losses[name]:.6g}, that of exact {base:.6g}")
-        del turns[name]
-    rounds, limit = (1, 1.0) if job.tiny else (7, 12.0)
-    times = take_turns(turns, rounds, limit)
-    for name in times:
-        figures = {"compile_seconds": compiled.get(name), "loss": losses[name]}
-        note(**_row(cell, name, times), **figures, work=work._asdict())
-    if theirs is None or job.tiny:
-        return
-    fastest = min((name for name in times if name != EAGER), key=lambda name: median(times[name]))
-    for mode in MODES:  # The longest to build last, one after the other.
-        if time.monotonic() - began > 0.7 * job.seconds:
-            note(form=f"{EAGER}, {mode}", error="no time was left to compile it")
+    rows = [row for row in read_rows(job.out / "results.jsonl") if row.get("task") == job.task]
+    begun, ended = ({row[word] for row in rows if word in row} for word in ("begun", "ended"))
+    bench = _Bench(cell, note, tiny=job.tiny)
+    stages = list(STAGES.items())
+    for number, (stage, forms) in enumerate(stages[:1] if job.tiny else stages):
+        if stage in ended:
             continue
-        start = time.monotonic()
-        try:
-            turn = theirs(mode)
-            for _ in range(3):  # CUDA graphs are recorded in the second call.
-                loss = turn()
-        except Exception as error:  # Its compiler needs more of a machine than PyTorch does.
-            note(form=f"{EAGER}, {mode}", error=f"does not work here: {error!r}"[:300])
-            continue
-        spent = time.monotonic() - start
-        name = f"{EAGER}, {mode}"
-        chosen = {name: turn, EAGER: turns[EAGER], fastest: turns[fastest]}
-        found = take_turns(chosen, rounds, limit)
-        note(
-            **_row(cell, name, found),
-            compile_seconds=spent,
-            loss=loss,
-            work=work._asdict(),
-            over={"form": fastest, "ratio": ratio(found, name, fastest)},
-        )
+        if number and stage in begun:
+            for form in forms:
+                note(form=form, error="an earlier try ended with it, see log.txt")
+        elif time.monotonic() - began > 0.7 * job.seconds:
+            sys.exit(LATER)
+        else:
+            note(begun=stage)
+            bench.measure(forms)
+        note(ended=stage)
 
 
-def _row(cell: Cell, name: str, times: Times) -> dict[str, Any]:
-    step = median(times[name]) / cell.steps
-    over = ratio(times, name, EAGER) if EAGER in times else None
-    return {
-        "form": name,
-        "milliseconds": 1000 * step,
-        "images_per_second": cell.batch / step,
-        "over_eager": over,
-        "rounds": times[name],
-        "steps": cell.steps,
-    }
+class _Bench:
+    """Times forms of a cell by turns with "exact" and PyTorch's eager step, which are made once."""
 
+    def __init__(self, cell: Cell, note: Callable[..., None], tiny: bool):
+        self._cell, self._note = cell, note
+        self._rounds, self._limit = (1, 1.0) if tiny else (7, 10.0)
+        self._work = count_work(cell.network, _IMAGE_SHAPE, cell.batch, "train")._asdict()
+        self._beside: dict[str, Callable[[], float]] = {}
+        self._loss = math.nan  # Of "exact".
+        self._theirs = _make_theirs(cell, note)
 
-def _compile_all(
-    cell: Cell, forms: Mapping[str, Form], note: Callable[..., None]
-) -> tuple[dict[str, Callable[[], float]], dict[str, float]]:
-    """Compiles side by side, as the processor has more cores than a program needs."""
-    lowered = {name: cell.lower(form) for name, form in forms.items()}
+    def measure(self, forms: Sequence[str]) -> None:
+        """Notes a row of each form, or why there is none."""
+        wanted = [form for form in (*_BESIDE, *forms) if form not in self._beside]
+        turns: dict[str, Callable[[], float]] = {}
+        seconds, losses = self._make(list(dict.fromkeys(wanted)), turns)
+        if not math.isfinite(self._loss):
+            self._loss = losses["exact"]
+        for name, loss in losses.items():
+            if not abs(loss / self._loss - 1) < _TOLERANCES[self._cell.precision]:
+                text = f"its loss is {loss:.6g}, that of exact {self._loss:.6g}"
+                self._note(form=name, error=text)
+                del turns[name]
+        if not turns:
+            return
+        times = take_turns(self._beside | turns, self._rounds, self._limit)
+        for name in [name for name in turns if name in forms]:
+            step = median(times[name]) / self._cell.steps
+            self._note(
+                form=name,
+                milliseconds=1000 * step,
+                images_per_second=self._cell.batch / step,
+                over_eager=ratio(times, name, EAGER) if EAGER in times else None,
+                over_exact=ratio(times, name, "exact"),
+                **{"rounds": times[name], "steps": self._cell.steps, "work": self._work},
+                compile_seconds=seconds[name],
+                loss=losses[name],
+            )
+        self._beside |= {name: turn for name, turn in turns.items() if name in _BESIDE}
 
-    def compile_one(name: str) -> tuple[Any, float]:
-        start = time.monotonic()
-        options = dict(forms[name].options) or None
-        program = lowered[name][0].compile(compiler_options=options)
-        return program, time.monotonic() - start
-
-    turns: dict[str, Callable[[], float]] = {}
-    seconds = {}
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        futures = {name: pool.submit(compile_one, name) for name in forms}
-        for name, future in futures.items():
+    def _make(
+        self, names: Sequence[str], turns: dict[str, Callable[[], float]]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Puts what works into `turns`; returns seconds of compilation, and first losses."""
+        seconds: dict[str, float] = {}
+        losses: dict[str, float] = {}
+        compiled = _compile_all(self._cell, {n: FORMS[n] for n in names if n in FORMS})
+        for name in names:
+            start = time.monotonic()
             try:
-                program, seconds[name] = future.result()
-            except Exception as error:  # A jaxlib that lacks a flag, or cannot do it.
-                note(form=name, error=f"does not compile: {error}"[:300])
+                if name in compiled:
+                    turn, seconds[name] = compiled[name].result()
+                elif self._theirs is None:
+                    continue  # It is noted why.
+                else:
+                    turn = self._theirs(name.partition(", ")[2])
+                losses[name] = turn()
+                for _ in range(2):  # CUDA graphs are recorded in a later call than the first.
+                    turn()
+            except Exception as error:  # A flag or a compiler that this machine does not have.
                 if name == "exact":
                     raise
+                losses.pop(name, None)
+                self._note(form=name, error=f"does not work here: {error!r}"[:300])
                 continue
-            turns[name] = Turn(program, lowered[name][1], cell.batch * cell.steps)
-            print(f"compiled {name} in {seconds[name]:.1f} s", file=sys.stderr, flush=True)
-    return turns, seconds
+            turns[name] = turn
+            seconds.setdefault(name, time.monotonic() - start)
+            print(f"made {name} in {seconds[name]:.1f} s", file=sys.stderr, flush=True)
+        return seconds, losses
+
+
+def _compile_all(cell: Cell, forms: Mapping[str, Form]) -> dict[str, Future[Any]]:
+    """Compiles side by side, as the processor has more cores than a program needs."""
+
+    def compile_one(lowered: Any, arguments: Any, form: Form) -> tuple[Turn, float]:
+        start = time.monotonic()
+        program = lowered.compile(compiler_options=dict(form.options) or None)
+        images = cell.batch * cell.steps
+        return Turn(program, arguments, images), time.monotonic() - start
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        return {n: pool.submit(compile_one, *cell.lower(f), f) for n, f in forms.items()}
 
 
 def _make_theirs(

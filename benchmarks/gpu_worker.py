@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from autogrow_jax.children import stop_with_parent
 
+# A task that ends with this status goes on in a later call.
+LATER = 75
 Note = Callable[..., None]
 
 
@@ -17,7 +19,8 @@ class Job(NamedTuple):
     """What a task is given.
 
     Attributes:
-      what: the task's name behind the part's.
+      task: its name, "PART" or "PART:WHAT".
+      what: that behind the part's.
       seconds: that it has.
       out: folder of all results.
       data_dir: of MNIST's official files; "" for none.
@@ -26,6 +29,7 @@ class Job(NamedTuple):
       note: writes a figure, by names.
     """
 
+    task: str
     what: str
     seconds: float
     out: Path
@@ -59,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with (out / "results.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    job = Job(what, options.seconds, out, options.data_dir, options.workdir, options.tiny, note)
+    where = out, options.data_dir, options.workdir
+    job = Job(options.task, what, options.seconds, *where, options.tiny, note)
     # Each imports what it needs: a part whose needs are missing leaves the others alone.
     if part == "steps":
         from benchmarks.gpu_steps import measure_steps as work

@@ -1,4 +1,4 @@
-"""A rival of `autogrow_jax.models.stack`: one program for all depths, by conditions."""
+"""Rivals of `autogrow_jax.models.stack`: one program for all depths, by conditions; no loop."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +52,24 @@ def conditional_stacks() -> Iterator[None]:
     def run(stage, block, apply, params, stats, x, train, live_depth):
         del stage, block, train
         return run_conditional_stack(apply, params, stats, x, live_depth - 1)
+
+    with mock.patch.object(Stage, "_run", run):
+        yield
+
+
+@contextmanager
+def unrolled_stacks() -> Iterator[None]:
+    """While it lasts, networks of exact depth are traced with a stage's blocks one by one.
+
+    Nothing is computed again for the gradient.
+    """
+
+    def run(stage, block, apply, params, stats, x, train, live_depth):
+        del stage, block, train, live_depth
+        if num_slots(params) == 0:
+            return x, stats
+        blocks = params, stats
+        return lax.scan(lambda x, slot: apply(slot[0], slot[1], x), x, blocks, unroll=True)
 
     with mock.patch.object(Stage, "_run", run):
         yield

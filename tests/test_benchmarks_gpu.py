@@ -23,6 +23,8 @@ if task == "steps:hangs":
     time.sleep(100)
 if task == "steps:fails":
     sys.exit("it says why")
+if task == "steps:later":
+    sys.exit(75)
 if task == "cell":
     workdir = pathlib.Path(given["workdir"])
     workdir.mkdir(exist_ok=True)
@@ -36,6 +38,7 @@ _TASKS = [
     Task("steps:fails", 60, 0),
     Task("steps:hangs", 3, 0),
     Task("steps:works", 60, 0),
+    Task("steps:later", 60, 0),
     Task("steps:long", 60, 1000),
     Task("cell", 1000, 0),
 ]
@@ -66,18 +69,19 @@ def call(tmp_path, monkeypatch):
 
 def test_a_task_that_hangs_or_fails_is_noted_and_the_others_go_on(call, capsys):
     bad, ended, out = call("steps", 2)
-    wanted = [("steps:fails", "failed"), ("steps:hangs", "killed"), ("steps:works", "done")]
-    assert (bad, ended) == (2, wanted)
+    later = ("steps:later", "stopped")
+    wanted = [("steps:fails", "failed"), ("steps:hangs", "killed"), later]
+    assert (bad, ended) == (2, [*wanted[:2], ("steps:works", "done"), later])
     summary, log = (out / "summary.md").read_text(), (out / "log.txt").read_text()
     assert "found before it hung" in summary
-    assert "Not done: steps:fails, steps:hangs;" in summary
+    assert "Not done: steps:fails, steps:hangs, steps:later;" in summary
     assert "it says why" in log and "did steps:works" in log
     assert summary in capsys.readouterr().out
     # The same command goes on: what was killed or failed once more, and then not again.
-    assert call("steps", 2)[1] == wanted[:2]
-    assert call("steps", 2)[1] == []
+    assert call("steps", 2)[1] == wanted
+    assert call("steps", 2)[1] == [later]
     assert call("steps", 2, "--list")[1] == []
-    assert capsys.readouterr().out.endswith("\nsteps:long\n")
+    assert capsys.readouterr().out.endswith("\nsteps:later\nsteps:long\n")
 
 
 def test_the_cell_is_stopped_with_the_call_and_goes_on_in_the_next(call):
@@ -110,6 +114,21 @@ def _step(form, milliseconds, **more):
     )
 
 
+def test_the_cell_leaves_others_half_of_the_time():
+    class Pack:
+        left, ran = 100.0, []
+
+        def run(self, task):
+            self.ran.append(task.name)
+            self.left -= {"correctness:a": 20, "steps:b": 45}.get(task.name, 35)
+            return "done"
+
+    tasks = [Task(name, 9, 0) for name in ("correctness:a", "cell", "steps:b", "steps:c")]
+    assert gpu.run_tasks(Pack(), tasks) == 0
+    # Of the 80 s behind the first task, 40 are the others', of which one was enough.
+    assert Pack.ran == ["correctness:a", "steps:b", "cell"]
+
+
 def test_summary_says_which_form_is_fastest_and_how_far_from_the_limit():
     limits = {"precision": "bfloat16", "bytes_per_second": 1e12, "flops_per_second": 1e15}
     rows = [
@@ -124,7 +143,7 @@ def test_summary_says_which_form_is_fastest_and_how_far_from_the_limit():
     summary = gpu_report.summarise(rows)
     assert "`shared` takes 1.50 times that of `exact`" in summary
     assert "`growth.programs` should be `exact`" in summary
-    assert "- pytorch, default: no compiler" in summary and "- cell: no data" in summary
+    assert "- t, pytorch, default: no compiler" in summary and "- cell: no data" in summary
     lines = [line.split("|") for line in summary.splitlines()]
     cells = [[cell.strip() for cell in line[1:-1]] for line in lines if len(line) > 3]
     assert ["plain3 20-20-20", "128", "bfloat16", "4", "6", "9"] in cells
