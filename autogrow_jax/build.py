@@ -104,6 +104,12 @@ def _fill_in(values: dict[str, Any]) -> None:
             )
         # Growth ends early enough for the least of fine-tuning, which then takes what is left.
         values["growth.max_epochs"] = min(values["growth.max_epochs"], total - tail)
+    for name in ("finetune.choose", "finetune.max_latency"):
+        if not values["finetune.front"] and values[name] != DEFAULTS[name]:
+            raise UserError(
+                f"config.{name} is {values[name]}, but config.finetune.front is False, which leaves"
+                " one net and nothing to choose; leave out the one or the other"
+            )
 
 
 # What an optimiser of the user's own does not take from the config.

@@ -181,9 +181,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Lines "key: old -> new" for keys that may not change between a run and its resumption."""
-    # A key that is younger than the run had the value that is now its default.
     keys = all_keys()
-    before, after = ({n: k.default for n, k in keys.items()} | flatten(c) for c in (old, new))
+    known = {name: key.was for name, key in keys.items()}
+    before, after = (known | flatten(config) for config in (old, new))
     lines = []
     for name in sorted(name for name in before if name not in keys or not keys[name].free):
         # JSON knows no tuples.

@@ -33,6 +33,11 @@ class Key(NamedTuple):
     help: str = ""  # What it is, in Markdown.
     # Whether a resumed run may change it: it changes what is seen or kept, not what is computed.
     free: bool = False
+    before: Any = None  # What runs did that are older than the key, if not the default.
+
+    @property
+    def was(self) -> Any:
+        return self.default if self.before is None else self.before
 
 
 def key(*args: Any, **kwargs: Any) -> Any:
@@ -248,13 +253,19 @@ class Finetune:
     """What follows growth."""
 
     epochs: int = whole(200, 0, "epochs",
-        "epochs after growth; of the whole run in mode `scratch`")
+        "epochs after growth, of each net of the front; of the whole run in mode `scratch`")
     total_epochs: int = whole(0, 0, "epochs",
         "of the whole run: fine-tuning takes what growth leaves, at least `finetune.epochs`",
         "0 means no total")
     schedule: str = choice("auto", SCHEDULES,
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
         " `cosine`, `constant`; `auto` goes by the policy")
+    front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
+        " that a cheaper one does as well as are stopped early", before=False)
+    choose: str = choice("one_se", ("one_se", "best", "last"), "which net is recommended: the"
+        " cheapest within one standard error of the best, the best, or growth's last")
+    max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
+        "in evaluation, of the net that is recommended")
 
     def length(self, phase_start: int) -> int:
         """Epochs of fine-tuning that began with epoch `phase_start`, or of a run from scratch."""

@@ -62,4 +62,6 @@ def paper_config(family: str, dataset: str) -> ConfigDict:
 
     config.finetune.epochs = 200
     config.finetune.schedule = "staircase"
+    # The paper fine-tunes the last net, and no other.
+    config.finetune.front = False
     return config

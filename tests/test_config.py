@@ -253,6 +253,14 @@ def test_a_key_younger_than_the_run_had_its_default():
     assert differences(nest(old), nest(flatten(config) | {"optimizer.ema": 0.9}))
 
 
+def test_a_run_older_than_the_front_had_none():
+    config = resolve(default_config())
+    old = flatten(config)
+    del old["finetune.front"]
+    assert differences(nest(old), config) == ["finetune.front: False -> True"]
+    assert differences(nest(old), nest(flatten(config) | {"finetune.front": False})) == []
+
+
 # --- Every key changes something.
 
 
@@ -422,7 +430,7 @@ BASE = {
     "finetune.total_epochs": {"finetune.epochs": 4},
 }
 # Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py,
-# test_training_compile_ahead.py, test_training_compilation_cache.py and
+# test_training_compile_ahead.py, test_training_compilation_cache.py, test_training_front.py and
 # test_training_snapshots.py.
 IN_RUNS = {
     "mode",
@@ -431,6 +439,9 @@ IN_RUNS = {
     "data.augment",
     "data.allow_changes",
     "data.cache_dir",
+    "finetune.front",
+    "finetune.choose",
+    "finetune.max_latency",
     "growth.compile_ahead",
     "growth.initializer",
     "growth.reset_optimizer",

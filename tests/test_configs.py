@@ -85,6 +85,7 @@ def test_a_config_of_the_paper_has_its_protocol(name):
     assert config.optimizer.weight_decay == 5e-4
     assert config.optimizer.learning_rate == (0.1 if "basic" in name else 0.01)
     assert (config.finetune.epochs, config.finetune.schedule) == (200, "staircase")
+    assert not config.finetune.front
 
 
 def test_imagenet_has_the_protocol_of_its_own():

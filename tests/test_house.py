@@ -54,6 +54,7 @@ HEAVY = {
     "autogrow_jax.cli.predict",
     "autogrow_jax.main",
     "autogrow_jax.reporting.__main__",
+    "autogrow_jax.reporting.drawing",
     "autogrow_jax.reporting.plots",
     "autogrow_jax.studies.__main__",
     "autogrow_jax.studies.figures",

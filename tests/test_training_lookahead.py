@@ -36,6 +36,7 @@ def _config(**changes):
     config.growth.max_epochs = 10
     config.growth.capacity = 2
     config.finetune.epochs = 1
+    config.finetune.front = False
     config.optimizer.ema = 0.9
     config.log.progress = False
     config.log.tensorboard = False

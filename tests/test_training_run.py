@@ -35,6 +35,7 @@ def _config(**changes):
     config.growth.max_epochs = 5
     config.growth.max_depths = (5,)
     config.finetune.epochs = 2
+    config.finetune.front = False
     config.optimizer.ema = 0.9
     config.log.progress = False
     config.update_from_flattened_dict(changes)
@@ -216,8 +217,8 @@ def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
         for k, v in {
             "data.fraction": 0.1, "data.batch_size": 32, "num_devices": 1, "growth.interval": 1,
             "growth.mode": "all", "growth.max_epochs": 5, "growth.max_depths": 5,
-            "finetune.epochs": 2, "optimizer.ema": 0.9, "log.progress": False,
-            "growth.window": 100, "data.name": "digits",
+            "finetune.epochs": 2, "finetune.front": False, "optimizer.ema": 0.9,
+            "log.progress": False, "growth.window": 100, "data.name": "digits",
         }.items()
     ]  # fmt: skip
     command = [sys.executable, "-m", "autogrow_jax.main", f"--workdir={tmp_path}", *flags]

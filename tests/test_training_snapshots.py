@@ -30,6 +30,7 @@ def _config(**changes):
     config.growth.interval = 1
     config.growth.max_epochs = 5
     config.finetune.epochs = 2
+    config.finetune.front = False
     config.optimizer.ema = 0.5
     config.snapshots.every = 2
     config.log.progress = False

@@ -358,11 +358,29 @@ def _workdir(path, policy="periodic", family="narrow_plain3", num_snapshots=4, s
             phase = "growth" if epoch < 5 else "finetune"
             file.write(to_json({"epoch": epoch, "phase": phase, "depths": depths}) + "\n")
     for epoch in range(0, 2 * num_snapshots, 2):
-        depths = course[max(epoch - 1, 0)]
+        depths = course[min(max(epoch - 1, 0), len(course) - 1)]
         network = build_network(family, depths, image_channels=1)
         variables = _draw(network, seed + epoch, (8, 8, 1))
         write_snapshot(path / "snapshots", Snapshot(epoch, depths, variables))
     return path
+
+
+def test_the_path_of_a_front_is_that_of_one_of_its_nets(tmp_path):
+    path = _workdir(tmp_path / "a", num_snapshots=6)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    turns = [(2, 2), (1, 1), (2, 1), (2, 2), (1, 1)]
+    lines = lines[:5] + [
+        {"epoch": 5 + i, "phase": "finetune", "depths": d, "candidate": sum(d) - 2}
+        for i, d in enumerate(turns)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(path)  # The last net's, as long as none is recommended.
+    assert [snapshot.epoch for snapshot in run.snapshots] == [0, 2, 4, 6]
+    assert ([event["epoch"] for event in run.growth], run.finetune) == ([2, 4], 5)
+    (path / "result.json").write_text('{"recommended": [2, 1]}')
+    run = read_run(path)
+    assert [snapshot.epoch for snapshot in run.snapshots] == [0, 2, 4, 8]
+    assert ([event["epoch"] for event in run.growth], run.finetune) == ([2], 7)
 
 
 def test_the_command_draws_several_runs(tmp_path, capsys):

@@ -46,6 +46,8 @@ def _report(given: argparse.Namespace) -> None:
         title=title,
         validation_name=validation_label(told.get("validation"), told.get("validation_examples")),
         test_accuracy=told.get("test_accuracy"),
+        front=told.get("front") or (),
+        recommended=told.get("recommended") or (),
         svg=given.svg,
     )
     if result:

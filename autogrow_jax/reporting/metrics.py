@@ -5,9 +5,11 @@ Keys of a line: `epoch` (0-based), `phase` ("growth", "finetune" or "scratch"), 
 `learning_rate`, `seconds` (wall clock of this epoch, without the growth after it). The line of an
 epoch that only tries a block has `trial`, the stage tried, and the depths of the net on trial; the
 first line after a round of trials has `kept`, a list of the stage whose trial was kept, or an empty
-one. `notes` are the policy's, numbers by name, where it made any. More keys are kept as they are;
-`elapsed` (seconds since the run's start, over all its restarts) is used by the plots where every
-line has it. NaN and infinities are written, and read back, as null.
+one. In a front, lines have `candidate`, the place of the net among those that are fine-tuned, the
+cheapest first; they are trained by turns, so depths go up and down there. `notes` are the policy's,
+numbers by name, where it made any. More keys are kept as they are; `elapsed` (seconds since the
+run's start, over all its restarts) is used by the plots where every line has it. NaN and infinities
+are written, and read back, as null.
 """
 
 import json
@@ -104,10 +106,12 @@ class TensorBoardWriter:
         """Writes the losses, accuracies, learning rate, seconds, depths and notes that a line has.
 
         Of a trial only the validation accuracy is written, under `trial/stage_N`: the curves are
-        those of the nets that are kept.
+        those of the nets that are kept. So it is of a front, under `front/N` for candidate N.
         """
         if line.get("trial") is not None:
             scalars = {f"trial/stage_{line['trial']}": line.get("validation_accuracy")}
+        elif line.get("candidate") is not None:
+            scalars = {f"front/{line['candidate']}": line.get("validation_accuracy")}
         else:
             scalars = {name: line.get(key) for name, key in _SCALARS.items()}
             scalars |= {f"depth/stage_{stage}": d for stage, d in enumerate(line["depths"])}
@@ -173,11 +177,19 @@ def truncate(path: str | os.PathLike[str], num_epochs: float) -> list[dict[str, 
 def growth_events(metrics: Lines) -> list[dict[str, Any]]:
     """The growths of a run, as the changes of depth from one line to the next; trials are none.
 
+    Nor are the changes from one candidate of a front to another.
+
     Each is `{"epoch", "stage", "depths"}`: the epoch before which the net grew, the stage that did
     (None where several grew at once), and the depths from then on (a list).
     """
     events = []
-    for before, after in pairwise(line for line in metrics if line.get("trial") is None):
+    # After growth the last candidate may have blocks that came with its end.
+    kept = [line for line in metrics if line.get("trial") is None]
+    deepest = max((sum(line["depths"]) for line in kept), default=0)
+    counted = (
+        line for line in kept if line.get("candidate") is None or sum(line["depths"]) == deepest
+    )
+    for before, after in pairwise(counted):
         pairs = zip(before["depths"], after["depths"], strict=True)
         changed = [stage for stage, (old, new) in enumerate(pairs) if old != new]
         if changed:
@@ -215,8 +227,24 @@ def kept_depths(metrics: Lines) -> list[list[int]]:
     return found
 
 
+def path_to(metrics: Sequence[Any], depths: Sequence[int]) -> list[Any]:
+    """The lines of the epochs behind a net: of growth up to its depths, then of its fine-tuning."""
+    return [
+        line
+        for line, kept in zip(metrics, find_kept(metrics), strict=True)
+        if (list(line["depths"]) == list(depths) or line.get("candidate") is None)
+        and kept
+        and all(here <= there for here, there in zip(line["depths"], depths, strict=True))
+    ]
+
+
 def best_accuracy(metrics: Lines) -> float:
-    """The best validation accuracy of the nets that were kept, in percent; NaN where none is."""
+    """The best validation accuracy of the nets that were kept, in percent; NaN where none is.
+
+    In a front, of the net of the last line and those that it grew from.
+    """
+    if metrics and metrics[-1].get("candidate") is not None:
+        metrics = path_to(metrics, metrics[-1]["depths"])
     pairs = zip(metrics, find_kept(metrics), strict=True)
     values = [line.get("validation_accuracy") for line, kept in pairs if kept]
     finite = (value for value in values if value is not None and math.isfinite(value))

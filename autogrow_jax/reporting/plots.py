@@ -3,14 +3,12 @@
 Drawn from the lines of metrics.jsonl alone, without pyplot and its global state.
 """
 
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,21 +16,24 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import result
+from autogrow_jax.reporting.drawing import (
+    MARK_COLOR,
+    PALETTE,
+    draw_curves,
+    draw_front,
+    save_figure,
+)
 from autogrow_jax.reporting.metrics import (
     Lines,
     best_accuracy,
     find_kept,
     growth_events,
     kept_depths,
+    path_to,
 )
-from autogrow_jax.reporting.workdir import replace_file
 
-# Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARK_COLOR, _SHADE_COLOR = "#595959", "#f2eee3"
+_SHADE_COLOR = "#f2eee3"
 
-# So few points are drawn as dots too: a single one would not be seen in a line.
-_MAX_EPOCHS_WITH_DOTS = 40
 # More lines than this would hide the curves; the ticks at the bottom always show them all.
 _MAX_GROWTH_LINES = 40
 # A schedule with more steps than this is a smooth one, and its steps are no events.
@@ -41,20 +42,6 @@ _MAX_RATE_LINES = 8
 _MAX_NOTES = 4
 # The part of a panel's height that is kept free at the bottom, for the growth ticks.
 _BOTTOM_ROOM = 0.07
-
-
-def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
-    """Writes a figure into files, each of the kind its suffix names and replaced in one step.
-
-    The same figure gives the same bytes. `how` is passed on to `savefig`.
-    """
-    for path in paths:
-        buffer = io.BytesIO()
-        metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-        with matplotlib.rc_context({"svg.hashsalt": "autogrow_jax"}):
-            drawing.savefig(buffer, format=path.suffix[1:], metadata=metadata, **how)
-        replace_file(path, buffer.getvalue())
-    return list(paths)
 
 
 def draw_growth(
@@ -83,40 +70,52 @@ def figure(
     title: str = "",
     validation_name: str = "validation",
     test_accuracy: float | None = None,
+    front: Sequence[Mapping[str, Any]] = (),
+    recommended: Sequence[int] = (),
 ) -> Figure:
     """Draws a run, for notebooks: `display(figure(metrics))`.
 
     What an epoch ended with stands at the number of epochs done then, so epoch 0 at 1; a growth
-    before epoch e stands at e. Curves and depths are those of the nets that were kept; trials that
-    were not are dots.
+    before epoch e stands at e. Curves are those of the nets that were kept and, of a front, of the
+    one that is recommended; trials that were not, and other candidates, are dots.
 
     Args:
       metrics: lines of metrics.jsonl, of a run that may still go on; none gives empty panels.
       title: the first line over the picture.
       validation_name: what the validation accuracy was measured on, for the legend.
       test_accuracy: percent, where it is known.
+      front, recommended: as result.json has them, of a run that has a front and is over.
 
     Returns:
       A figure of its own, not known to pyplot: a row each for accuracy, loss, depth of every stage
-      and what the policy noted, if it did; two columns (epochs, time).
+      and what the policy noted, if it did, two columns (epochs, time); below, the front if any.
     """
     noted = [line.get("notes") or {} for line in metrics]
     names = list(dict.fromkeys(name for notes in noted for name in notes))[:_MAX_NOTES]
-    drawing = Figure(figsize=(13, 8.2 + 1.6 * len(names)), dpi=150, layout="constrained")
+    height = 8.2 + 1.6 * len(names)
+    whole = Figure(figsize=(13, height + 4 * bool(front)), dpi=150, layout="constrained")
+    drawing: Any = whole
+    if front:
+        both: Any = whole.subfigures(2, 1, height_ratios=(height, 4))
+        drawing = both[0]
+        draw_front(both[1].subplots(), front, recommended)
     heights = (1.3, 1, 1, *[0.65] * len(names))
     panels = drawing.subplots(len(heights), 2, sharex="col", sharey="row", height_ratios=heights)
     if metrics:
+        kept = _find_shown(metrics, recommended)
+        best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
+        curve = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
         epochs = _series(metrics, "epoch")
         axes = _Axis(epochs, epochs + 1, "epochs done"), _time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
             accuracy, loss, depth, *others = column
-            _draw_accuracy(accuracy, metrics, axis, validation_name, test_accuracy)
-            _draw_loss(loss, metrics, axis)
+            _draw_accuracy(accuracy, metrics, axis, kept, curve, test_accuracy)
+            _draw_loss(loss, metrics, axis, kept)
             _draw_depths(depth, metrics, axis)
             for panel, name in zip(others, names, strict=True):
                 style: dict[str, Any] = {"color": "k", "markersize": 4, "linewidth": 0.8}
                 panel.plot(axis.end, _series(noted, name), ".-", label="noted", **style)
-            _draw_marks(column, metrics, axis)
+            _draw_marks(column, metrics, axis, kept)
             # From the first epoch on: building the kernels may take longer than all epochs.
             first, last = axis.start[0], axis.end[-1]
             depth.set_xlim(first, last + 0.015 * (last - first))
@@ -135,10 +134,18 @@ def figure(
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
     drawing.align_ylabels(panels[:, 0])
-    panels[0, 0].set_title(_summary(metrics), loc="left", fontsize=10, color=MARK_COLOR, pad=10)
+    summary = _summary(metrics, recommended)
+    panels[0, 0].set_title(summary, loc="left", fontsize=10, color=MARK_COLOR, pad=10)
     if title:
         drawing.suptitle(title, x=0.01, ha="left", fontsize=15)
-    return drawing
+    return whole
+
+
+def _find_shown(metrics: Lines, recommended: Sequence[int]) -> np.ndarray:
+    """Whether each epoch is part of the curves [epochs]."""
+    front = [recommended and line.get("candidate") is not None for line in metrics]
+    found = zip(metrics, find_kept(metrics), front, strict=True)
+    return np.array([k and not (f and line["depths"] != list(recommended)) for line, k, f in found])
 
 
 class _Axis(NamedTuple):
@@ -171,7 +178,7 @@ def _time_axis(metrics: Lines) -> _Axis:
     return _Axis(start / unit, end / unit, label)
 
 
-def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis) -> None:
+def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis, kept: np.ndarray) -> None:
     """Draws growths, fine-tune and drops of the learning rate into a column of panels.
 
     The first are of the accuracy, the loss, whose legend names the marks, and the depths, whose
@@ -194,8 +201,11 @@ def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis) -> None:
         for panel in panels:
             panel.axvspan(finetune[0], axis.end[-1], color=_SHADE_COLOR, linewidth=0, zorder=0)
         legend.patches[-1].set_label("fine-tune")
-    rates = pairwise(_series(metrics, "learning_rate"))
-    drops = [(i, rate) for i, (before, rate) in enumerate(rates, start=1) if rate < before]
+    # A front's nets, trained by turns, have their own: those of the curves.
+    rates = pairwise(
+        zip(np.flatnonzero(kept), _series(metrics, "learning_rate")[kept], strict=True)
+    )
+    drops = [(i, rate) for (_, before), (i, rate) in rates if rate < before]
     if 0 < len(drops) <= _MAX_RATE_LINES:
         dashed: dict[str, Any] = {"color": MARK_COLOR, "linewidth": 0.9, "linestyle": (0, (4, 3))}
         for panel in panels:
@@ -206,17 +216,20 @@ def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis) -> None:
 
 
 def _draw_accuracy(
-    panel: Axes, metrics: Lines, axis: _Axis, validation_name: str, test_accuracy: float | None
+    panel: Axes,
+    metrics: Lines,
+    axis: _Axis,
+    kept: np.ndarray,
+    name: str,
+    test_accuracy: float | None,
 ) -> None:
-    kept = np.array(find_kept(metrics))
     validation = _series(metrics, "validation_accuracy")
     train = np.where(kept, _series(metrics, "train_accuracy"), np.nan)
-    best = best_accuracy(metrics)
-    name = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
-    _draw_curves(panel, axis.end[kept], train[kept], validation[kept], name)
+    draw_curves(panel, axis.end[kept], train[kept], validation[kept], name)
     grey: dict[str, Any] = {"color": MARK_COLOR, "zorder": 2}
     if not kept.all():
-        tried = f"tried, not kept: {np.sum(~kept):,}"
+        what = "tried, not kept" if find_kept(metrics).count(False) else "other candidates"
+        tried = f"{what}: {np.sum(~kept):,}"
         hollow = {"markersize": 3, "fillstyle": "none", "markeredgewidth": 0.7, **grey}
         panel.plot(axis.end[~kept], validation[~kept], "o", label=tried, **hollow)
     shown = np.stack([train, validation])
@@ -240,10 +253,9 @@ def _draw_accuracy(
     panel.set_ylim(bottom - _BOTTOM_ROOM * span, top + 0.04 * span)
 
 
-def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis) -> None:
-    kept = np.array(find_kept(metrics))
+def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis, kept: np.ndarray) -> None:
     train, validation = (_series(metrics, f"{part}_loss")[kept] for part in ("train", "validation"))
-    _draw_curves(panel, axis.end[kept], train, validation, "validation")
+    draw_curves(panel, axis.end[kept], train, validation, "validation")
     panel.margins(y=_BOTTOM_ROOM)
     values = np.concatenate([train, validation])
     low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=0)
@@ -258,7 +270,7 @@ def _draw_depths(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     depths = np.array(kept_depths(metrics))  # [epochs, stages]
     times = np.stack([axis.start, axis.end], axis=1).ravel()
     for stage, course in enumerate(depths.T):
-        first, last = course[0], course[-1]
+        first, last = course[0], course.max()
         panel.plot(
             times,
             np.repeat(course, 2),
@@ -274,26 +286,15 @@ def _draw_depths(panel: Axes, metrics: Lines, axis: _Axis) -> None:
     panel.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _draw_curves(
-    panel: Axes, x: np.ndarray, train: np.ndarray, validation: np.ndarray, name: str
-) -> None:
-    marker = "o" if len(x) <= _MAX_EPOCHS_WITH_DOTS else ""
-    style: dict[str, Any] = {"marker": marker, "markersize": 3}
-    style["linewidth"] = float(np.clip(250 / max(1, len(x)), 0.6, 1.3))
-    # The train curve is the smoother one and would be lost under the other.
-    for y, label, color, order in ((train, "train", "#e69f00", 2.2), (validation, name, "k", 2.1)):
-        if np.isfinite(y).any():
-            panel.plot(x, y, label=label, color=color, zorder=order, **style)
-
-
-def _summary(metrics: Lines) -> str:
+def _summary(metrics: Lines, recommended: Sequence[int]) -> str:
     if not metrics:
         return "no epoch is done yet"
-    course = kept_depths(metrics)
-    depths = result.format_depths(course[-1])
-    if growths := sum(before != after for before, after in pairwise(course)):
-        start = result.format_depths(course[0])
-        depths = f"{start} grown {result.count_times(growths)} to {depths}"
+    depths = start = result.format_depths(metrics[0]["depths"])
+    if growths := growth_events(metrics):
+        last = result.format_depths(growths[-1]["depths"])
+        depths = f"{start} grown {result.count_times(len(growths))} to {last}"
+    if recommended:
+        depths += f", {result.format_depths(recommended)} recommended"
     epochs = result.format_count(metrics[-1]["epoch"] + 1, "epoch")
     trials = result.on_trial(sum(line.get("trial") is not None for line in metrics))
     return f"{depths}, {epochs}{trials}, {result.format_duration(_end_times(metrics)[-1])}"

@@ -46,6 +46,16 @@ class Result:
     variables: dict[str, Any]  # Its weights and running statistics.
     more: dict[str, Any] = dataclasses.field(default_factory=dict)  # More of result.json.
 
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """Of each net of the front, the cheapest first, what it costs and how good it is.
+
+        Depths, accuracy on the validation images and its standard error in percent, parameters,
+        FLOPs of one image forward, milliseconds an image, epochs of growth and of fine-tuning, and
+        whether it was stopped early. Empty of a run without a front.
+        """
+        return self.more.get("front", [])
+
     def to_dict(self) -> dict[str, Any]:
         """The content of result.json."""
         return {key: getattr(self, key) for key in RESULT_KEYS} | self.more
@@ -104,6 +114,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         "  by class": _format_classes(result),
         "  commonest class": _format_commonest(result),
         "validation accuracy": "best_validation_accuracy" in result and _format_best(result),
+        "front": _format_front(result),
         "parameters": "num_params" in result and f"{result['num_params']:,}",
         "epochs": "epochs" in result and f"{result['epochs']:,}{trials}",
         "compilations": "compilations" in result and f"{result['compilations']:,}",
@@ -195,6 +206,8 @@ def _format_growth(result: Mapping[str, Any]) -> str:
     depths, growth, seed = (result.get(key) for key in ("depths", "growth", "seed_depths"))
     start = f" from {format_depths(seed)}" if seed else ""
     course = f"grown {count_times(len(growth))}{start}" if growth else "not grown"
+    if (front := result.get("front")) and front[-1]["depths"] != list(depths or ()):
+        course += f"; growth went on to {format_depths(front[-1]['depths'])}"
     return f"{format_depths(depths or ())} ({course})"
 
 
@@ -202,6 +215,22 @@ def _format_best(result: Mapping[str, Any]) -> str:
     images = describe_validation(result.get("validation"), result.get("validation_examples"))
     on = f", on {images}" if "validation" in result else ""
     return f"{_format_percent(result['best_validation_accuracy'])} at best{on}"
+
+
+def _format_front(result: Mapping[str, Any]) -> str:
+    """A line for each net of the front, under their names; a star marks the recommended one."""
+    if not (front := result.get("front")):
+        return ""
+    lines = [f"{'depths':<15} {'val. acc. %':<14} {'parameters':>11} {'MFLOPs':>8} {'ms/image':>8}"]
+    for net in front:
+        star = "*" if net["depths"] == list(result["recommended"]) else ""
+        accuracy = f"{net['validation_accuracy']:6.2f} ± {net['standard_error']:.2f}"
+        stopped = f"  stopped after {net['finetune_epochs']:,}" if net["stopped"] else ""
+        lines.append(
+            f"{format_depths(net['depths']) + star:<15} {accuracy:<14} {net['num_params']:>11,}"
+            f" {net['flops'] / 1e6:>8,.1f} {net['milliseconds']:>8.3f}{stopped}"
+        )
+    return f"\n{'':23}".join([*lines, "* recommended"])
 
 
 def _format_classes(result: Mapping[str, Any]) -> str:

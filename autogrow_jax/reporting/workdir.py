@@ -28,6 +28,7 @@ class Workdir:
         self.metrics = root / "metrics.jsonl"
         self.result = root / "result.json"
         self.checkpoints = root / "checkpoints"
+        self.candidates = root / "candidates"
         self.picture = root / "plots" / "growth.png"
         self.snapshots = root / "snapshots"
         self.tensorboard = root / "tensorboard"

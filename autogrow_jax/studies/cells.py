@@ -138,12 +138,13 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
     settings = resolve(nest(flat)).to_dict()
     if settings["mode"] == "evaluate":
         raise UserError("mode 'evaluate' trains nothing; a study takes 'grow' and 'scratch'")
-    # Only what differs from the defaults: a key that a later version adds leaves names as they are.
+    # Only what differs from what runs did before there was the key, so that a key that a later
+    # version adds leaves names as they are.
     keys = all_keys()
     computed = {
         name: value
         for name, value in flatten(settings).items()
-        if not keys[name].free and value != keys[name].default
+        if not keys[name].free and value != keys[name].was
     }
     text = json.dumps([computed, found_by], sort_keys=True, default=list)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autogrow_jax.reporting.plots import MARK_COLOR, save_figure
+from autogrow_jax.reporting.drawing import MARK_COLOR, save_figure
 from autogrow_jax.studies.marks import MIN_POINTS, Mark, escape, join, make_marks, telling_columns
 from autogrow_jax.studies.records import Table
 

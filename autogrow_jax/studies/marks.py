@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from autogrow_jax.reporting.plots import PALETTE
+from autogrow_jax.reporting.drawing import PALETTE
 from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Table
 

@@ -14,6 +14,7 @@ loss that metrics.jsonl has for the epoch is that of these arrays.
 """
 
 import io
+import json
 import os
 import re
 import zipfile
@@ -32,7 +33,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import skip_closed_loops
-from autogrow_jax.reporting import replace_file
+from autogrow_jax.reporting import replace_file, to_json
 from autogrow_jax.training.trainer import Trainer
 
 Tree = Any
@@ -181,6 +182,32 @@ def _leaves(tree: Tree) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def write_arrays(path: Path, tree: Tree, memory: dict[str, Any]) -> None:
+    """Writes a state as one .npz file, whole or not at all: leaves by path, and `memory` as JSON.
+
+    `read_arrays` gives it back as the `Restored` of a checkpoint.
+    """
+    buffer, text = io.BytesIO(), to_json(memory, "memory")
+    leaves: dict[str, Any] = {name: leaf for name, leaf in _leaves(tree).items() if leaf.size}
+    np.savez(buffer, **leaves, memory=np.frombuffer(text.encode(), np.uint8))
+    replace_file(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> Restored:
+    """Reads a file of `write_arrays`; UserError where it is missing or damaged."""
+    try:
+        # np.load leaves a file open that it opened itself and could not read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            leaves = dict(arrays.items())
+            memory = json.loads(leaves.pop("memory").tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}, the weights of a candidate, is missing or damaged ({error}); bring it back,"
+            " or start the run in another --workdir"
+        ) from error
+    return Restored(leaves, memory)
 
 
 class Snapshot(NamedTuple):

@@ -70,6 +70,7 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "std": dataset.preprocessing.std,
             "image_shape": dataset.image_shape,
             **({"own": own} if (own := settings.own.named()) else {}),
+            **({"front": state.front, "recommended": trainer.depths} if state.front else {}),
         },
     )
 
@@ -89,8 +90,13 @@ def measure_classes(sums: Sums, part: Split, class_names: Sequence[str]) -> dict
     }
 
 
-def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | None = None) -> None:
-    """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only."""
+def plot(
+    folder: Workdir, lines: list[dict], trainer: Trainer, result: Result | None = None
+) -> None:
+    """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only.
+
+    With the `result` of a run that is over.
+    """
     if jax.process_index() or not lines:
         return
     # Here, not at the top: matplotlib takes a while and not every run ends with a picture.
@@ -102,7 +108,9 @@ def plot(folder: Workdir, lines: list[dict], trainer: Trainer, tested: float | N
         folder.picture,
         title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
         validation_name=validation_label(settings.data.validation, len(dataset.validation.labels)),
-        test_accuracy=tested,
+        test_accuracy=result.test_accuracy if result else None,
+        front=result.front if result else (),
+        recommended=result.depths if result and result.front else (),
     )
 
 

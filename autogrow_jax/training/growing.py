@@ -101,12 +101,19 @@ class Grower:
     A round of trials begins with the epoch after the decision, not with the decision: until then
     trainer and state are those of the net that is kept, and can be saved. While a round goes on
     nothing can; a run that is killed then begins the round again. Without a policy nothing grows.
+    `before_growth` is called while the trainer still has the net that is about to grow, or to be
+    tried with a block more.
     """
 
     def __init__(
-        self, trainer: Trainer, state: RunState, policy: Policy | None, reporter: Reporter
+        self,
+        trainer: Trainer,
+        state: RunState,
+        policy: Policy | None,
+        reporter: Reporter,
+        before_growth: Callable[[], None] = lambda: None,
     ):
-        self._trainer, self._state = trainer, state
+        self._trainer, self._state, self._before_growth = trainer, state, before_growth
         self._policy, self._reporter = policy, reporter
         self._trials: Trials | None = None
         self._foreseen_from: Any = None
@@ -119,11 +126,12 @@ class Grower:
     def prepare(self) -> int:
         """Grows the net that the next epoch tries, if any; returns the epoch whose draws it uses.
 
-        That is its own, or the first of a round.
+        That is its own, or the first of a round; of a front the one that is as far in the phase, so
+        that all candidates see the same draws.
         """
         state = self._state
         if state.trial is None:
-            return state.epoch
+            return state.phase_start + state.epoch_of_phase
         if self._trials is None:
             self._trials = Trials(self._trainer, state.epoch)
         self._trials.begin(state.trial, state.train_accuracy)
@@ -147,6 +155,8 @@ class Grower:
             return
         if self._trials is not None and state.trial is not None:
             self._trials.end(state.trial, line)
+        if self._trials is None and decision.stages:
+            self._before_growth()
         if decision.action == "trial":
             if self._trials is not None:
                 self._trials.hold(decision.best)

@@ -2,7 +2,8 @@
 
     epoch of steps -> validation accuracy -> policy.update -> maybe grow or try -> checkpoint
 
-until the policy says fine-tune, then `finetune.epochs` more, then the test set, once.
+until the policy says fine-tune, then `finetune.epochs` more, of each net of the front in turn, then
+the test set, once.
 """
 
 import os
@@ -38,6 +39,7 @@ from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished
 from autogrow_jax.training.evaluation import evaluate_run, keep_known
+from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState, begin
@@ -141,7 +143,8 @@ def _train(
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
         state = begin(trainer, store, policy)
         schedule = build.make_schedule(settings, policy)
-        grower = Grower(trainer, state, policy, reporter)
+        front = Front(trainer, state, workdir.candidates, reporter)
+        grower = Grower(trainer, state, policy, reporter, front.keep)
         clock = Clock(state, trainer, started)
         lines = truncate(workdir.metrics, state.epoch)
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
@@ -161,8 +164,8 @@ def _train(
             #   would leave a gap.
             # - Snapshots hold the net as it was trained and evaluated, so they come before growth.
             # - The policy decides before the line is written, which has its notes.
-            # - The net grows before the checkpoint: state and arrays are then of one moment, and a
-            #   resumed run asks the policy no second time.
+            # - The net grows, and a front changes nets, before the checkpoint: state and arrays are
+            #   then of one moment, and a resumed run asks the policy no second time.
             # - What the next growth needs is compiled once the policy's state is new, and beside
             #   the saving.
             # - In a round of trials the trainer's net may not be the one that is kept: nothing is
@@ -180,38 +183,41 @@ def _train(
                 if state.trial is None:
                     snapshots.after_epoch(trainer, state.epoch)
                 grower.follow(decision, line)
+                front.advance(lines, measured)
                 grower.compile_ahead(line, measured)
-                if not grower.in_trials:
-                    _save(trainer, state, store, clock)
+                if not grower.in_trials and _save(trainer, state, store, clock):
+                    front.after_saving(settings.checkpoint.keep)
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
                     plot(workdir, lines, trainer)
-        snapshots.end(trainer, state.epoch)
+        if tuple(lines[-1]["depths"]) == trainer.depths:
+            snapshots.end(trainer, state.epoch)
         result = finish(trainer, state, clock)
         # The result comes last: where it is, the run is finished and all else is on disk.
         with trainer.timed("checkpoint"):
             store.wait()
+            front.after_saving(0)
         write_result(workdir.result, result.to_dict())
-        plot(workdir, lines, trainer, result.test_accuracy)
+        plot(workdir, lines, trainer, result)
         reporter.end_run(result.to_dict())
         return result
 
 
 def _is_done(settings: Settings, state: RunState) -> bool:
-    is_over = state.epoch_of_phase >= settings.finetune.length(state.phase_start)
-    return is_over and state.phase != "growth"
+    return state.is_over(settings.finetune.length(state.phase_start))
 
 
-def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> None:
-    """Saves when it is time, right after a growth, and at the end."""
+def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> bool:
+    """Saves when it is time, right after a growth, and at the end; says whether it did."""
     settings = trainer.settings
     grew = bool(state.growth) and state.growth[-1]["epoch"] == state.epoch
     if state.epoch % settings.checkpoint.every and not grew and not _is_done(settings, state):
-        return
+        return False
     with trainer.timed("checkpoint"):
         clock.update()
         saved = trainer.exact_state(), state.to_dict(trainer)
         store.save(state.epoch, *saved, state.validation_accuracy)
+    return True
 
 
 def run_epoch(
@@ -250,6 +256,7 @@ def run_epoch(
         "phase": state.phase,
         **({} if state.trial is None else {"trial": state.trial}),
         **({} if state.kept is None else {"kept": state.kept}),
+        **({} if state.candidate is None else {"candidate": state.candidate}),
         "depths": list(trainer.depths),
         "train_images": int(trained.examples),
         **measured,
@@ -258,8 +265,10 @@ def run_epoch(
         "seconds": time.perf_counter() - start,
         "elapsed": state.seconds["total"],
     }
+    length = trainer.settings.finetune.length(state.phase_start)
+    is_last = state.phase != "growth" and state.epoch_of_phase + 1 >= length
     state.epoch, state.kept = state.epoch + 1, None
-    if _is_done(trainer.settings, state):
+    if is_last:
         dataset = trainer.dataset
         line |= measure_classes(validated, dataset.validation, dataset.class_names)
     if state.trial is None:

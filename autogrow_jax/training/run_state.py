@@ -35,6 +35,11 @@ class RunState:
     best_validation_accuracy: float = 0.0
     # A dict for each block added: epoch, stage, depths.
     growth: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    # Nets that growth passed through and that are, or will be, fine-tuned; see `front.Front`. The
+    # cheapest first.
+    candidates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    candidate: int | None = None  # Place of the one that the next epoch trains, in a front.
+    front: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # Once it is over.
     # By what on, over all starts; "total" too, and `AHEAD`, of a thread beside.
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     # Of programs that were called, by kind; and of these, those made by the thread beside.
@@ -43,7 +48,16 @@ class RunState:
 
     @property
     def epoch_of_phase(self) -> int:
+        """Epochs of the phase that the net has been trained for."""
+        if self.candidate is not None:
+            return len(self.candidates[self.candidate]["curve"])
         return self.epoch - self.phase_start
+
+    def is_over(self, length: int) -> bool:
+        """Whether nothing is left to train, where `length` epochs follow growth."""
+        if self.phase == "growth" or self.candidate is not None:
+            return False
+        return bool(self.front) or self.epoch_of_phase >= length
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Takes over the line of metrics.jsonl about an epoch of a network that is kept."""

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
-from autogrow_jax.reporting import replace_file, to_json
-from autogrow_jax.reporting.metrics import growth_events, read
-from autogrow_jax.reporting.plots import save_figure
+from autogrow_jax.reporting import read_result, replace_file, to_json
+from autogrow_jax.reporting.drawing import save_figure
+from autogrow_jax.reporting.metrics import growth_events, path_to, read
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import Snapshot, read_snapshot, snapshot_files
@@ -196,6 +196,12 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
     snapshots = [read_snapshot(file) for file in files]
     last = snapshots[-1].epoch
     metrics = [line for line in read(folder.metrics) if line["epoch"] < last]
+    if front := [line["depths"] for line in metrics if line.get("candidate") is not None]:
+        # Its nets were trained by turns; the path is that of one, the recommended or the last.
+        result = read_result(folder.result) if folder.result.is_file() else {}
+        metrics = path_to(metrics, result.get("recommended") or max(front, key=sum))
+        done = {0, *(line["epoch"] + 1 for line in metrics)}
+        snapshots = [snapshot for snapshot in snapshots if snapshot.epoch in done]
     phases = [line["epoch"] for line in metrics if line.get("phase") == "finetune"]
     return Run(folder.root, settings, snapshots, growth_events(metrics), min(phases, default=None))
 

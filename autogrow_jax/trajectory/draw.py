@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from autogrow_jax.reporting.plots import MARK_COLOR, PALETTE
+from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE
 from autogrow_jax.reporting.result import format_depths
 
 # The ground is grey, so that every colour belongs to a run; valleys are light.

@@ -33,6 +33,8 @@ _BASE: dict[str, Any] = {
     "finetune.epochs": 6,
     "finetune.schedule": "staircase",
     "finetune.total_epochs": 24,
+    # As in the paper: the last net alone.
+    "finetune.front": False,
     # A checkpoint after each growth and at the end.
     "checkpoint.every": 100,
 }

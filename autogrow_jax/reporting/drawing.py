@@ -1,0 +1,91 @@
+"""What pictures share: colours, curves, how they are written; and the panel of a front."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.workdir import replace_file
+
+# Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARK_COLOR = "#595959"
+# So few points are drawn as dots too: a single one would not be seen in a line.
+_MAX_EPOCHS_WITH_DOTS = 40
+
+
+def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
+    """Writes a figure into files, each of the kind its suffix names and replaced in one step.
+
+    The same figure gives the same bytes. `how` is passed on to `savefig`.
+    """
+    for path in paths:
+        buffer = io.BytesIO()
+        metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+        with matplotlib.rc_context({"svg.hashsalt": "autogrow_jax"}):
+            drawing.savefig(buffer, format=path.suffix[1:], metadata=metadata, **how)
+        replace_file(path, buffer.getvalue())
+    return list(paths)
+
+
+def draw_curves(
+    panel: Axes, x: np.ndarray, train: np.ndarray, validation: np.ndarray, name: str
+) -> None:
+    """Draws what was measured on training images, and on those that go by `name`, over x."""
+    marker = "o" if len(x) <= _MAX_EPOCHS_WITH_DOTS else ""
+    style: dict[str, Any] = {"marker": marker, "markersize": 3}
+    style["linewidth"] = float(np.clip(250 / max(1, len(x)), 0.6, 1.3))
+    # The train curve is the smoother one and would be lost under the other.
+    for y, label, color, order in ((train, "train", "#e69f00", 2.2), (validation, name, "k", 2.1)):
+        if np.isfinite(y).any():
+            panel.plot(x, y, label=label, color=color, zorder=order, **style)
+
+
+def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Sequence[int]) -> None:
+    """Draws the accuracy of each net of a front with its standard error, over its FLOPs.
+
+    `front` and `recommended` are those of result.json. What was stopped early is hollow.
+    """
+    mega = np.array([net["flops"] / 1e6 for net in front])
+    accuracy = np.array([net["validation_accuracy"] for net in front], np.float64)
+    error = np.array([net["standard_error"] for net in front], np.float64)
+    full = np.array([not net["stopped"] for net in front])
+    best = np.flatnonzero(full)[np.argmax(accuracy[full])]
+    least = accuracy[best] - error[best]
+    style: dict[str, Any] = {"fmt": "o", "color": PALETTE[0], "capsize": 3, "elinewidth": 1}
+    panel.axhspan(least, accuracy[best], color="#f2eee3", zorder=0)
+    panel.plot([], [], color="#f2eee3", linewidth=8, label="a standard error below the best")
+    panel.plot(mega[full], accuracy[full], color=PALETTE[0], linewidth=1)
+    panel.errorbar(mega[full], accuracy[full], error[full], label="fine-tuned", **style)
+    if not full.all():
+        style |= {"color": MARK_COLOR, "fillstyle": "none"}
+        panel.errorbar(mega[~full], accuracy[~full], error[~full], label="stopped early", **style)
+    for net, x, y in zip(front, mega, accuracy, strict=True):
+        near: dict[str, Any] = {"textcoords": "offset points", "xytext": (7, -13), "fontsize": 9}
+        panel.annotate(format_depths(net["depths"]), (x, y), **near)
+        if list(net["depths"]) == list(recommended):
+            star: dict[str, Any] = {
+                "color": "#f0e442",
+                "markersize": 17,
+                "markeredgecolor": "black",
+            }
+            panel.plot(
+                x, y, "*", zorder=5, label=f"recommended: {format_depths(recommended)}", **star
+            )
+    panel.set_xscale("log")
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter("{x:g}")
+    panel.margins(x=0.08, y=0.1)
+    panel.set_xlabel("MFLOPs of one image, forward")
+    panel.set_ylabel("validation accuracy (%)")
+    panel.set_title("the front", loc="left", fontsize=10, color=MARK_COLOR)
+    panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=9.5)
+    panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(which="both", labelsize=9)

@@ -1,0 +1,226 @@
+"""The front of a growing run: nets that it passed through, fine-tuned, and the one to recommend.
+
+Growth keeps a few of the states just before growths, see `halving.thin`, in `candidates/` beside
+the checkpoints: a file for each net, `2-1-1.000012.npz` after 12 epochs of the run. Once growth is
+over each is fine-tuned by the same schedule, on the same draws as the last net alone would be.
+Which trains next, and which is stopped, `halving.find_next` says from the accuracies so far.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import estimate_cost
+from autogrow_jax.reporting import Reporter, Workdir
+from autogrow_jax.reporting.result import format_count, format_depths
+from autogrow_jax.training.checkpoint import Restored, read_arrays, rebuild, write_arrays
+from autogrow_jax.training.halving import (
+    MOST,
+    Stop,
+    afford,
+    find_next,
+    recommend,
+    standard_error,
+    thin,
+)
+from autogrow_jax.training.run_state import RunState
+from autogrow_jax.training.trainer import Trainer
+
+# Of a run's state, what is told of the net that the trainer has.
+_TOLD = ("train_accuracy", "validation_accuracy", "best_validation_accuracy")
+
+
+class Front:
+    """Keeps the candidates of a run, and says which of them the trainer has.
+
+    A candidate in `state.candidates` is a dict: depths, what the state tells of the net (`_TOLD`,
+    `evaluated_depths`), `growth_epochs` and `growths` before it left growth, the validation
+    accuracies of its epochs of fine-tuning (`curve`), the milliseconds an image that each
+    evaluation took, and the epoch of the run that its file was `saved` at. Does nothing where
+    `finetune.front` is off.
+    """
+
+    def __init__(self, trainer: Trainer, state: RunState, folder: Path, reporter: Reporter):
+        self._trainer, self._state = trainer, state
+        self._folder, self._reporter = folder, reporter
+        settings = trainer.settings
+        self._is_on = settings.mode == "grow" and settings.finetune.front
+        self._named: list[set[Path]] = []  # By the checkpoints of this start, oldest first.
+
+    def keep(self) -> None:
+        """Keeps the net that is about to grow, in the place of an earlier state of its depths."""
+        if self._is_on:
+            self._add()
+            self._write(self._state.candidates[-1])
+
+    def advance(self, lines: Sequence[Mapping[str, Any]], measured: Mapping[str, float]) -> None:
+        """Takes what an epoch gave, and makes the trainer's net the one that trains next.
+
+        The first time after growth it chooses the candidates; after the last epoch, the net that
+        is recommended.
+
+        Args:
+          lines: those of metrics.jsonl so far.
+          measured: of the last epoch, with latency in seconds an image.
+        """
+        state = self._state
+        if not self._is_on or state.phase != "finetune":
+            return
+        length = self._trainer.settings.finetune.length(state.phase_start)
+        if state.candidate is None:
+            if length and state.epoch == state.phase_start:
+                self._begin(lines, length)
+            return
+        entry, spared = state.candidates[state.candidate], self._spared()
+        _, before = find_next(self._curves(), length, spared)
+        entry |= self._tell()
+        entry["curve"].append(state.validation_accuracy)
+        entry["milliseconds"].append(1000 * measured["latency"])
+        following, stopped = find_next(self._curves(), length, spared)
+        for stop in stopped[len(before) :]:
+            self._reporter.message(self._explain(stop))
+        if following == state.candidate:
+            return
+        self._write(entry)
+        if following is None:
+            following = self._conclude({stop.place for stop in stopped})
+        if following != state.candidate:
+            self._switch(state.candidates[following])
+        state.candidate = None if state.front else following
+
+    def after_saving(self, keep: int) -> None:
+        """Deletes files that none of the newest `keep` checkpoints names, nor one being written."""
+        files = {self._path(entry) for entry in self._state.candidates if "saved" in entry}
+        self._named = [*self._named, files][-keep - 1 :]
+        if len(self._named) > keep:
+            named = {path for files in self._named for path in files}
+            for path in set(self._folder.glob("*.npz")) - named:
+                path.unlink(missing_ok=True)
+
+    def _begin(self, lines: Sequence[Mapping[str, Any]], length: int) -> None:
+        """Chooses the candidates, of which the trainer has the last."""
+        self._add()
+        state, settings = self._state, self._trainer.settings
+        costs = [self._cost(entry["depths"]).flops for entry in state.candidates]
+        grown = sum(self._cost(line["depths"]).flops for line in lines)
+        state.candidates = [state.candidates[i] for i in afford(costs, grown, length)]
+        state.candidate = len(state.candidates) - 1
+        names = ", ".join(format_depths(entry["depths"]) for entry in state.candidates)
+        self._reporter.message(
+            f"the front: {names}; {format_count(length, 'epoch')} each, fewer where a cheaper one"
+            " is as accurate"
+        )
+        if settings.data.validation == "test":
+            self._reporter.message(
+                "the test set chooses among them, so the test accuracy of the one that it chooses"
+                " is too high; config.data.validation=held-out keeps the test set apart"
+            )
+
+    def _conclude(self, stopped: set[int]) -> int:
+        """Puts the front together; returns the place of the net that is recommended."""
+        state, settings = self._state, self._trainer.settings.finetune
+        images = len(self._trainer.dataset.validation.labels)
+        accuracies = [entry["validation_accuracy"] for entry in state.candidates]
+        times = [median(entry["milliseconds"]) for entry in state.candidates]
+        trained = [math.nan if i in stopped else a for i, a in enumerate(accuracies)]
+        limit = settings.max_latency
+        chosen = recommend(trained, images, settings.choose, times, limit)
+        for place, entry in enumerate(state.candidates):
+            cost = self._cost(entry["depths"])
+            state.front.append(
+                {
+                    "depths": entry["depths"],
+                    "validation_accuracy": accuracies[place],
+                    "standard_error": standard_error(accuracies[place], images),
+                    "num_params": cost.num_params,
+                    "flops": cost.flops,
+                    "milliseconds": times[place],
+                    "growth_epochs": entry["growth_epochs"],
+                    "finetune_epochs": len(entry["curve"]),
+                    "stopped": place in stopped,
+                }
+            )
+        if limit and times[chosen] > limit:
+            self._reporter.message(
+                f"no net of the front takes less than config.finetune.max_latency={limit:g} ms an"
+                " image; the fastest is recommended"
+            )
+        state.growth = state.growth[: state.candidates[chosen]["growths"]]
+        return chosen
+
+    def _explain(self, stop: Stop) -> str:
+        curves, names = self._curves(), [format_depths(e["depths"]) for e in self._state.candidates]
+        own, other = (max(curves[place][: stop.epochs]) for place in (stop.place, stop.cheaper))
+        return (
+            f"{names[stop.place]} is stopped after {stop.epochs} epochs of fine-tuning:"
+            f" {names[stop.cheaper]} costs less and has {other:.2f} % against {own:.2f} %"
+        )
+
+    def _curves(self) -> list[list[float]]:
+        return [entry["curve"] for entry in self._state.candidates]
+
+    def _spared(self) -> list[int]:
+        is_last = self._trainer.settings.finetune.choose == "last"
+        return [len(self._state.candidates) - 1] if is_last else []
+
+    def _cost(self, depths: Sequence[int]) -> Any:
+        trainer = self._trainer
+        return estimate_cost(trainer.network, trainer.dataset.image_shape, tuple(depths))
+
+    def _tell(self) -> dict[str, Any]:
+        told: dict[str, Any] = {name: getattr(self._state, name) for name in _TOLD}
+        return told | {"evaluated_depths": list(self._state.evaluated_depths)}
+
+    def _add(self) -> None:
+        """Adds the trainer's net as the last candidate, without its file."""
+        state, depths = self._state, list(self._trainer.depths)
+        came = {"growth_epochs": state.epoch, "growths": len(state.growth)}
+        entry = {"depths": depths, **self._tell(), **came, "curve": [], "milliseconds": []}
+        found = [*(other for other in state.candidates if other["depths"] != depths), entry]
+        kept = thin([self._cost(each["depths"]).flops for each in found], MOST)
+        state.candidates = [found[i] for i in kept]
+
+    def _path(self, entry: Mapping[str, Any]) -> Path:
+        return self._folder / f"{format_depths(entry['depths'])}.{entry['saved']:06d}.npz"
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        entry["saved"] = self._state.epoch
+        memory = {"epoch": self._state.epoch, **entry}
+        with self._trainer.timed("checkpoint"):
+            write_arrays(self._path(entry), self._trainer.exact_state(), memory)
+
+    def _switch(self, entry: Mapping[str, Any]) -> None:
+        """Gives the trainer a candidate's net, and the state what was told of it."""
+        trainer, state, depths = self._trainer, self._state, tuple(entry["depths"])
+        with trainer.timed("checkpoint"):
+            arrays = read_arrays(self._path(entry)).arrays
+            exact = rebuild(arrays, trainer.abstract_state(depths))
+            trainer.restore(exact, depths, trainer.capacities)
+        for name in _TOLD:
+            setattr(state, name, entry[name])
+        state.evaluated_depths = tuple(entry["evaluated_depths"])
+
+
+def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:
+    """Reads the newest state of the candidate of some depths, of a run that is over or going on.
+
+    Returns:
+      What a checkpoint holds; of its memory, `depths`, `evaluated_depths`, `epoch`, and what else
+      `Front` says of a candidate.
+
+    Raises:
+      UserError: there is no such candidate, which lists those there are; or its file is damaged.
+    """
+    # Names end in the epochs done, of as many digits each.
+    files = sorted(workdir.candidates.glob("*.npz"))
+    found = {path.name.split(".")[0]: path for path in files}
+    name = format_depths(depths)
+    if name not in found:
+        known = (
+            f"it has {', '.join(found)}" if found else "it has none, as of a run without a front"
+        )
+        raise UserError(f"{workdir.root} has no candidate of depths {name}; {known}")
+    return read_arrays(found[name])

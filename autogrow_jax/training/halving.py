@@ -1,0 +1,122 @@
+"""Which depths of a growing run are fine-tuned, for how long, and which is recommended; pure.
+
+Nets are told by their place in lists that are sorted by cost, the cheapest first: FLOPs of one
+image forward. Accuracies are on the validation part, in percent.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# So many nets at most are kept on the way; seed and last among them.
+MOST = 6
+# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped.
+RUNGS = ((1, 4), (1, 2), (3, 4))
+
+
+class Stop(NamedTuple):
+    """A net that is fine-tuned no further."""
+
+    place: int
+    epochs: int  # It had by then.
+    cheaper: int  # The place of one that is as accurate and costs less.
+
+
+def thin(costs: Sequence[float], most: int) -> list[int]:
+    """Chooses at most `most` places whose costs are about geometric; first and last stay.
+
+    One by one that goes whose neighbours are the nearest to each other, in the ratio of costs.
+    """
+    kept = list(range(len(costs)))
+    while len(kept) > max(most, 2):
+        gaps = [costs[after] / costs[before] for before, after in zip(kept, kept[2:], strict=False)]
+        del kept[1 + gaps.index(min(gaps))]
+    return kept
+
+
+def afford(costs: Sequence[float], grown: float, length: int) -> list[int]:
+    """Chooses the places that growth and front can have at twice the cost of what was before.
+
+    That is growth, of cost `grown` in FLOPs times epochs, and `length` epochs of the last net. Were
+    none stopped early, it would still be kept to: two nets, the first and the last, always fit.
+    """
+    kept = list(range(len(costs)))
+    while len(kept) > 2 and length * sum(costs[i] for i in kept) > grown + 2 * length * costs[-1]:
+        kept = [kept[i] for i in thin([costs[i] for i in kept], len(kept) - 1)]
+    return kept
+
+
+def find_next(
+    curves: Sequence[Sequence[float]], length: int, spared: Sequence[int] = ()
+) -> tuple[int | None, list[Stop]]:
+    """Says which net is to train for its next epoch, None once all have; and which are stopped.
+
+    By successive halving. All nets train up to a rung, a part of the fine-tuning (`RUNGS`), the
+    last one first. Then up to half of them are stopped: those that are dominated, the least
+    accurate first, that is, where one of the others costs less and is as accurate. So the cheapest
+    and the most accurate are never stopped. A net is as accurate as in its best epoch of
+    fine-tuning so far, as single epochs at a high learning rate scatter.
+
+    Args:
+      curves: of each net, the accuracies of the epochs it was fine-tuned for, `length` at most.
+      spared: places that are not stopped.
+    """
+    running, stopped = list(range(len(curves))), list[Stop]()
+    rungs = sorted({part * length // whole for part, whole in RUNGS} - {0, length})
+    for rung in (*rungs, length):
+        for place in reversed(running):
+            if len(curves[place]) < rung:
+                return place, stopped
+        if rung < length:
+            best = {place: max(curves[place][:rung]) for place in running}
+            fallen = _find_dominated(best, spared)[: len(running) // 2]
+            stopped += [Stop(place, rung, cheaper) for place, cheaper in fallen]
+            gone = {place for place, _ in fallen}
+            running = [place for place in running if place not in gone]
+    return None, stopped
+
+
+def _find_dominated(accuracies: dict[int, float], spared: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a place and a cheaper one that is as accurate; the least accurate first."""
+    found = []
+    for place, accuracy in accuracies.items():
+        rivals = [i for i in accuracies if i < place and accuracies[i] >= accuracy]
+        if rivals and place not in spared:
+            found.append((place, max(rivals, key=lambda i: accuracies[i])))
+    # Of equals the dearer goes.
+    return sorted(found, key=lambda pair: (accuracies[pair[0]], -pair[0]))
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """How far an accuracy in percent, measured on so many images, is off by chance; in points."""
+    share = accuracy / 100
+    return 100 * math.sqrt(max(share * (1 - share), 0.0) / images)
+
+
+def recommend(
+    accuracies: Sequence[float],
+    images: int,
+    choose: str,
+    times: Sequence[float] = (),
+    most_time: float = 0.0,
+) -> int:
+    """Chooses a net.
+
+    Args:
+      accuracies: of each net, on so many `images`; NaN of one that is not to be chosen.
+      choose: "one_se", the cheapest within a standard error of the best; "best", of equals the
+        cheapest; "last".
+      times: of each net, what `most_time` limits; 0 is no limit. Only nets within it are looked at;
+        where there is none, the fastest is chosen.
+    """
+    places = [i for i, accuracy in enumerate(accuracies) if not math.isnan(accuracy)]
+    if most_time:
+        fast = [i for i in places if times[i] <= most_time]
+        places = fast or [min(places, key=lambda i: times[i])]
+    if choose == "last":
+        return places[-1]
+    best = max(places, key=lambda i: accuracies[i])
+    least = accuracies[best]
+    if choose == "one_se":
+        least -= standard_error(accuracies[best], images)
+    return next(i for i in places if accuracies[i] >= least)

@@ -1,0 +1,335 @@
+"""The front of whole runs: what is trained, told, recommended, saved; stopping changes nothing."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from stand_ins import StopAt
+
+from autogrow_jax import config as config_lib
+from autogrow_jax.build import load_data, make_network, resolve
+from autogrow_jax.data import normalize
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import estimate_cost, num_params
+from autogrow_jax.reporting import QuietReporter, Workdir
+from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to, read
+from autogrow_jax.reporting.result import format_result
+from autogrow_jax.training import run
+from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.front import read_candidate
+from autogrow_jax.training.halving import MOST, find_next
+
+
+def _config(**changes):
+    """Grows a stage after each of seven epochs, past the capacity of 2; four for each net."""
+    config = config_lib.default_config()
+    config.data.fraction = 0.3
+    config.data.batch_size = 32
+    config.num_devices = 1
+    config.growth.interval = 1
+    config.growth.max_epochs = 7
+    config.growth.capacity = 2
+    config.optimizer.learning_rate = 0.03
+    config.finetune.epochs = 4
+    config.log.progress = False
+    config.log.tensorboard = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+class _Told(QuietReporter):
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir, reporter = tmp_path_factory.mktemp("run"), _Told()
+    return workdir, run(_config(), workdir, reporter=reporter), reporter.messages
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same growth, after which the last net is fine-tuned alone."""
+    workdir = tmp_path_factory.mktemp("alone")
+    return workdir, run(_config(**{"finetune.front": False}), workdir, reporter=QuietReporter())
+
+
+def _lines(workdir):
+    """metrics.jsonl without what a clock says."""
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
+        for line in read(workdir / "metrics.jsonl")
+    ]
+
+
+def _front(content):
+    return [{k: v for k, v in net.items() if k != "milliseconds"} for net in content["front"]]
+
+
+def _flops(depths):
+    network = make_network(resolve(_config()), 10, 1, depths)
+    return estimate_cost(network, (8, 8, 1)).flops
+
+
+def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undisturbed):
+    workdir, result, _ = undisturbed
+    content, lines = json.loads((workdir / "result.json").read_text()), _lines(workdir)
+    front = content["front"]
+    depths = [net["depths"] for net in front]
+    assert (depths[0], depths[-1]) == ([1, 1, 1], [4, 3, 3])
+    assert 3 <= len(front) <= MOST
+    assert [net["flops"] for net in front] == [_flops(d) for d in depths]
+    assert depths == sorted(depths, key=_flops)
+    images = content["validation_examples"]
+    for place, net in enumerate(front):
+        own = [line for line in lines if line.get("candidate") == place]
+        assert {tuple(line["depths"]) for line in own} == {tuple(net["depths"])}
+        assert len(own) == net["finetune_epochs"]
+        assert net["stopped"] == (len(own) < 4)
+        assert net["validation_accuracy"] == own[-1]["validation_accuracy"]
+        share = net["validation_accuracy"] / 100
+        error = 100 * math.sqrt(share * (1 - share) / images)
+        assert net["standard_error"] == pytest.approx(error)
+        assert net["milliseconds"] > 0
+        assert net["growth_epochs"] == 1 + max(
+            (line["epoch"] for line in lines[:7] if line["depths"] == net["depths"]),
+            default=6,  # Grown when growth ended.
+        )
+    assert content["recommended"] == content["depths"] == list(result.depths)
+    (chosen,) = (net for net in front if net["depths"] == content["recommended"])
+    assert (content["num_params"], chosen["stopped"]) == (chosen["num_params"], False)
+    assert num_params(result.variables) == content["num_params"]
+    assert result.growth == () or result.growth[-1]["depths"] == content["depths"]
+    path = path_to(lines, content["depths"])
+    assert content["best_validation_accuracy"] == best_accuracy(path)
+    assert content["epochs"] == len(lines) == lines[-1]["epoch"] + 1
+    assert result.front == front
+
+
+def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best(undisturbed):
+    front = [net for net in undisturbed[1].front if not net["stopped"]]
+    best = max(front, key=lambda net: net["validation_accuracy"])
+    least = best["validation_accuracy"] - best["standard_error"]
+    first = next(net for net in front if net["validation_accuracy"] >= least)
+    assert list(undisturbed[1].depths) == first["depths"]
+
+
+def test_the_lines_are_those_that_halving_asks_for(undisturbed):
+    workdir, result, messages = undisturbed
+    curves = [[] for _ in result.front]
+    for line in _lines(workdir)[7:]:
+        assert line["phase"] == "finetune"
+        assert find_next(curves, 4)[0] == line["candidate"]
+        curves[line["candidate"]].append(line["validation_accuracy"])
+    last, stopped = find_next(curves, 4)
+    assert last is None and stopped, "none was stopped: this run tests too little"
+    assert [net["stopped"] for net in result.front] == [
+        place in {stop.place for stop in stopped} for place in range(len(curves))
+    ]
+    assert sum("is stopped after" in text for text in messages) == len(stopped)
+
+
+def test_growth_and_front_cost_at_most_twice_growth_and_one_fine_tuning(undisturbed, alone):
+    """Counted over the epochs of both runs, and were none stopped."""
+    spent, before = (
+        sum(_flops(line["depths"]) for line in _lines(workdir))
+        for workdir in (undisturbed[0], alone[0])
+    )
+    assert before < spent <= 2 * before
+    grown = sum(_flops(line["depths"]) for line in _lines(alone[0])[:7])
+    assert grown + 4 * sum(net["flops"] for net in undisturbed[1].front) <= 2 * before
+
+
+def test_the_last_net_is_trained_as_it_is_without_a_front(undisturbed, alone):
+    """Growth too: the same draws, to the last digit."""
+    workdir, result, _ = undisturbed
+    lines, plain = _lines(workdir), _lines(alone[0])
+    assert lines[:7] == plain[:7]
+    own = [line for line in lines if line.get("candidate") == len(result.front) - 1]
+    for line, other in zip(own, plain[7:], strict=False):
+        place = {"epoch": other["epoch"]}
+        left = {k: v for k, v in line.items() if k != "candidate"}
+        assert left | place == other
+
+
+def test_without_a_front_nothing_of_it_is_left(alone):
+    workdir, result = alone
+    content = json.loads((workdir / "result.json").read_text())
+    assert not {"front", "recommended"} & content.keys()
+    assert not (workdir / "candidates").exists()
+    assert not any("candidate" in line for line in _lines(workdir))
+    assert result.front == []
+
+
+def test_growths_are_not_the_changes_between_candidates(undisturbed, alone):
+    events = growth_events(_lines(undisturbed[0]))
+    assert events == growth_events(_lines(alone[0])) == list(alone[1].growth)
+
+
+def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturbed):
+    workdir, result, _ = undisturbed
+    settings = resolve(_config())
+    dataset = load_data(settings)
+    images = normalize(dataset.validation.images, dataset.preprocessing)
+    for net in result.front:
+        saved = read_candidate(Workdir(workdir), net["depths"])
+        assert saved.memory["depths"] == saved.memory["evaluated_depths"] == net["depths"]
+        network = make_network(settings, 10, 1, net["depths"])
+        like = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), images))
+        variables = rebuild(evaluated_arrays(saved.arrays), like)
+        right = (
+            np.argmax(jax.jit(network.apply)(variables, images), -1) == dataset.validation.labels
+        )
+        assert 100 * right.mean() == pytest.approx(net["validation_accuracy"], abs=1e-5)
+    files = list((workdir / "candidates").iterdir())
+    assert len(files) == len(result.front)
+    with pytest.raises(UserError, match=r"no candidate of depths 9-9-9; it has 1-1-1, "):
+        read_candidate(Workdir(workdir), (9, 9, 9))
+
+
+def test_the_newest_checkpoint_is_the_recommended_net(undisturbed):
+    workdir, result, _ = undisturbed
+    saved = _newest(workdir)
+    assert saved.memory["depths"] == list(result.depths)
+    candidate = read_candidate(Workdir(workdir), result.depths)
+    _assert_equal(saved.arrays, candidate.arrays)
+    evaluated = run(_config(mode="evaluate"), workdir, reporter=QuietReporter())
+    assert (evaluated.depths, evaluated.test_accuracy) == (result.depths, result.test_accuracy)
+    again = run(_config(), workdir, reporter=QuietReporter())
+    assert again.front == result.front
+    jax.tree.map(np.testing.assert_array_equal, again.variables, result.variables)
+
+
+def _newest(workdir):
+    store = CheckpointStore(workdir / "checkpoints", 2)
+    try:
+        return store.read(store.latest())
+    finally:
+        store.close()
+
+
+def _assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def _assert_same_run(workdir, undisturbed):
+    expected, result, _ = undisturbed
+    assert _lines(workdir) == _lines(expected)
+    content = json.loads((workdir / "result.json").read_text())
+    assert _front(content) == _front(result.more)
+    kept = ("depths", "recommended", "test_accuracy", "best_validation_accuracy", "growth")
+    theirs = json.loads((expected / "result.json").read_text())
+    assert {k: content[k] for k in kept} == {k: theirs[k] for k in kept}
+    _assert_equal(_newest(workdir).arrays, _newest(expected).arrays)
+    names = [sorted(p.name for p in (w / "candidates").iterdir()) for w in (workdir, expected)]
+    assert names[0] == names[1]
+    for net in result.front:
+        ours, other = (read_candidate(Workdir(w), net["depths"]) for w in (workdir, expected))
+        _assert_equal(ours.arrays, other.arrays)
+
+
+def test_stopped_after_every_epoch_of_the_front_it_ends_as_if_never_stopped(undisturbed, tmp_path):
+    """One start after the other; each trains the epoch again at which the one before stopped."""
+    epochs = undisturbed[1].epochs
+    for epoch in range(2, epochs):
+        reporter = StopAt(epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run(_config(), tmp_path, reporter=reporter)
+        assert reporter.resumed_after == (0 if epoch == 2 else epoch - 1)
+    run(_config(), tmp_path, reporter=QuietReporter())
+    _assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("epoch", [9, 14])
+def test_resumed_from_a_checkpoint_some_epochs_back_it_ends_the_same(undisturbed, tmp_path, epoch):
+    changes = {"checkpoint.every": 5, "checkpoint.keep": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(**changes), tmp_path, reporter=StopAt(epoch))
+    run(_config(**changes), tmp_path, reporter=QuietReporter())
+    _assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_candidate_whose_file_is_gone_is_named(undisturbed, tmp_path):
+    epochs = undisturbed[1].epochs
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=StopAt(8))
+    for path in (tmp_path / "candidates").glob("1-1-1.*"):
+        path.write_bytes(b"PK")
+    assert epochs > 9
+    with pytest.raises(UserError, match=r"1-1-1\.000001\.npz, .*is missing or damaged"):
+        run(_config(), tmp_path, reporter=QuietReporter())
+
+
+def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
+    changes = {"finetune.choose": "last", "data.validation": "test"}
+    told = _Told()
+    result = run(_config(**changes), tmp_path, reporter=told)
+    assert list(result.depths) == result.front[-1]["depths"]
+    assert not result.front[-1]["stopped"]
+    assert len(result.growth) == len(growth_events(_lines(tmp_path)))
+    # Steered by the test set, that is said.
+    assert any("the test set chooses among them" in text for text in told.messages)
+
+
+def test_a_limit_of_latency_that_none_keeps_to_leaves_the_fastest(tmp_path):
+    told = _Told()
+    result = run(_config(**{"finetune.max_latency": 1e-9}), tmp_path, reporter=told)
+    fastest = min((n for n in result.front if not n["stopped"]), key=lambda n: n["milliseconds"])
+    assert list(result.depths) == fastest["depths"]
+    assert any("max_latency=1e-09 ms" in text for text in told.messages)
+
+
+def test_lookahead_has_a_front_of_nets_that_were_kept(tmp_path):
+    changes = {
+        "growth.policy": "lookahead",
+        "growth.interval": 2,
+        "growth.max_epochs": 10,
+        "finetune.epochs": 2,
+    }
+    result = run(_config(**changes), tmp_path, reporter=QuietReporter())
+    lines = _lines(tmp_path)
+    kept = [[1, 1, 1], *(event["depths"] for event in growth_events(lines))]
+    assert [net["depths"] for net in result.front] == [d for d in kept if d in _depths(result)]
+    assert _depths(result)[0] == [1, 1, 1] and _depths(result)[-1] == kept[-1]
+    assert len({line["candidate"] for line in lines if "candidate" in line}) == len(result.front)
+
+
+def _depths(result):
+    return [net["depths"] for net in result.front]
+
+
+def test_a_net_that_never_grew_is_a_front_of_one(tmp_path):
+    result = run(_config(**{"growth.max_depths": (1,)}), tmp_path, reporter=QuietReporter())
+    (net,) = result.front
+    assert (net["depths"], net["finetune_epochs"], net["stopped"]) == ([1, 1, 1], 4, False)
+
+
+def test_without_fine_tuning_there_is_no_front(tmp_path):
+    result = run(_config(**{"finetune.epochs": 0}), tmp_path, reporter=QuietReporter())
+    assert result.front == [] and result.epochs == 7
+
+
+def test_the_terminal_shows_the_front(undisturbed):
+    workdir, result, _ = undisturbed
+    text = format_result(json.loads((workdir / "result.json").read_text()))
+    for net in result.front:
+        name = "-".join(map(str, net["depths"]))
+        line = next(x for x in text.splitlines() if f" {name}" in x and " ± " in x)
+        assert f"{net['validation_accuracy']:.2f} ± {net['standard_error']:.2f}" in line
+        assert f"{net['num_params']:,}" in line
+        assert (f"{name}* " in line) == (net["depths"] == list(result.depths))
+        assert ("stopped after" in line) == net["stopped"]
+
+
+@pytest.mark.parametrize("key, value", [("choose", "best"), ("max_latency", 2.0)])
+def test_without_a_front_there_is_nothing_to_choose_from(key, value):
+    with pytest.raises(UserError, match=rf"config\.finetune\.{key} is {value}.*front is False"):
+        resolve(_config(**{"finetune.front": False, f"finetune.{key}": value}))

@@ -1,0 +1,145 @@
+"""The rules of a front: which nets are kept, trained on, stopped, recommended."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autogrow_jax.training.halving import (
+    MOST,
+    RUNGS,
+    Stop,
+    afford,
+    find_next,
+    recommend,
+    standard_error,
+    thin,
+)
+
+COSTS = st.lists(st.integers(1, 10**9), min_size=1, max_size=12, unique=True).map(sorted)
+
+
+@given(COSTS, st.integers(2, 6))
+def test_the_first_and_the_last_are_kept_and_no_more_than_wanted(costs, most):
+    kept = thin(costs, most)
+    assert kept == sorted(set(kept))
+    assert len(kept) == min(most, len(costs))
+    assert {0, len(costs) - 1} <= set(kept)
+
+
+def test_kept_on_the_way_costs_are_about_geometric():
+    """Wherever growth ends: no gap is wide beside the even one."""
+    for last in range(MOST, 200):
+        kept: list[int] = []
+        for cost in range(1, last + 1):
+            kept.append(cost)
+            kept = [kept[i] for i in thin(kept, MOST)]
+        even = last ** (1 / (MOST - 1))
+        widest = max(after / before for before, after in pairwise(kept))
+        assert (kept[0], kept[-1], len(kept)) == (1, last, MOST)
+        assert widest <= max(2.0, even**2), (last, kept)
+
+
+@given(COSTS, st.floats(0, 1e12), st.integers(1, 200))
+def test_what_is_chosen_costs_at_most_twice_growth_and_one_fine_tuning(costs, grown, length):
+    kept = afford(costs, grown, length)
+    assert {0, len(costs) - 1} <= set(kept)
+    front = length * sum(costs[i] for i in kept)
+    assert grown + front <= 2 * (grown + length * costs[-1]) * (1 + 1e-12)
+
+
+def test_nothing_that_can_be_afforded_is_left_out():
+    assert afford([1, 2, 4, 8], 0, 10) == [0, 1, 2, 3]  # 15 of 16.
+    assert afford([2, 4, 6, 8], 0, 10) == [0, 1, 3]
+    assert afford([2, 4, 6, 8], 40, 10) == [0, 1, 2, 3]
+
+
+def _play(accuracy, nets, length, spared=()):
+    """Trains as told; returns the order, as (net, epoch), and who was stopped."""
+    curves: list[list[float]] = [[] for _ in range(nets)]
+    order = []
+    while True:
+        place, stopped = find_next(curves, length, spared)
+        if place is None:
+            return order, stopped, curves
+        order.append((place, len(curves[place])))
+        curves[place].append(accuracy(place, len(curves[place])))
+
+
+def test_all_train_up_to_a_rung_before_any_goes_on():
+    order, stopped, _ = _play(lambda place, epoch: 50.0 + place, 3, 4)
+    rounds = [order[i : i + 3] for i in range(0, 12, 3)]
+    assert rounds == [[(2, e), (1, e), (0, e)] for e in range(4)]
+    assert stopped == []  # None is dominated.
+
+
+def test_at_a_rung_the_dominated_are_stopped_the_worst_half_at_most():
+    _, stopped, curves = _play(lambda place, epoch: [90.0, 80.0, 95.0, 94.0, 70.0][place], 5, 8)
+    # 4 and 1 at the first rung; 3 at the next, and of the two that stay none is dominated.
+    assert stopped == [Stop(4, 2, 2), Stop(1, 2, 0), Stop(3, 4, 2)]
+    assert [len(curve) for curve in curves] == [8, 2, 8, 4, 2]
+
+
+def test_a_net_that_is_spared_is_not_stopped():
+    _, stopped, curves = _play(lambda place, epoch: 90.0 - place, 3, 8, spared=[2])
+    assert stopped == [Stop(1, 2, 0)]
+    assert len(curves[2]) == 8
+
+
+@given(st.data(), st.integers(1, 6), st.integers(1, 12))
+def test_the_cheapest_and_whoever_is_best_train_to_the_end(data, nets, length):
+    known = {}
+
+    def accuracy(place, epoch):
+        return known.setdefault((place, epoch), data.draw(st.integers(0, 5)))
+
+    order, stopped, curves = _play(accuracy, nets, length)
+    assert len(set(order)) == len(order)
+    full = [place for place, curve in enumerate(curves) if len(curve) == length]
+    assert 0 in full
+    assert {stop.place for stop in stopped} | set(full) == set(range(nets))
+    rungs = {part * length // whole for part, whole in RUNGS}
+    for stop in stopped:
+        assert stop.epochs == len(curves[stop.place]) and stop.epochs in rungs
+        assert stop.cheaper < stop.place
+        own, other = (max(curves[i][: stop.epochs]) for i in (stop.place, stop.cheaper))
+        assert other >= own
+
+
+def test_what_was_recorded_decides_so_a_resumed_run_goes_on_the_same():
+    order, *_ = _play(lambda place, epoch: (7 * place + 3 * epoch) % 5, 4, 8)
+    curves: list[list[float]] = [[] for _ in range(4)]
+    for place, epoch in order:
+        assert find_next([list(curve) for curve in curves], 8)[0] == place
+        curves[place].append((7 * place + 3 * epoch) % 5)
+
+
+def test_the_standard_error_is_the_binomials():
+    assert standard_error(90.0, 100) == pytest.approx(3.0)
+    assert standard_error(100.0, 145) == standard_error(0.0, 145) == 0.0
+
+
+@pytest.mark.parametrize(
+    "choose, accuracies, expected",
+    [
+        ("one_se", [86.9, 87.1, 90.0, 89.0], 1),  # The standard error of 90 % is 3 points.
+        ("one_se", [math.nan, 87.1, 90.0, 89.0], 1),  # That was stopped.
+        ("one_se", [86.9, 86.9, 90.0, 89.0], 2),
+        ("best", [87.5, 90.0, 90.0, 89.0], 1),
+        ("last", [87.5, 90.0, 90.0, 89.0], 3),
+        ("one_se", [100.0, 99.0, 100.0], 0),
+        ("best", [50.0, math.nan, 49.0], 0),
+    ],
+)
+def test_the_cheapest_within_a_standard_error_the_best_or_the_last(choose, accuracies, expected):
+    assert recommend(accuracies, 100, choose) == expected
+
+
+def test_a_limit_of_time_leaves_out_what_is_slower():
+    times, accuracies = [1.0, 2.0, 3.0], [50.0, 80.0, 99.0]
+    assert recommend(accuracies, 100, "best", times, 2.5) == 1
+    assert recommend(accuracies, 100, "last", times, 2.5) == 1
+    assert recommend(accuracies, 100, "best", times, 0.0) == 2
+    assert recommend(accuracies, 100, "best", times, 0.5) == 0  # None is so fast.
