@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from autogrow_jax import cli
+from autogrow_jax import __version__, cli
 from autogrow_jax.command_line import CONFIGS, STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_help_has_an_example_of_the_things_that_people_want(capsys):
+def test_help_has_an_example_of_the_five_things_that_people_want(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("train", "predict", "evaluate", "report"):
+    for command in ("train", "predict", "evaluate", "export", "report"):
         assert f"\n  autogrow {command} " in out
     for command, (_, words) in cli.COMMANDS.items():
         assert f"  {command:<10} {words}\n" in f"{out}\n"
@@ -43,7 +43,7 @@ def test_help_and_lists_do_without_jax(arguments, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "report", "studies"])
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_each_command_tells_what_it_takes(command, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
@@ -84,3 +84,28 @@ def test_configs_has_a_line_for_each_file(capsys):
     assert "36-35-35" in capsys.readouterr().out
     assert cli.main(["configs", "smoek"]) == 1
     assert "did you mean 'smoke'" in capsys.readouterr().err
+
+
+def test_doctor_tells_what_there_is_and_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "svhn").mkdir(parents=True)
+    (tmp_path / "data" / "svhn" / "test_32x32.mat").write_bytes(b"half")
+    assert cli.main(["doctor", f"--data-dir={tmp_path / 'data'}"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"autogrow_jax {__version__} on Python 3.")
+    for part in ("1 cpu (cpu), as JAX sees them", "convolutions", "digits", "mnist  "):
+        assert part in out
+    assert f"runs               {tmp_path / 'runs'}, " in out
+    assert "damaged: " in out
+    assert "- mend svhn: " in out
+    assert f"- for cifar10, put into {tmp_path / 'data'}" in out
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs").touch()
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert f"- make room for runs in {tmp_path / 'runs'}: cannot be written" in out
+
+
+def test_doctor_finds_the_official_files(data_dir, capsys):
+    assert cli.main(["doctor", f"--data-dir={data_dir}"]) == 0
+    assert f"mnist          60,000 + 10,000 images in {data_dir}" in capsys.readouterr().out

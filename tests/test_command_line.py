@@ -12,7 +12,9 @@ COMMANDS = {
     for name in (
         "autogrow_jax.main",
         "autogrow_jax.cli.configs",
+        "autogrow_jax.cli.doctor",
         "autogrow_jax.cli.evaluate",
+        "autogrow_jax.cli.export",
         "autogrow_jax.cli.predict",
         "autogrow_jax.studies.__main__",
         "autogrow_jax.trajectory.__main__",
@@ -26,6 +28,7 @@ COMMANDS = {
 def test_an_unknown_option_is_told_in_one_line(name, capsys):
     needed = {
         "autogrow_jax.cli.evaluate": ["--workdir=a"],
+        "autogrow_jax.cli.export": ["--workdir=a", "--to=npz"],
         "autogrow_jax.cli.predict": ["--workdir=a", "b.png"],
         "autogrow_jax.trajectory.__main__": ["--runs", "a", "--out=b"],
         "autogrow_jax.reporting.__main__": ["a"],

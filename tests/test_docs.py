@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax import training
+from autogrow_jax.cli import COMMANDS
 from autogrow_jax.config import resolve
 from autogrow_jax.data import AUGMENTATIONS
 from autogrow_jax.growth import INITIALIZERS, POLICIES
@@ -52,7 +53,8 @@ def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, monkeypat
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_name_keys_and_files_that_exist(page):
     text = PAGES[page].read_text()
-    commands = "\n".join(re.findall(r"python -m autogrow_jax[^`|]*", text))
+    commands = "\n".join(re.findall(r"(?:python -m autogrow_jax|autogrow \w)[^`|]*", text))
+    assert set(re.findall(r"\bautogrow ([a-z]+)", commands)) <= set(COMMANDS)
     for key in re.findall(r"--config\.([\w.]+)=", commands):
         check_key(key)
     for file in re.findall(r"--(?:config|study)=([\w./]+)", commands):

@@ -42,15 +42,22 @@ ROOMS = [
 # What may be imported within a function: heavy, or not on every machine.
 LATE = {
     "jax",  # By commands that can do without it.
+    "jax2onnx",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
     "scipy",
     "sklearn",
     "tensorboardX",
     "tensorflow_datasets",
+    "torch",
 }
 # Our own modules that import something of these, or all of training, as soon as they are imported.
 HEAVY = {
+    "autogrow_jax.cli.doctor",
     "autogrow_jax.cli.evaluate",
+    "autogrow_jax.cli.export",
     "autogrow_jax.cli.predict",
     "autogrow_jax.main",
     "autogrow_jax.reporting.__main__",

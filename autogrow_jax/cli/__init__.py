@@ -27,6 +27,9 @@ Ask it what is in pictures, files or folders of them:
 Test it on images that it has not seen:
   autogrow evaluate --workdir=runs/photos --data=folder:others
 
+Take it into PyTorch, ONNX or a program of your own:
+  autogrow export --workdir=runs/photos --to=onnx
+
 See how a run went:
   autogrow report runs/photos
 
@@ -54,6 +57,18 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _export(arguments: Sequence[str]) -> int:
+    from autogrow_jax.cli.export import main
+
+    return main(arguments)
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from autogrow_jax.cli.doctor import main
+
+    return main(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from autogrow_jax.reporting.__main__ import main
 
@@ -70,9 +85,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "grow, fine-tune and test a net; the same command again goes on"),
     "predict": (_predict, "classes and probabilities of image files"),
     "evaluate": (_evaluate, "accuracy of a run's net, on its own test images or on others"),
+    "export": (_export, "the net for PyTorch, ONNX, StableHLO or NumPy, tried there"),
     "report": (_report, "draw a run's picture and print its result"),
     "studies": (_studies, "many runs, one table"),
     "configs": (configs.main, "what can be run, a line each"),
+    "doctor": (_doctor, "devices, versions, kernels, data, and what to do about what is missing"),
 }
 
 

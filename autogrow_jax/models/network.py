@@ -152,7 +152,9 @@ class Network(nn.Module):
             stem = conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")
             x = nn.relu(stem(x))
         if self.stem == IMAGENET:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # Zeros are the least behind ReLU; the pool's own padding is lost on the way to ONNX.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x
 
 
