@@ -240,6 +240,18 @@ def test_where_lengths_are_known_it_is_one_with_a_progress_bar_too(dispatches):
     assert called == ["train", "evaluate"] and seen == [(steps, 32 * steps)]
 
 
+def test_a_program_of_known_length_evaluates_every_part(dispatches):
+    trainer, called = dispatches(**{"growth.programs": "exact"})
+    shared, _ = dispatches(**{"growth.programs": "shared"})
+    called.clear()
+    found, expected = trainer.evaluate("test"), shared.evaluate("test")
+    # The test set is larger than what validation takes, so it takes several calls of one program.
+    assert len(called) > 2 and trainer.programs.counts["evaluate"] == 1
+    assert int(found.examples) == len(trainer.dataset.test.labels) == int(expected.examples)
+    np.testing.assert_array_equal(found.by_class, expected.by_class)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+
+
 def test_with_a_progress_bar_an_epoch_is_a_few(dispatches, monkeypatch):
     # However fast the steps are, each dispatch is twice as long as the one before.
     monkeypatch.setattr("autogrow_jax.training.feed.SECONDS_PER_DISPATCH", 1e9)
