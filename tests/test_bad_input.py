@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,35 @@ def test_workdir_that_cannot_be_written_to(tmp_path, no_training):
     assert "it is a file; choose another" in _fail(_config(), file).replace(")", "")
     assert "cannot write to the workdir" in _fail(_config(), file / "below")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        (r"C:\runs\a", "looks like a path of Windows"),
+        ("C:/runs/a", "looks like a path of Windows"),
+        ("gs://bucket/a", "or an address"),
+        (os.fsdecode(b"r\xe9sum\xe9"), r"r\\udce9sum\\udce9 in it is no Unicode"),
+        ("/".join("a" * 200 for _ in range(19)), "more than 3800 bytes"),
+        ("a" * 300, "too long"),
+    ],
+)
+def test_a_workdir_that_checkpoints_cannot_lie_in_is_refused(
+    tmp_path, monkeypatch, no_training, name, why
+):
+    """Orbax would split the first of these in two places, and fail with the others in the midst."""
+    monkeypatch.chdir(tmp_path)
+    assert re.search(why, _fail(_config(), name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_below_a_file_or_a_link_to_nowhere_is_refused(tmp_path, no_training):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/nowhere/there")
+    assert "(Not a directory)" in _fail(_config(), tmp_path / "file" / "run")
+    for place in (tmp_path / "link", tmp_path / "link" / "below"):
+        message = _fail(_config(), place)
+        assert f"{tmp_path}/link is a link to /nowhere/there, where there is nothing" in message
 
 
 def test_workdir_in_use_is_refused_at_once_and_left_as_it_is(tmp_path, no_training):

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 
 
 class Workdir:
@@ -43,6 +44,31 @@ class Workdir:
         if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
             return True
         return any(f.exists() and f.stat().st_size > 0 for f in (self.metrics, self.result))
+
+
+# Of the longest path that Linux takes, less what Orbax needs below a workdir.
+_LONGEST = 3800
+
+
+def find_workdir(path: str | os.PathLike[str]) -> Workdir:
+    """Returns the workdir that a user named, which need not be there.
+
+    Raises:
+      UserError: no system can have the path; or Orbax, which keeps the checkpoints in it, would
+        take it for another, as it does where a part of it looks like one of Windows or an address.
+    """
+    root = user_path(path)
+    whole, why = root.absolute(), ""
+    for part in whole.parts[1:]:
+        if "\\" in part or part.endswith(":"):
+            why = f"{part} in it looks like a path of Windows or an address"
+        elif part != part.encode("utf-8", "replace").decode():
+            why = f"{part} in it is no Unicode"
+    if not why and len(os.fsencode(whole)) > _LONGEST:
+        why = f"it has more than {_LONGEST} bytes"
+    if why:
+        raise UserError(f"the workdir {root} cannot hold checkpoints: {why}; choose another folder")
+    return Workdir(root)
 
 
 @contextmanager
@@ -74,8 +100,9 @@ def hold(lock: Path) -> Iterator[None]:
     except OSError as error:
         taken.release()
         why = "it is a file" if folder.is_file() else error.strerror
-        if folder.is_symlink() and not folder.exists():
-            why = f"it is a link to {os.readlink(folder)}, where there is nothing"
+        for place in (folder, *folder.parents):
+            if place.is_symlink() and not place.exists():
+                why = f"{place} is a link to {os.readlink(place)}, where there is nothing"
         raise UserError(
             f"cannot write to the workdir {folder} ({why}); choose another with --workdir"
         ) from None

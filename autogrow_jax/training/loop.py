@@ -21,7 +21,7 @@ from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import Policy
 from autogrow_jax.optim import Loss, Schedule, Steps
 from autogrow_jax.own import Own
-from autogrow_jax.process import keep_freed_memory, user_path
+from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import (
     ConsoleReporter,
     MetricsWriter,
@@ -33,7 +33,7 @@ from autogrow_jax.reporting import (
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.reporting.workdir import hold, open_workdir
+from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
@@ -103,7 +103,7 @@ def run(
             choose_folder(settings.compilation_cache)
         except OSError as error:
             reporter.message(f"compiled programs are not kept: {error}")
-        there = Workdir(user_path(workdir))
+        there = find_workdir(workdir)
         if settings.mode == "evaluate":
             # Dicts may name a few keys only, and then name what they mean; others have them all.
             given = flatten(config) if isinstance(config, dict) else named(settings)
