@@ -67,13 +67,11 @@ def figure(table: Table, *, title: str = "") -> Figure:
     height = max(_HEIGHT * rows, _ENTRY * min(len(marks) + 5, _MAX_ENTRIES)) + 0.9
     drawing = Figure(figsize=(_WIDTH * columns + 3.4, height), dpi=150, layout="constrained")
     panels = list(drawing.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for panel in panels:
+    for number, panel in enumerate(panels):
         panel.grid(color="#e6e6e6", linewidth=0.6)
-        panel.set_axisbelow(True)
+        panel.set(axisbelow=True, ylabel="" if number % columns else "accuracy (%)")
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
-    for panel in panels[::columns]:
-        panel.set_ylabel("accuracy (%)")
     for panel, name in zip(panels, names, strict=False):
         _draw_numbers(panel, marks, name)
     if num_panels > len(names) > 0:
@@ -105,9 +103,9 @@ def figure(table: Table, *, title: str = "") -> Figure:
 
 def _draw_numbers(panel: Axes, marks: Sequence[Mark], name: str) -> None:
     """Accuracy over a number of each record: whole numbers of blocks, or FLOPs."""
-    papers = [m.paper.depths if m.paper and name == "blocks" else () for m in marks]
-    joined = _are_fixed_around_found(marks)
-    _draw(panel, marks, [name] * len(marks), [sum(depths) or None for depths in papers], joined)
+    papers = [sum(m.paper.depths) if m.paper and name == "blocks" else 0 for m in marks]
+    places = [name] * len(marks), [blocks or None for blocks in papers]
+    _draw(panel, marks, *places, joined=_are_fixed_around_found(marks))
     panel.set_xlabel(_NUMBERS[name])
     if name == "blocks":
         panel.xaxis.set_major_locator(ticker.MaxNLocator(7, integer=True))
@@ -161,7 +159,6 @@ def _draw(
     not through a net that was found; it has the series' colour where there are several.
     """
     lines: dict[str, list[tuple[float, float]]] = {}
-    colors: dict[str, str] = {}
     for mark, place, paper_x in zip(marks, xs, paper_xs, strict=True):
         x, y = mark.points(place).T
         if not len(x):
@@ -178,11 +175,11 @@ def _draw(
         panel.errorbar([x.mean()], [y.mean()], fmt=mark.shape, zorder=order, **mark.style, **spread)
         if not mark.line.row.found:
             lines.setdefault(mark.series, []).append((x.mean(), y.mean()))
-            colors[mark.series] = mark.color
         if mark.paper and paper_x is not None:
             # Over our own marks and a little larger: where both agree it is a ring around ours.
             hollow = {"color": _PAPER_COLOR, "mfc": "none", "ms": mark.style["ms"] + 2}
             panel.plot([paper_x], [mark.paper.accuracy], mark.shape, zorder=3.5, **hollow)
+    colors = {m.series: m.color for m in marks if m.is_drawn and not m.line.row.found}
     for series, means in lines.items() if joined else ():
         if len(means) > 1:
             color = colors[series] if len(lines) > 1 else _LINE_COLOR

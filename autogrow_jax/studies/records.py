@@ -30,6 +30,8 @@ STATS = (
 # The usual estimate: the gradients with respect to the input and to the weights each take as many
 # multiply-adds as the forward pass.
 _TRAINING_PASSES = 3
+# Of result.json.
+_AS_THEY_ARE = "test_accuracy", "best_validation_accuracy", "epochs", "num_params", "versions"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,48 +147,41 @@ def collect(entries: Sequence[Entry], workdir: Path) -> list[Table]:
 def read_record(cell: Cell, workdir: Path) -> Record:
     """Reads what became of one cell."""
     folder = Folder(workdir, cell)
-    error = folder.why_failed()
-    if error:
+    if error := folder.why_failed():
         return Record(cell, "failed", error)
     try:
         result = folder.result()
         if result is None:
             return Record(cell, "missing")
-        return _read_done(cell, result, metrics.read(Workdir(folder.run).metrics))
+        lines = metrics.read(Workdir(folder.run).metrics)
+        settings = build.resolve(cell.settings, to_read=True)
+        validation, shape = str(result["validation"]), tuple(result["image_shape"])
+        best = result["best_validation_accuracy"]
+        net = result["num_classes"], shape[-1], tuple(result["depths"])
+        network = build.make_network(settings, *net)
+        passes = [
+            estimate_cost(network, shape, tuple(line["depths"])).flops * line["train_images"]
+            for line in lines
+            if "train_images" in line
+        ]
+        is_whole = len(passes) == len(lines)
+        return Record(
+            cell,
+            "done",
+            **{name: result[name] for name in _AS_THEY_ARE},
+            depths=network.depths,
+            accuracy=best if validation == "test" else result["test_accuracy"],
+            validation=validation,
+            num_validation=result.get("validation_examples"),
+            growth_epochs=result.get("growth_epochs"),
+            flops=estimate_cost(network, shape).flops,
+            training_flops=_TRAINING_PASSES * math.fsum(passes) if is_whole else None,
+            seconds=result["seconds"]["total"],
+            compile_seconds=result["seconds"]["compile"],
+            machine=describe_machine(result.get("devices") or {}),
+        )
     except (UserError, KeyError, TypeError) as problem:
         return Record(cell, "failed", f"{folder.run} cannot be read: {problem}")
-
-
-def _read_done(cell: Cell, result: dict[str, Any], lines: list[dict[str, Any]]) -> Record:
-    validation, depths = str(result["validation"]), tuple(result["depths"])
-    best, tested = result["best_validation_accuracy"], result["test_accuracy"]
-    shape = tuple(result["image_shape"])
-    settings = build.resolve(cell.settings, to_read=True)
-    network = build.make_network(settings, result["num_classes"], shape[-1], depths)
-    passes = [
-        estimate_cost(network, shape, tuple(line["depths"])).flops * line["train_images"]
-        for line in lines
-        if "train_images" in line
-    ]
-    return Record(
-        cell,
-        "done",
-        depths=depths,
-        accuracy=best if validation == "test" else tested,
-        test_accuracy=tested,
-        best_validation_accuracy=best,
-        validation=validation,
-        num_validation=result.get("validation_examples"),
-        epochs=result["epochs"],
-        growth_epochs=result.get("growth_epochs"),
-        num_params=result["num_params"],
-        flops=estimate_cost(network, shape).flops,
-        training_flops=_TRAINING_PASSES * math.fsum(passes) if len(passes) == len(lines) else None,
-        seconds=result["seconds"]["total"],
-        compile_seconds=result["seconds"]["compile"],
-        machine=describe_machine(result.get("devices") or {}),
-        versions=result["versions"],
-    )
 
 
 # --- For programs.

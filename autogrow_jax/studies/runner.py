@@ -190,12 +190,11 @@ def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
         keep_in(workdir / "compiled")
         try:
             run(_complete(folder), folder.run, started=started)
-        except UserError as error:
-            folder.fail(str(error))
-            raise
         except Exception as error:
-            traceback.print_exc()
-            folder.fail(f"{type(error).__name__}: {error}")
+            is_users = isinstance(error, UserError)
+            folder.fail(str(error) if is_users else f"{type(error).__name__}: {error}")
+            if not is_users:
+                traceback.print_exc()
             raise
 
 

@@ -146,8 +146,8 @@ def _make_columns(table: Table) -> list[_Column]:
     def paper(group: str, header: str, show: Callable[[Published], str]) -> _Column:
         return column(group, header, lambda x: show(x.row.published) if x.row.published else "")
 
-    def means(name: str) -> list[float | None]:
-        return [line.stat(name).mean for line in lines]
+    def numbers(header: str, name: str, **how: bool) -> _Column:
+        return _numbers(header, [line.stat(name).mean for line in lines], **how)
 
     optional = [
         column("found", "depths", _depths),
@@ -157,11 +157,11 @@ def _make_columns(table: Table) -> list[_Column]:
         column("scratch", "from\nscratch %", partial(_stat, name="scratch_accuracy")),
         column("scratch", "delta", partial(_stat, name="delta", sign="+")),
         paper("scratch", "paper:\ndelta", lambda p: _points(p.delta, "+")),
-        _numbers("epochs", means("epochs"), whole=True),
-        _flops("forward", means("flops")),
-        _flops("training", means("training_flops")),
-        _numbers("seconds", means("seconds")),
-        _numbers("parameters", means("num_params"), whole=True),
+        numbers("epochs", "epochs", whole=True),
+        numbers("forward", "flops", in_flops=True),
+        numbers("training", "training_flops", in_flops=True),
+        numbers("seconds", "seconds"),
+        numbers("parameters", "num_params", whole=True),
     ]
     names = [
         _Column("name", name, [line.row.names[i] for line in lines])
@@ -190,16 +190,17 @@ def _points(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"
 
 
-def _flops(header: str, means: Sequence[float | None]) -> _Column:
-    """FLOPs in the unit of the smallest of them, such as MFLOP."""
-    smallest = min((mean for mean in means if mean), default=1.0)
-    power = min(max(int(math.log10(smallest) // 3), 0), 6)
-    scaled = [None if mean is None else mean / 1000.0**power for mean in means]
-    return _numbers(f"{header}\n{'kMGTPE'[power - 1 : power]}FLOP", scaled)
+def _numbers(
+    header: str, means: list[float | None], whole: bool = False, in_flops: bool = False
+) -> _Column:
+    """Means, all with so many decimals that the smallest has three figures, two at most.
 
-
-def _numbers(header: str, means: Sequence[float | None], *, whole: bool = False) -> _Column:
-    """Means, all with so many decimals that the smallest has three figures, two at most."""
+    FLOPs are in the unit of the smallest of them, such as MFLOP.
+    """
+    if in_flops:
+        power = min(max(int(math.log10(min(filter(None, means), default=1.0)) // 3), 0), 6)
+        means = [None if mean is None else mean / 1000.0**power for mean in means]
+        header = f"{header}\n{'kMGTPE'[power - 1 : power]}FLOP"
     smallest = min((abs(mean) for mean in means if mean is not None), default=0.0)
     decimals = 0 if whole or smallest >= 100 else 1 if smallest >= 10 else 2
     cells = [_NOTHING if mean is None else f"{mean:,.{decimals}f}" for mean in means]
