@@ -1,6 +1,7 @@
 """What all commands have in common."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -66,3 +67,23 @@ def test_version_and_help(name, capsys):
 def test_what_is_missing_is_named(name, capsys):
     assert COMMANDS[name]([]) == 2
     assert re.search("the following arguments are required: .*--", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_of_any_signs_are_told_on_any_terminal(encoding):
+    """Strictly encoded, as Python does where the language is not that of the names."""
+    code = (
+        "from autogrow_jax.command_line import run_command\n"
+        "from autogrow_jax.errors import UserError\n"
+        "def work(_):\n"
+        "    print('caf\\u00e9 \\u732b \\udcff')\n"
+        "    raise UserError('\\u732b \\udcff')\n"
+        "raise SystemExit(run_command(lambda _: None, work, []))\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 1
+    spelt = {"ascii": r"caf\xe9 \u732b \udcff", "utf-8": "caf\u00e9 \u732b \\udcff"}
+    assert out.strip() == spelt.get(encoding, "caf\u00e9 \\u732b \\udcff")
+    assert err.strip() == f"error: {out.strip().partition(' ')[2]}"

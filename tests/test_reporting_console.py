@@ -170,3 +170,9 @@ def test_a_growth_names_every_stage_that_grew():
         "grew stage 1: 2-1-1 -> 2-2-1 (gaussian)"
     )
     assert describe_growth((1, 1, 1), (2, 1, 3), "zero").startswith("grew stages 0, 2: 1-1-1")
+
+
+def test_a_message_of_any_signs_is_printed_on_a_strict_terminal():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    ConsoleReporter(stdout=stream, stderr=io.StringIO()).message("caf\u00e9 \udcff \x1b[31m")
+    assert stream.buffer.getvalue().decode() == "caf\u00e9 \\udcff \\x1b[31m\n"
