@@ -29,18 +29,8 @@ _EXAMPLES = """examples:
 """
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads the arguments of a run: `config`, `workdir` and `changes`, {"a.b": value}, to config.
-
-    Raises:
-      UsageError: an unknown option or config key, with the nearest known one; a lacking value.
-      SystemExit: after `--help`, which is printed.
-    """
-    rest, changes = take_changes(arguments)
-    if {"-h", "--help"} & set(rest):  # A config file may register what has keys of its own.
-        for name in (argument.removeprefix("--config=") for argument in rest):
-            with suppress(UserError):
-                load_config(name)
+def make_parser() -> Parser:
+    """The options of the command, less those of the config."""
     parser = Parser(
         "autogrow train",
         "Grows a network while it trains, fine-tunes and tests it. The same command again goes on"
@@ -55,7 +45,22 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     folder = "folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)"
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help=shown)
     parser.add_argument("--workdir", metavar="DIR", help=folder)
-    known = parser.read(rest)
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the arguments of a run: `config`, `workdir` and `changes`, {"a.b": value}, to config.
+
+    Raises:
+      UsageError: an unknown option or config key, with the nearest known one; a lacking value.
+      SystemExit: after `--help`, which is printed.
+    """
+    rest, changes = take_changes(arguments)
+    if {"-h", "--help"} & set(rest):  # A config file may register what has keys of its own.
+        for name in (argument.removeprefix("--config=") for argument in rest):
+            with suppress(UserError):
+                load_config(name)
+    known = make_parser().read(rest)
     known.workdir = known.workdir or str(Path("runs") / Path(split_name(known.config)[0]).stem)
     known.changes = changes
     return known

@@ -1,6 +1,7 @@
 """The command `autogrow`: what it says of itself, and that each of its commands is reached."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def test_help_has_an_example_of_the_five_things_that_people_want(capsys):
     for command in ("train", "predict", "evaluate", "export", "report"):
         assert f"\n  autogrow {command} " in out
     for command, (_, words) in cli.COMMANDS.items():
-        assert f"  {command:<10} {words}\n" in f"{out}\n"
+        assert f"  {command:<11} {words}\n" in f"{out}\n"
     assert cli.main([]) == 0
     assert capsys.readouterr().out == out
     assert max(map(len, out.splitlines())) <= 100
@@ -109,3 +110,21 @@ def test_doctor_tells_what_there_is_and_what_to_do(tmp_path, capsys, monkeypatch
 def test_doctor_finds_the_official_files(data_dir, capsys):
     assert cli.main(["doctor", f"--data-dir={data_dir}"]) == 0
     assert f"mnist          60,000 + 10,000 images in {data_dir}" in capsys.readouterr().out
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completions_know_commands_options_and_keys(shell, capsys):
+    pytest.importorskip("shtab")
+    assert cli.main(["completions", shell]) == 0
+    out = capsys.readouterr().out
+    for word in (*cli.COMMANDS, "--config.model.family", "--which", "stablehlo"):
+        assert word in out
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=out, text=True, check=True)
+
+
+def test_completions_without_their_package_say_so(capsys, monkeypatch):
+    monkeypatch.setattr("autogrow_jax.cli.completions.find_spec", lambda name: None)
+    assert cli.main(["completions", "bash"]) == 1
+    assert "pip install 'autogrow_jax[completions]'" in capsys.readouterr().err

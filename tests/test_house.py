@@ -48,6 +48,7 @@ LATE = {
     "onnxruntime",
     "safetensors",
     "scipy",
+    "shtab",
     "sklearn",
     "tensorboardX",
     "tensorflow_datasets",
@@ -55,6 +56,7 @@ LATE = {
 }
 # Our own modules that import something of these, or all of training, as soon as they are imported.
 HEAVY = {
+    "autogrow_jax.cli.completions",
     "autogrow_jax.cli.doctor",
     "autogrow_jax.cli.evaluate",
     "autogrow_jax.cli.export",

@@ -69,6 +69,12 @@ def _doctor(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _completions(arguments: Sequence[str]) -> int:
+    from autogrow_jax.cli.completions import main
+
+    return main(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from autogrow_jax.reporting.__main__ import main
 
@@ -90,6 +96,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "studies": (_studies, "many runs, one table"),
     "configs": (configs.main, "what can be run, a line each"),
     "doctor": (_doctor, "devices, versions, kernels, data, and what to do about what is missing"),
+    "completions": (_completions, "of commands, options and keys, for bash and zsh"),
 }
 
 
@@ -112,7 +119,7 @@ def main(arguments: Sequence[str] | None = None, otherwise: Sequence[str] = ("--
 
 
 def _show_help(given: Sequence[str]) -> None:
-    lines = (f"  {name:<10} {words}" for name, (_, words) in COMMANDS.items())
+    lines = (f"  {name:<11} {words}" for name, (_, words) in COMMANDS.items())
     print(_HELP + "\n".join(lines))
 
 

@@ -13,7 +13,7 @@ import jax
 from autogrow_jax import __version__, native
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.data.cache import cache_root
-from autogrow_jax.data.official import OFFICIAL_SETS, read_official, search_folders
+from autogrow_jax.data.official import OFFICIAL_SETS, read_official
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.training.ending import describe_devices, find_versions
@@ -141,7 +141,8 @@ def _data(directory: str, to_do: list[str]) -> Iterator[str]:
         )
         return
     for name in lacking:
-        folder = search_folders(name, directory)[0]
+        # In a folder of its own where another set's files have the same names.
+        folder = Path(directory) / (name if name in OFFICIAL_SETS[name].folders else "")
         to_do.append(f"for {name}, put into {folder}: {OFFICIAL_SETS[name].files}")
 
 

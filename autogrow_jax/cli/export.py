@@ -85,6 +85,7 @@ def _export(given: argparse.Namespace) -> None:
             _compare(net, predict, images, what, form)
             _time(predict, images, form)
             for file in (*beside, draft):
+                file.chmod(0o644)
                 file.replace(path.with_name(file.name))
     except OSError as error:
         why = error.strerror
@@ -102,7 +103,7 @@ def _choose_path(output: Path | None, workdir: Path, suffix: str) -> Path:
     if output is None:
         return workdir / "export" / f"{name}{suffix}"
     output = output.expanduser()
-    if output.is_dir():
+    if output.is_dir() or not output.suffix:
         return output / f"{name}{suffix}"
     return output if output.suffix == suffix else output.with_name(output.name + suffix)
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +21,7 @@ from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.training import load
 from autogrow_jax.training.loading import WHICH
+from autogrow_jax.training.programs import choose_folder
 
 Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
 Write = Callable[[str, Answers], None]
@@ -65,6 +66,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _predict(given: argparse.Namespace) -> int:
     keep_freed_memory()
     loaded = load(given.workdir, given.which, convolution="auto")
+    with suppress(OSError):  # Without, every start compiles.
+        choose_folder(loaded.config.get("compilation_cache", ""))
     if loaded.known.image_shape[2] not in (1, 3):
         raise UserError(
             f"the net takes images of {loaded.known.image_shape[2]} channels, which image files do"

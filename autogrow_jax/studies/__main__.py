@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
       UsageError: an unknown option or config key, with the nearest known one; a lacking value.
     """
     given, changes = take_changes(arguments)
-    options = _make_parser().read(given)
+    options = make_parser().read(given)
     if not options.study:
         names = ", ".join(sorted(path.name for path in STUDIES.glob("[!_]*.py")))
         raise UsageError(f"--study=FILE is missing; in {STUDIES} there are: {names}")
@@ -142,7 +142,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def _make_parser() -> Parser:
+def make_parser() -> Parser:
+    """The options of the command, less those of the config."""
     parser = Parser(
         "autogrow_jax.studies",
         "Runs what is missing of a study, each run in a process of its own, and writes its table"
