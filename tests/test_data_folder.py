@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,17 @@ def test_names_of_classes_are_matched_however_their_accents_are_written(root):
     fill(root, "train/cafe\u0301")
     with pytest.raises(UserError, match="one name in two spellings"):
         read(root)
+
+
+def test_names_of_classes_are_those_of_any_language(root):
+    fill(root, "caf\u00e9", "\u732b", os.fsdecode(b"r\xe9"))
+    code = (
+        "import pathlib, sys; from autogrow_jax.data.listing import list_folder\n"
+        "print(ascii(list_folder(pathlib.Path(sys.argv[1]), 'auto', bool).class_names))"
+    )
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run([sys.executable, "-c", code, root], capture_output=True, env=plain)
+    assert told.stdout.decode().strip() == ascii(("caf\u00e9", r"r\udce9", "\u732b"))
 
 
 def test_what_macos_leaves_is_passed_over_in_silence(root):

@@ -239,7 +239,7 @@ def _parts_of_classes(
     by_part: dict[str, dict[str, _Tree]] = {}
     for folder in inside:
         classes = by_part.setdefault(folder.part, {})
-        name = plain_name(folder.path.parent.name)
+        name = _class_name(folder.path.parent)
         if name in classes:
             raise UserError(
                 f"{folder.path.parent} has both {classes[name].path.name}/ and "
@@ -252,13 +252,18 @@ def _parts_of_classes(
 def _by_name(folders: Iterable[_Tree]) -> dict[str, _Tree]:
     found: dict[str, _Tree] = {}
     for folder in folders:
-        first = found.setdefault(plain_name(folder.path.name), folder)
+        first = found.setdefault(_class_name(folder.path), folder)
         if first is not folder:
             raise UserError(
                 f"{first.path} and {folder.path.name!a} are one name in two spellings; put the"
                 " images into one folder"
             )
     return found
+
+
+def _class_name(folder: Path) -> str:
+    # A name is UTF-8 whatever the language that this process was started in.
+    return plain_name(os.fsencode(folder.name).decode("utf-8", "surrogateescape"))
 
 
 def _two_readings(tree: _Tree, named: list[str]) -> UserError:
