@@ -81,7 +81,7 @@ def list_tasks(tiny: bool) -> list[Task]:
     if tiny:
         names = ["correctness:steps", "correctness:digits", "steps:plain3-2-4-float32"]
         names += ["roofline:limits", "roofline:waits", "phase:exact", "phase:pytorch", "cell"]
-        return [Task(name, 300, 0) for name in names]
+        return [Task(name, 600, 0) for name in names]
     kinds = [("bfloat16", 128), ("tf32", 128), ("bfloat16", 512), ("float32", 128)]
     kinds += [("tf32", 512), ("float32", 512)]
     steps = [

@@ -65,7 +65,7 @@ class Kept(NamedTuple):
     """A run in results/poster/runs, or to come there."""
 
     folder: Workdir
-    config: dict[str, Any]  # Flat.
+    config: dict[str, Any]  # Flat; all keys that there were when it was run.
     lines: list[dict[str, Any]]
     result: dict[str, Any] | None  # None of a run under way.
     about: dict[str, Any]  # When it was kept, and what commit it is of, where that is known.
@@ -121,7 +121,7 @@ def read_kept(folder: Path) -> Kept:
     about = folder / "about.json"
     return Kept(
         workdir,
-        DEFAULTS | flatten(read_config(workdir)),
+        flatten(read_config(workdir)),
         lines,
         result,
         read_object(about) if about.exists() else {},
@@ -139,9 +139,10 @@ def find_line(kept: Kept, lines: Sequence[Line]) -> tuple[Line, bool]:
 
     def compare(line: Line) -> list[str]:
         return [
-            f"{key}: {kept.config.get(key)!r}, not {value!r}"
+            f"{key}: {kept.config[key]!r}, not {value!r}"
             for key, value in sorted(line.settings.items())
-            if key not in apart and _plain(kept.config.get(key)) != _plain(value)
+            # What a younger key may change, the run did as the paper's config does now.
+            if key in kept.config.keys() - apart and _plain(kept.config[key]) != _plain(value)
         ]
 
     nearest = min(lines, key=lambda line: len(compare(line)))

@@ -174,7 +174,7 @@ def test_forms_are_the_programs_they_say():
 
 @pytest.mark.slow
 def test_the_whole_pack_on_a_cpu(tmp_path):
-    assert gpu.main(["--out", str(tmp_path), "--tiny", "--minutes", "9"]) == 0
+    assert gpu.main(["--out", str(tmp_path), "--tiny", "--minutes", "30"]) == 0
     rows = gpu_report.read_rows(tmp_path / "results.jsonl")
     ended = {row["task"]: row["state"] for row in rows if row["part"] == "end"}
     assert set(ended.values()) == {"done"}

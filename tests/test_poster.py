@@ -105,6 +105,16 @@ def test_runs_stand_beside_the_papers_numbers(lines, tmp_path, capsys):
     assert again == [(line, True), (line, False), (line, False), (line, False)]
 
 
+def test_a_run_of_before_a_key_was_there_is_of_its_cell(lines, tmp_path):
+    how = {"best": 99.0, "phases": ["growth"], "depths": [1, 1, 1], "is_done": False}
+    line = _find(lines, "mnist_plain3_50")
+    _write(tmp_path / "old", line, 0, **how)
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert config["finetune"].pop("front") is False  # Not the default.
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert find_line(read_kept(tmp_path / "old"), lines) == (line, False)
+
+
 def test_what_is_no_cell_is_refused_with_the_keys_that_differ(lines, tmp_path, capsys):
     how = {"best": 99.0, "phases": ["growth"], "depths": [1, 1, 1], "is_done": False}
     line = _find(lines, "svhn_plain4_50_k_fixed")
