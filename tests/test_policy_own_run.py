@@ -39,7 +39,7 @@ def _config(**changes):
     config.data.fraction, config.data.batch_size, config.num_devices = 0.1, 32, 1
     config.growth.policy, config.growth.max_depths = "fragrow", (3, 2, 2)
     config.growth.own.fragrow.longest = 2
-    config.finetune.epochs = 1
+    config.finetune.epochs, config.finetune.front = 1, False
     config.log.progress = config.log.tensorboard = False
     config.update_from_flattened_dict(changes)
     return config
