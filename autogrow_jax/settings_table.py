@@ -108,8 +108,7 @@ def is_validation(value: Any) -> bool:
 
 def is_colour(value: Any) -> bool:
     """Tells what `data.background` accepts."""
-    known = isinstance(value, str) and re.fullmatch("white|black|#[0-9a-fA-F]{6}", value)
-    return bool(known)
+    return isinstance(value, str) and bool(re.fullmatch("white|black|#[0-9a-fA-F]{6}", value))
 
 
 # fmt: off
@@ -294,7 +293,7 @@ class Log:
     """What is shown."""
 
     progress: bool = flag(True, "a bar within each epoch", free=True)
-    tensorboard: bool = flag(True,
-        "write TensorBoard events, where tensorboardX is installed", free=True)
+    tensorboard: bool = flag(True, "TensorBoard events, where tensorboardX is installed", free=True)
+    report: bool = flag(True, "at the end `report.html`, and the net's answers in files", free=True)
     plot_every: int = whole(0, 0, "epochs", "epochs between two drawings of the plot",
         "0 means at the end only", free=True)

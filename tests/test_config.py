@@ -451,6 +451,7 @@ IN_RUNS = {
     "log.progress",
     "log.tensorboard",
     "log.plot_every",
+    "log.report",
 }
 CASES = [(probe, name, value) for probe, group in PROBES.items() for name, value in group.items()]
 MARKS = {"num_devices": pytest.mark.devices(4)}

@@ -26,7 +26,7 @@ def _sources():
     files = {}
     for folder, place in (("autogrow_jax", "autogrow_jax"), ("configs", "autogrow_jax/configs")):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".cc", ".h"):
+            if path.suffix in (".py", ".cc", ".h", ".css"):
                 files[f"{place}/{path.relative_to(ROOT / folder).as_posix()}"] = path
     return files
 

@@ -92,7 +92,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "predict": (_predict, "classes and probabilities of image files"),
     "evaluate": (_evaluate, "accuracy of a run's net, on its own test images or on others"),
     "export": (_export, "the net for PyTorch, ONNX, StableHLO or NumPy, tried there"),
-    "report": (_report, "draw a run's picture and print its result"),
+    "report": (_report, "draw a run's report and picture, print its result"),
     "studies": (_studies, "many runs, one table"),
     "configs": (configs.main, "what can be run, a line each"),
     "doctor": (_doctor, "devices, versions, kernels, data, and what to do about what is missing"),

@@ -77,6 +77,7 @@ def _as_the_net_has(known: Known) -> dict[str, Any]:
         "num_classes": len(known.class_names),
         "class_names": known.class_names,
         "preprocessing": Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
+        "files": {},  # Images of other classes are left out.
     }
 
 

@@ -1,7 +1,8 @@
 """A data set ready to train on, and how one is made of what a reader hands over."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,8 @@ class Dataset:
       where: the file or folder it was read from, for messages.
       source_size: height and width before the images were padded; None where they were not.
       notes: lines that say what was read, for before training.
+      files: of "validation" and "test" where each image lies, in the part's order; empty for sets
+        whose images are no files.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Dataset:
     where: str = ""
     source_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod
     def from_arrays(
@@ -225,4 +229,23 @@ def make_dataset(
         where=source.where,
         source_size=unpadded.shape[1:3],
     )
-    return replace(dataset, notes=describe(dataset.known(), dataset.parts, source))
+    named = ("validation", "test") if source.files else ()
+    files = {name: _find_files(name, dataset.parts[name], source) for name in named}
+    return replace(dataset, notes=describe(dataset.known(), dataset.parts, source), files=files)
+
+
+def _find_files(name: str, part: Split, source: Source) -> tuple[str, ...]:
+    """Where each image of a part lies, known by what is in it and its class."""
+    # The part of the source that it is, or was taken from.
+    for origin in (name, "validation", "train"):
+        whole, files = getattr(source, origin), source.files.get(origin, ())
+        if whole is None or not files or not np.isin(part.ids, whole.ids).all():
+            continue
+        places: dict[tuple[int, int], deque[str]] = defaultdict(deque)
+        for row in np.flatnonzero(np.isin(whole.ids, part.ids)).tolist():
+            places[int(whole.ids[row]), int(whole.labels[row])].append(str(files[row]))
+        keys = zip(part.ids.tolist(), part.labels.tolist(), strict=True)
+        # Copies of one image have names of their own, in their order.
+        found = (places[key] for key in keys)
+        return tuple(queue.popleft() if queue else "" for queue in found)
+    return ()

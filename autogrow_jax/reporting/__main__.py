@@ -1,4 +1,4 @@
-"""`python -m autogrow_jax.reporting WORKDIR`: redraw the plots of a run and print its result."""
+"""`python -m autogrow_jax.reporting WORKDIR`: redraw a run's plots and report, print its result."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command on `argv`, by default the process's; returns its exit status."""
     parser = Parser(
         "autogrow_jax.reporting",
-        "Redraws plots/growth.png from metrics.jsonl and prints result.json.",
+        "Redraws plots/growth.png and report.html of a run and prints result.json.",
     )
     parser.add_argument("workdir", type=Path, help="the workdir of a run, finished or going on")
     parser.add_argument("--svg", action="store_true", help="write plots/growth.svg too")
@@ -55,7 +55,14 @@ def _report(given: argparse.Namespace) -> None:
     else:
         print(f"{title}: the run has not finished; its last epoch:")
         print(f"{EPOCH_HEADER}\n{format_epoch(metrics[-1], best_accuracy(metrics))}")
-    for path in paths:
+    # Here, not at the top: JAX counts what nets cost and crops sample images. Not on a GPU, of
+    # which a run that goes on may need all.
+    import jax
+
+    from autogrow_jax.reporting.report import write_report
+
+    jax.config.update("jax_platforms", "cpu")
+    for path in (*paths, write_report(workdir.root)):
         print(f"wrote {path}")
 
 

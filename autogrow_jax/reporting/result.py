@@ -257,13 +257,20 @@ def _format_percent(accuracy: float | None) -> str:
     return "not a number" if accuracy is None else f"{accuracy:.2f} %"
 
 
-def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
+def split_time(seconds: Mapping[str, Any]) -> dict[str, float]:
+    """The parts of `seconds.total` that are timed, and the rest; none where no total is known."""
     total = seconds.get("total")
     if not total:
-        return []
+        return {}
     split = {name: seconds[name] for name in TIMED if seconds.get(name) is not None}
     # Parts are timed one by one, so their sum may pass the total by the clock's error.
-    split["rest"] = max(0.0, total - sum(split.values()))
+    return split | {"rest": max(0.0, total - sum(split.values()))}
+
+
+def _format_time_split(seconds: Mapping[str, Any]) -> list[str]:
+    if not (split := split_time(seconds)):
+        return []
+    total = seconds["total"]
     lines = [f"    {k:<19}{v:>10,.1f} s  {100 * v / total:5.1f} %" for k, v in split.items()]
     if ahead := seconds.get(AHEAD):
         lines.append(f"    {'beside: compile':<19}{ahead:>10,.1f} s")

@@ -24,7 +24,10 @@ from autogrow_jax.studies import Row, Section, Study
 # "missing": not run yet, or still running.
 State = Literal["done", "failed", "missing"]
 # What a run in a study need not leave behind; a study file or the command line may say otherwise.
-_QUIET = {"log.progress": False, "log.tensorboard": False, "checkpoint.keep": 1}
+_QUIET = {
+    **{"log.progress": False, "log.tensorboard": False, "log.report": False},
+    "checkpoint.keep": 1,
+}
 # What trains from scratch: the net's depths are known once it is found.
 _SCRATCH = {"mode": "scratch", "model.depths": ()}
 

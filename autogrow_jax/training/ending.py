@@ -15,7 +15,8 @@ from autogrow_jax.data import Split
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.process import processor_name
-from autogrow_jax.reporting import Result, Workdir, read_result
+from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
+from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
@@ -111,6 +112,46 @@ def plot(
         test_accuracy=result.test_accuracy if result else None,
         front=result.front if result else (),
         recommended=result.depths if result and result.front else (),
+    )
+
+
+def report(folder: Workdir, trainer: Trainer, reporter: Reporter) -> None:
+    """Keeps what the net answers to validation and test images, and writes report.html of the run.
+
+    The run is over by then: whatever fails here is told in a line, and that is all.
+    """
+    # Here, not at the top, as in `plot`.
+    from autogrow_jax.reporting.report import write_report
+
+    own = build.find_augmentation(trainer.settings)
+    try:
+        kept = {
+            folder.validation_predictions: _predict(trainer, "validation"),
+            folder.test_predictions: _predict(trainer, "test"),
+        }
+        if jax.process_index():
+            return
+        for path, predictions in kept.items():
+            predictions.write(path)
+        reporter.message(f"report: {write_report(folder.root, trainer.dataset, own)}")
+    except Exception as error:
+        reporter.message(
+            f"the report could not be written ({type(error).__name__}: {error}); the result is"
+            f" kept, and python -m autogrow_jax.reporting {folder.root} tries again"
+        )
+
+
+def _predict(trainer: Trainer, part: str) -> Predictions:
+    dataset, logits = trainer.dataset, trainer.predict(part)
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    images = dataset.parts[part]
+    return Predictions(
+        chances / chances.sum(axis=1, keepdims=True),
+        np.argmax(logits, axis=1).astype(np.int32),
+        images.labels,
+        images.ids,
+        np.array(dataset.class_names),
+        np.array(dataset.files.get(part, ()), dtype=str),
     )
 
 

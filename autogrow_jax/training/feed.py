@@ -123,8 +123,18 @@ class Feed:
         """Returns sums over the "validation" or "test" part."""
         function = self._evaluate_program(recipe)
         program = partial(self._programs.call, "evaluate", function)
-        sums = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
+        calls = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
+        sums = (each._replace(logits=None) for each in calls)
         return reduce(partial(jax.tree.map, jnp.add), sums)
+
+    def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:
+        """Returns the logits of a part, float32 [N, num_classes], as `evaluate` computes them."""
+        function, found = self._evaluate_program(recipe, 1), []
+        for *data, first, count, live in self._evaluate_arguments(part, depths, 1):
+            given = variables, *data, first, count, live
+            sums = self._programs.call("evaluate", function, *given)
+            found.append(np.asarray(sums.logits)[: int(count)])
+        return np.concatenate(found)
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         """Training images uint8 [count, H, W, C] and labels, for initialisers that look at data."""
@@ -148,8 +158,8 @@ class Feed:
         """What trains for so many steps; called with any, if the recipe is not exact."""
         raise NotImplementedError
 
-    def _evaluate_program(self, recipe: Recipe) -> Callable[..., Sums]:
-        known = (self._known_batches,) if recipe.exact else ()
+    def _evaluate_program(self, recipe: Recipe, batches: int = 0) -> Callable[..., Sums]:
+        known = (batches or self._known_batches,) if recipe.exact else ()
         return self._programs.make(make_evaluate, recipe, *known)
 
     def _order(self, epoch: Epoch) -> jax.Array:
@@ -159,8 +169,13 @@ class Feed:
         """What a program that trains takes between the sums and the mask."""
         raise NotImplementedError
 
-    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
-        """What a program that evaluates takes beside the variables, for each call."""
+    def _evaluate_arguments(
+        self, part: str, depths: jax.Array, batches: int = 0
+    ) -> Iterator[Arguments]:
+        """What a program that evaluates takes beside the variables, for each call.
+
+        A call has so many batches, 0 being as many as it can.
+        """
         raise NotImplementedError
 
 
@@ -197,10 +212,13 @@ class DeviceFeed(Feed):
         numbers = jnp.float32(epoch.learning_rate), jnp.int32(first), jnp.int32(steps)
         return *data, epoch.augment_key, epoch.depths, *numbers
 
-    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
+    def _evaluate_arguments(
+        self, part: str, depths: jax.Array, batches: int = 0
+    ) -> Iterator[Arguments]:
         start, count = self._range[part]
         # Whatever the part, one program does: where its length is known, in several calls.
-        piece = self._known_batches * self._evaluated_at_once if self._is_exact else count
+        batches = batches or (self._known_batches if self._is_exact else 0)
+        piece = batches * self._evaluated_at_once or count
         for first in range(0, count, piece):
             whole = jnp.int32(start + first), jnp.int32(min(piece, count - first))
             yield self._images, self._labels, *whole, depths
@@ -226,7 +244,9 @@ class HostFeed(Feed):
         rate, batch = jnp.float32(epoch.learning_rate), self._read(self._parts["train"], rows)
         return *batch, epoch.augment_key, epoch.depths, rate, jnp.int32(first)
 
-    def _evaluate_arguments(self, part: str, depths: jax.Array) -> Iterator[Arguments]:
+    def _evaluate_arguments(
+        self, part: str, depths: jax.Array, batches: int = 0
+    ) -> Iterator[Arguments]:
         split, size = self._parts[part], self._evaluated_at_once
         count = len(split.labels)
         for first in range(0, count, size):

@@ -37,7 +37,7 @@ from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
-from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished
+from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished, report
 from autogrow_jax.training.evaluation import evaluate_run, keep_known
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
@@ -200,6 +200,8 @@ def _train(
         write_result(workdir.result, result.to_dict())
         plot(workdir, lines, trainer, result)
         reporter.end_run(result.to_dict())
+        if settings.log.report:
+            report(workdir, trainer, reporter)
         return result
 
 

@@ -18,7 +18,7 @@ from autogrow_jax.data import Augmentation, Preprocessing, augment, normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.optim import LOSSES, Loss, Steps, as_steps, measure_loss
-from autogrow_jax.training.state import AXIS, TrainState, Tree, split_batch
+from autogrow_jax.training.state import AXIS, TrainState, Tree, replicate, split_batch
 
 
 class Sums(NamedTuple):
@@ -29,6 +29,7 @@ class Sums(NamedTuple):
     examples: jax.Array
     bad_step: jax.Array  # First step whose loss was not finite, -1 for none.
     by_class: jax.Array | None = None  # Of `correct`, [num_classes]; None of steps of training.
+    logits: jax.Array | None = None  # Of the last batch, [batch, num_classes]; likewise.
 
     @staticmethod
     def zero() -> "Sums":
@@ -243,11 +244,14 @@ def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[
             seen = sums.examples + jnp.sum(valid, dtype=jnp.int32)
             by_class = sums.by_class.at[wanted].add(right)
             correct = sums.correct + jnp.sum(right)
-            return Sums(sums.loss + loss, correct, seen, sums.bad_step, by_class)
+            logits = replicate(logits, mesh) if mesh.size > 1 else logits
+            return Sums(sums.loss + loss, correct, seen, sums.bad_step, by_class, logits)
 
         num_batches = known_batches or (count + batch_size - 1) // batch_size
         by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
-        return lax.fori_loop(0, num_batches, body, Sums.zero()._replace(by_class=by_class))
+        logits = jnp.zeros((batch_size, recipe.network.num_classes), jnp.float32)
+        zero = Sums.zero()._replace(by_class=by_class, logits=logits)
+        return lax.fori_loop(0, num_batches, body, zero)
 
     return evaluate
 

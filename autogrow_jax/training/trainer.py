@@ -198,6 +198,11 @@ class Trainer:
             arguments = self.padded_state.variables(), part, self._live_depths()
             return jax.device_get(self._feed.evaluate(self._recipe, *arguments))
 
+    def predict(self, part: str) -> np.ndarray:
+        """The logits of the "validation" or "test" part, float32 [N, num_classes]."""
+        arguments = self.padded_state.variables(), part, self._live_depths()
+        return self._feed.predict(self._recipe, *arguments)
+
     def grow(self, stages: Sequence[int], epoch: int, train_accuracy: float) -> list[Depths]:
         """Appends a block to each of `stages` in turn, and returns the depths after each block.
 
