@@ -10,6 +10,7 @@ from autogrow_jax import optim
 from autogrow_jax.data import AUGMENTATIONS, Augmentation, Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
+from autogrow_jax.growth.start import check_start
 from autogrow_jax.models.cost import Cost, estimate_cost
 from autogrow_jax.models.network import Network, build_network, get_family
 from autogrow_jax.optim import OPTIMIZERS
@@ -61,6 +62,12 @@ def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Set
     resolved = Settings.from_flat(values, own)
     if values["mode"] == "grow" and not to_read:
         make_policy(resolved)  # It checks what concerns several of its settings.
+        network = make_network(resolved, 1, 1, resolved.model.depths)
+        name = resolved.growth.initializer
+        try:
+            check_start(network, name, resolved.optimizer.ema > 0)
+        except UserError as error:
+            raise UserError(f"config.growth.initializer is {name!r}: {error}") from None
     elif values["mode"] == "scratch" and not (
         values["finetune.epochs"] or values["finetune.total_epochs"]
     ):

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Preprocessing
-from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import build_network, num_params
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
@@ -35,6 +34,7 @@ from autogrow_jax.training.state import (
     replicate,
 )
 from autogrow_jax.training.step import Recipe, Sums, make_train_steps
+from autogrow_jax.trees import cut
 from benchmarks.alone import find_machine, run_alone
 from benchmarks.measure import print_machine, print_table, write_json
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from autogrow_jax.growth import GraftError, graft, grow_optimizer_state
-from autogrow_jax.growth.grow import cut, write_block
+from autogrow_jax.trees import cut, write_block
 
 WIDTH = 4
 

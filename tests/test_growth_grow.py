@@ -16,8 +16,8 @@ from autogrow_jax.growth import (
     grow_optimizer_state,
     register_initializer,
 )
-from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import FAMILIES, build_network
+from autogrow_jax.trees import cut
 
 KEY = jax.random.key(7)
 _generator = np.random.default_rng(0)
@@ -472,9 +472,9 @@ def test_an_initializer_sees_where_it_grows(registered):
     [
         (lambda conv: conv[:1, :1], r"\['kernel'\] as float32\[1, 1, 8, 8\]; .*\[3, 3, 8, 8\]"),
         (lambda conv: conv.astype(jnp.bfloat16), r"\['kernel'\] as bfloat16"),
-        (lambda conv: {"a": conv}, r"\['kernel'\]\['a'\], which a block has not"),
-        (lambda conv: None, r"no \['params'\]\['conv1'\]\['kernel'\]"),
-        (lambda conv: conv / 0, r"made \['params'\]\['conv1'\]\['kernel'\] .* NaN or infinite"),
+        (lambda conv: {"a": conv}, r"\['kernel'\] as nothing; a block has it as float32"),
+        (lambda conv: None, r"\['params'\]\['conv1'\]\['kernel'\] as nothing"),
+        (lambda conv: conv / 0, r"made .*\['conv1'\]\['kernel'\] of a new block NaN or infinite"),
     ],
 )
 def test_what_an_initializer_may_not_return(registered, change, message):

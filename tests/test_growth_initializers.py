@@ -8,7 +8,8 @@ from scipy import stats
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import INITIALIZERS, Context, get_initializer, register_initializer
-from autogrow_jax.models import get_family
+from autogrow_jax.growth.initializers import trained_by_adam
+from autogrow_jax.models import Family, get_family
 
 KEY = jax.random.key(0)
 MANY = 20_000
@@ -89,6 +90,78 @@ def test_plain_blocks_draw_their_kernel(family, name):
     sample = np.asarray(new["params"]["conv1"]["kernel"]).ravel()
     assert stats.kstest(sample, law.cdf).pvalue > 1e-3
     np.testing.assert_allclose(sample.var(), 2 / fan_in, rtol=0.02)  # Both have He's variance.
+
+
+def _own_block(width=4000):
+    """A block of a family of one's own: a branch with a depthwise and a last layer, and a gate."""
+    branch = {
+        "depthwise": {"kernel": jnp.full((3, 3, 1, 8), 7.0)},
+        "last": {"kernel": jnp.full((3, 3, 8, width), 7.0), "bias": jnp.full(width, 7.0)},
+    }
+    return {"params": {"branch": branch, "gate": jnp.full((1, 1, 1, width), 7.0)}}
+
+
+def _own_family(identity, residual=True):
+    return Family(None, (8,), 8, 0.1, residual, "", False, "mine", identity)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "uniform", "morphism"])
+def test_what_a_family_names_decides(name):
+    """Kernels by their fan-in, wherever they are, all else as scale and shift of a last BN."""
+    block = _own_block()
+    family = _own_family(("branch/last", "gate"))
+    new = get_initializer(name).start(KEY, block, Context(family))
+    written = {"branch/last/kernel", "branch/last/bias", "gate"}
+    assert _changed(block, new) == {f"params/{path}" for path in written}
+    branch = new["params"]["branch"]["last"]
+    found = branch["kernel"].ravel(), branch["bias"], new["params"]["gate"].ravel()
+    fan_in, is_uniform = 9 * 8, name == "uniform"
+    laws = (2 / fan_in, 1 / 12, 1 / 12) if is_uniform else (2 / fan_in, 1.0, 1.0)
+    for sample, variance in zip(found, laws, strict=True):
+        np.testing.assert_allclose(jnp.var(sample), variance if name != "morphism" else 0, rtol=0.1)
+        mean = 0.5 if is_uniform and sample is not found[0] else 0.0
+        np.testing.assert_allclose(jnp.mean(sample), mean, atol=0.06)
+    assert not jnp.array_equal(found[1], found[2]) or name == "morphism"
+
+
+def test_a_plain_block_may_hold_its_kernels_in_parts():
+    block = _own_block(8)
+    inputs = jax.random.normal(KEY, (2, 5, 5, 8))
+    new = get_initializer("morphism").start(KEY, block, Context(_own_family("", residual=False)))
+    for name, groups in (("depthwise", 8), ("last", 1)):
+        kernel = new["params"]["branch"][name]["kernel"]
+        outputs = jax.lax.conv_general_dilated(
+            inputs,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        np.testing.assert_allclose(outputs, inputs, rtol=1e-6)
+    np.testing.assert_array_equal(new["params"]["branch"]["last"]["bias"], 0.0)
+    other = get_initializer("gaussian").start(KEY, block, Context(_own_family("", residual=False)))
+    assert _changed(block, other) == {
+        f"params/branch/{layer}/kernel" for layer in ("depthwise", "last")
+    }
+
+
+@pytest.mark.parametrize("name", ["morphism", "zero", "gaussian", "uniform", "adam"])
+@pytest.mark.parametrize(
+    ("identity", "said"), [("", "last_bn is ''"), (("gate", "scale"), "identity is 'scale'")]
+)
+def test_a_family_that_does_not_say_how_is_told_and_nothing_is_done_in_silence(
+    name, identity, said
+):
+    message = f"the family's {said}, but a block has branch/depthwise/kernel, .*gate; say in"
+    with pytest.raises(UserError, match=message):
+        get_initializer(name).start(KEY, _own_block(8), Context(_own_family(identity)))
+
+
+def test_adam_trains_what_a_family_names():
+    path = [jax.tree_util.DictKey(name) for name in ("branch", "last", "kernel")]
+    for identity, trains in (("branch/last", True), ("branch", True), ("last", False)):
+        assert trained_by_adam(_own_family(identity), tuple(path)) is trains
 
 
 @pytest.mark.parametrize("name", ["morphism", "zero"])

@@ -19,6 +19,7 @@ ROOMS = [
     "children",
     "native",
     "macs",
+    "trees",
     "optim",
     "data",
     "models",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from autogrow_jax.config import resolve
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import grow
+from autogrow_jax.growth import INITIALIZERS, grow, register_initializer
 from autogrow_jax.models import (
     FAMILIES,
     BlockOptions,
@@ -436,6 +437,73 @@ def test_a_wrong_last_bn_is_told(gated):
         grow(network, variables, stage=0, key=KEY, initializer="gaussian")
     deeper, _ = grow(network, variables, stage=0, key=KEY, initializer="default")
     assert deeper.depths == (2, 1)
+
+
+class GeluBlock(nn.Module):
+    """A 3x3 convolution, GELU: no kernel makes it the identity of what it makes itself."""
+
+    features: int
+    stride: int = 1
+    options: BlockOptions = BlockOptions()
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = blocks.conv(self.options, self.features, 3, self.stride, x.shape[-1], name="conv1")(x)
+        return nn.gelu(x)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_morphism_that_would_change_the_net_is_refused(gated, traced):
+    FAMILIES[gated] = Family(GeluBlock, (4, 8), 4, 0.1, False, batch_norm=False, name=gated)
+    network = build_network(gated, (1, 1))
+    shapes = jax.eval_shape(network.init, KEY, IMAGES)
+    variables = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    how = functools.partial(grow, network, stage=1, key=KEY, initializer="morphism")
+    with pytest.raises(UserError, match=r"'gated2' then changes its input by 0\.\d+ .*ReLU"):
+        jax.eval_shape(how, shapes) if traced else how(variables)
+
+
+def test_an_initializer_of_ones_own_that_says_so_has_to_make_the_identity(gated):
+    register_initializer("mine", lambda key, block, context: block, identity=True)
+    try:
+        network = build_network(gated, (1, 1))
+        shapes = jax.eval_shape(network.init, KEY, IMAGES)
+        with pytest.raises(UserError, match="'mine' makes a new block the identity, but"):
+            jax.eval_shape(
+                lambda shapes: grow(network, shapes, stage=1, key=KEY, initializer="mine")[1],
+                shapes,
+            )
+    finally:
+        del INITIALIZERS["mine"]
+
+
+@pytest.mark.parametrize("name", ["morphism", "gaussian", "uniform", "adam"])
+def test_a_misfit_is_refused_with_the_config_and_no_device(gated, name, monkeypatch):
+    def look():
+        raise AssertionError("looked for devices")
+
+    monkeypatch.setattr(jax, "default_backend", look)
+    config = {"model": {"family": gated}, "growth": {"initializer": name}}
+    resolve(config)
+    FAMILIES[gated] = FAMILIES[gated]._replace(identity="scale")
+    with pytest.raises(UserError, match=f"config.growth.initializer is '{name}': .*'scale'"):
+        resolve(config)
+    resolve({**config, "growth": {"initializer": "default"}})
+    resolve({**config, "mode": "scratch", "finetune": {"epochs": 1}})
+
+
+def test_what_an_initializer_returns_in_another_form_is_refused_with_the_config():
+    def start(key, block, context):
+        assert jax.tree.structure(context.previous) == jax.tree.structure(block)
+        assert context.ema["conv1"]["kernel"].shape == (3, 3, 16, 16)
+        return {**block, "params": context.outputs(block)}
+
+    register_initializer("mine", start, needs_images=True)
+    try:
+        with pytest.raises(UserError, match=r"is 'mine': .*\['params'\]"):
+            resolve({"growth": {"initializer": "mine"}, "optimizer": {"ema": 0.9}})
+    finally:
+        del INITIALIZERS["mine"]
 
 
 def test_a_name_is_given_once(gated):

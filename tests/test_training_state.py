@@ -12,11 +12,11 @@ import optax
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import build_network
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.state import choose_capacities, init_state, pad_state
+from autogrow_jax.trees import cut
 
 _SHAPE = (8, 8, 1)
 

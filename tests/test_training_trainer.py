@@ -9,7 +9,6 @@ import pytest
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
-from autogrow_jax.growth.grow import stage_of
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.training.step import (
     choose_evaluation_batch_size,
@@ -18,6 +17,7 @@ from autogrow_jax.training.step import (
     percent,
 )
 from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.trees import stage_of
 
 _TINY = {
     "data.fraction": 0.1,

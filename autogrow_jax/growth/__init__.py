@@ -1,6 +1,6 @@
 """When and where to grow, how a new block starts, and the step that grows: pure functions."""
 
-from autogrow_jax.growth.grow import GraftError, graft, grow, grow_optimizer_state
+from autogrow_jax.growth.grow import grow, grow_optimizer_state
 from autogrow_jax.growth.initializers import (
     INITIALIZERS,
     Context,
@@ -14,6 +14,7 @@ from autogrow_jax.growth.mechanism import Rule
 from autogrow_jax.growth.policies import convergent, efficiency, gap, periodic, slope
 from autogrow_jax.growth.policy import MEASUREMENTS, Decision, Policy, Replay, ask, deepen, replay
 from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
+from autogrow_jax.trees import GraftError, graft
 
 __all__ = [
     "INITIALIZERS",

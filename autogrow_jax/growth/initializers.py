@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
 from autogrow_jax.errors import Registry, UserError
@@ -16,25 +17,22 @@ from autogrow_jax.models import Family
 from autogrow_jax.models.layers import EPSILON
 
 Variables = dict[str, Any]
-STACKED = "rest"  # The key under which a stage holds its stacked blocks.
+Path = tuple[str, ...]
 
 
 class Context(NamedTuple):
     """What an initialiser may look at; variables of a block are as it is given them.
 
     Attributes:
-      family: of the network that grows.
-      stage: index of the stage that grows.
+      family, stage: of the network that grows, and the index of the stage that does.
       slot: the new block's entry in the stage's stacked axis, int32; 0 is behind `first`.
       depths: blocks in each stage before the growth, int32 [num_stages].
       previous: variables of the block before. Where that is the stage's first, leaves that it has
         not, or in another shape, are the new block's random start.
       stage_blocks: variables of the stage's stacked blocks, leaves [slots, ...]; those before
         `slot` are live, what stands in others means nothing.
-      inputs: what enters the new block, [N, H, W, C], by running statistics, of the batch that was
-        given, if one was.
-      outputs: block_variables -> what that block makes of `inputs`, by its running statistics;
-        None without a batch.
+      inputs: what enters the new block, [N, H, W, C], by running statistics; None without a batch.
+      outputs: block_variables -> what that block makes of `inputs`, by its running statistics.
       loss: block_variables -> (mean cross-entropy, the block's new running statistics) of the
         network with this block on the same batch, in training mode; None without labels.
       ema: parameters of the block before in the moving average of the weights; None without one.
@@ -52,40 +50,6 @@ class Context(NamedTuple):
     ema: Any = None
 
 
-def block_before(stage: Any, own: Any, slot: jax.Array) -> Any:
-    """Reads the block before a slot out of a stage's tree, in the form of the block `own`."""
-    first = dict(jax.tree_util.tree_leaves_with_path(stage["first"]))
-
-    def read(path, own, stacked):
-        start = first.get(path, own)
-        start = start.astype(own.dtype) if start.shape == own.shape else own
-        newest = jnp.take(stacked, slot - 1, axis=0, mode="clip").astype(own.dtype)
-        return jnp.where(slot > 0, newest, start)
-
-    return jax.tree_util.tree_map_with_path(read, own, stage[STACKED])
-
-
-def check_block(initializer: str, started: Any, block: Variables) -> Variables:
-    """Refuses what an initialiser returned where it is not of the form of `block`."""
-
-    def named(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-    found, wanted = named(started), named(block)
-    said = f"initializer {initializer!r} returned"
-    for name in sorted(found.keys() - wanted.keys()):
-        raise UserError(f"{said} {name}, which a block has not")
-    for name, own in wanted.items():
-        if name not in found:
-            raise UserError(f"{said} no {name}; return all that it was given, changed or not")
-        leaf = found[name] = jnp.asarray(found[name])
-        if (leaf.shape, leaf.dtype) != (own.shape, own.dtype):
-            form = f"{leaf.dtype}{list(leaf.shape)}; a block has it as {own.dtype}{list(own.shape)}"
-            raise UserError(f"{said} {name} as {form}")
-    return jax.tree.unflatten(jax.tree.structure(block), [found[name] for name in wanted])
-
-
 InitializerFn = Callable[[jax.Array, Variables, Context], Variables]
 
 
@@ -93,13 +57,13 @@ class Initializer(NamedTuple):
     """A start of a block and the data it needs.
 
     Attributes:
-      start: (key, block_variables, context) -> block_variables, pure, run inside `jax.jit`. These
-        are {"params": ...} and, with batch normalisation, "batch_stats" of one block, whose
-        structure, shapes and dtypes have to stay.
+      start: (key, block_variables, context) -> block_variables, pure, run inside `jax.jit`: one
+        block's "params" and, if any, "batch_stats", whose structure, shapes, dtypes have to stay.
       needs_images: whether it reads `context.inputs`; or of which families it does.
       needs_labels: whether it calls `context.loss`, for which it needs images too.
       pretrain: whether the training loop, which gives `start` no loss then, trains the new block
         by Adam for some epochs, all else frozen (PAPER: "Initialisers of a new block").
+      identity: whether the block it starts has to compute the identity, which is checked.
       name: what it is registered as.
     """
 
@@ -107,6 +71,7 @@ class Initializer(NamedTuple):
     needs_images: bool | Callable[[Family], bool] = False
     needs_labels: bool = False
     pretrain: bool = False
+    identity: bool = False
     name: str = ""
 
     def needs_data(self, family: Family) -> bool:
@@ -115,102 +80,120 @@ class Initializer(NamedTuple):
         return self.needs_labels or (needs(family) if callable(needs) else needs)
 
 
-def _replace_last_bn(block: Variables, context: Context, replace) -> Variables:
-    """Replaces scale and shift of the last BN by replace(number, leaf)."""
-    name = context.family.last_bn
-    if name not in block["params"]:
-        raise UserError(
-            f"the family's last_bn is {name!r}, but a block has {', '.join(block['params'])}; set"
-            " it, or choose the initializer 'default' or one of your own"
-        )
-    old = block["params"][name]
-    bn = {leaf: replace(number, old[leaf]) for number, leaf in enumerate(("scale", "bias"))}
-    return {**block, "params": {**block["params"], name: bn}}
+def find_leaves(family: Family, params: Any) -> dict[Path, jax.Array]:
+    """Finds what decides of a block's parameters whether it is the identity.
+
+    That is what `Family.identity` names, of a plain block the kernels; UserError where it has none.
+    """
+    flat = flatten_dict(params)
+    found: dict[Path, jax.Array] = {}
+    for name in family.zeros or ((),):
+        paths = [p for p in flat if (p[: len(name)] == name if name else p[-1] == "kernel")]
+        if not paths:
+            field = "last_bn" if family.residual and not family.identity else "identity"
+            raise UserError(
+                f"the family's {field} is {'/'.join(name)!r}, but a block has"
+                f" {', '.join(map('/'.join, flat))}; say in Family(identity=...) what is zero where"
+                " a block is the identity, or choose the initializer 'default' or one of your own"
+            )
+        # Scale before bias, whatever the order of the tree.
+        found |= {path: flat[path] for path in sorted(paths, reverse=True)}
+    return found
 
 
-def _map_layers(block: Variables, **replace: Callable[[int, jax.Array], jax.Array]) -> Variables:
-    """Replaces the leaves of all layers by replace[name](number of the layer, leaf)."""
-    params = dict(block["params"])
-    for number, layer in enumerate(sorted(params)):
-        if isinstance(params[layer], dict):
-            leaves = params[layer]
-            own = {name: f(number, leaves[name]) for name, f in replace.items() if name in leaves}
-            params[layer] = leaves | own
-    return {**block, "params": params}
+def _write(block: Variables, new: dict[Path, jax.Array]) -> Variables:
+    return {**block, "params": unflatten_dict(flatten_dict(block["params"]) | new)}
 
 
-def _draw(key: jax.Array, block: Variables, context: Context, last_bn, kernel) -> Variables:
-    """Draws a residual block's last BN, or a plain one's kernels by kernel(key, fan_in, ...)."""
-    if context.family.residual:
-        keys = jax.random.split(key)
-        return _replace_last_bn(block, context, lambda i, a: last_bn(keys[i], a.shape, a.dtype))
-
-    def draw(number, a):
-        fan_in = a.size // a.shape[-1]
-        return kernel(jax.random.fold_in(key, number), fan_in, a.shape, a.dtype)
-
-    return _map_layers(block, kernel=draw)
+def _draw(key: jax.Array, block: Variables, family: Family, law) -> Variables:
+    """Draws what decides by law(key, fan_in, shape, dtype), fan_in of what is no kernel None."""
+    leaves = find_leaves(family, block["params"])
+    layers = sorted({path[:-1] for path in flatten_dict(block["params"])})
+    keys, new = iter(jax.random.split(key, len(leaves))), {}
+    for path, leaf in leaves.items():
+        own = next(keys) if family.zeros else jax.random.fold_in(key, layers.index(path[:-1]))
+        fan_in = leaf.size // leaf.shape[-1] if leaf.shape else 1
+        is_kernel = path[-1] == "kernel" or fan_in > 1
+        new[path] = law(own, fan_in if is_kernel else None, leaf.shape, leaf.dtype)
+    return _write(block, new)
 
 
 def uniform(key: jax.Array, block: Variables, context: Context) -> Variables:
-    """Residual: scale and shift of the last BN U[0, 1). Plain: kernels U(+-sqrt(6 / fan_in))."""
+    """Residual: scale and shift of the last BN U[0, 1). Plain: kernels U(+-sqrt(6 / fan_in)).
 
-    def kernel(key, fan_in, shape, dtype):
-        bound = (6.0 / fan_in) ** 0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    What else a family's `identity` names: kernels as in plain blocks, all others as in the last BN.
+    """
 
-    return _draw(key, block, context, jax.random.uniform, kernel)
+    def law(key, fan_in, shape, dtype):
+        bound = (6 / fan_in) ** 0.5 if fan_in else 1.0
+        return jax.random.uniform(key, shape, dtype, -bound if fan_in else 0.0, bound)
+
+    return _draw(key, block, context.family, law)
 
 
 def gaussian(key: jax.Array, block: Variables, context: Context) -> Variables:
-    """Residual: scale and shift of the last BN N(0, 1). Plain: kernels N(0, 2 / fan_in)."""
+    """As `uniform`, from N(0, 1) and N(0, 2 / fan_in)."""
 
-    def kernel(key, fan_in, shape, dtype):
-        return (2.0 / fan_in) ** 0.5 * jax.random.normal(key, shape, dtype)
+    def law(key, fan_in, shape, dtype):
+        return (2 / fan_in if fan_in else 1.0) ** 0.5 * jax.random.normal(key, shape, dtype)
 
-    return _draw(key, block, context, jax.random.normal, kernel)
+    return _draw(key, block, context.family, law)
 
 
 def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Network morphism: the block is the identity, the network computes what it computed.
 
-    Residual: scale and shift of the last BN are zero. Plain: the identity kernel, and a BN that
-    undoes itself: scale = sqrt(var + eps), shift = mean, running statistics the same, with mean
-    and variance of the block's input on a batch. Both rest on the block's input being
-    non-negative, as it is behind a ReLU.
+    Residual: what the family's `identity` names is zero. Plain: the identity kernel, and a BN that
+    undoes itself: scale = sqrt(var + eps), shift = mean, running statistics the same, with mean and
+    variance of the block's input on a batch; in training mode, where the batch's own statistics
+    normalise, logits move by as much as the two differ. A block that ends in a ReLU is the identity
+    behind another one, whose output is not negative.
     """
-    if context.family.residual:
-        return _replace_last_bn(block, context, lambda _, leaf: jnp.zeros_like(leaf))
-
-    def identity(_, kernel):
-        height, width, channels, _ = kernel.shape
-        eye = jnp.eye(channels, dtype=kernel.dtype)
-        return jnp.zeros_like(kernel).at[height // 2, width // 2].set(eye)
-
-    block = _map_layers(block, kernel=identity, bias=lambda _, leaf: jnp.zeros_like(leaf))
-    if not block.get("batch_stats"):
-        return block
-    assert context.inputs is not None
+    leaves, new = find_leaves(context.family, block["params"]), {}
+    if context.family.zeros:
+        return _write(block, {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()})
+    for path, leaf in flatten_dict(block["params"]).items():
+        if path[-1] in ("kernel", "bias"):
+            new[path] = _identity_kernel(leaf) if path in leaves else jnp.zeros_like(leaf)
+    stats = flatten_dict(block.get("batch_stats", {}))
+    if not stats:
+        return _write(block, new)
+    if context.inputs is None:
+        raise UserError(
+            f"a block of family {context.family.name!r} has batch_stats, but the family says"
+            " batch_norm=False; set batch_norm=True, so that 'morphism' is given images"
+        )
     inputs = context.inputs.astype(jnp.float32)
     mean, var = jnp.mean(inputs, (0, 1, 2)), jnp.var(inputs, (0, 1, 2))
-    names = block["batch_stats"]
-    norms = {name: {"scale": jnp.sqrt(var + EPSILON), "bias": mean} for name in names}
-    stats = {name: {"mean": mean, "var": var} for name in names}
-    return {**block, "params": {**block["params"], **norms}, "batch_stats": stats}
+    for *layer, _ in stats:
+        new |= {(*layer, "scale"): jnp.sqrt(var + EPSILON), (*layer, "bias"): mean}
+    stats = {path: mean if path[-1] == "mean" else var for path in stats}
+    return {**_write(block, new), "batch_stats": unflatten_dict(stats)}
+
+
+def _identity_kernel(kernel: jax.Array) -> jax.Array:
+    *size, fan_in, features = kernel.shape  # Of a depthwise one, fan_in is 1.
+    eye = jnp.arange(fan_in)[:, None] == jnp.arange(features) % fan_in
+    return jnp.zeros_like(kernel).at[tuple(n // 2 for n in size)].set(eye.astype(kernel.dtype))
 
 
 def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
-    """Whether Adam pre-training changes a parameter: of residual blocks only the last BN's."""
-    names = {getattr(key, "key", None) for key in path}
-    return not family.residual or family.last_bn in names
+    """Whether Adam pre-training changes a parameter of a block: what `Family.identity` names.
+
+    Of residual blocks that is by default the last BN, of plain blocks everything.
+    """
+    names = tuple(key.key for key in path)
+    return not family.zeros or any(names[: len(name)] == name for name in family.zeros)
 
 
 def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
     """The family's random start, then Adam on the new block alone, all else frozen.
 
-    Here on the one batch of the context, for 100 steps; the training loop gives no loss and does
-    what the paper does: epochs of the training set, at most 10, until the accuracy is back.
+    Here on the context's batch, for 100 steps; the training loop gives no loss and does what the
+    paper does: epochs of the training set, at most 10, until the accuracy is back.
     """
+    if context.family.zeros:
+        find_leaves(context.family, block["params"])  # Nothing to train is an error.
     loss = context.loss
     if loss is None:
         return block
@@ -238,19 +221,18 @@ def make_adam() -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.scale_by_adam(), optax.scale(-1e-3))
 
 
-_MORPHISM = Initializer(morphism, lambda family: family.batch_norm and not family.residual)
-
+_MORPHISM = Initializer(morphism, lambda f: f.batch_norm and not f.zeros, identity=True)
+_OURS = {
+    "morphism": _MORPHISM,
+    "zero": _MORPHISM,
+    "uniform": Initializer(uniform),
+    "gaussian": Initializer(gaussian),
+    "adam": Initializer(adam, needs_labels=True, pretrain=True),
+    # The family's own random start.
+    "default": Initializer(lambda key, block, context: block),
+}
 INITIALIZERS: Registry[Initializer] = Registry(
-    "initializer",
-    {
-        "morphism": _MORPHISM,
-        "zero": _MORPHISM,
-        "uniform": Initializer(uniform),
-        "gaussian": Initializer(gaussian),
-        "adam": Initializer(adam, needs_labels=True, pretrain=True),
-        # The family's own random start.
-        "default": Initializer(lambda key, block, context: block),
-    },
+    "initializer", {name: ours._replace(name=name) for name, ours in _OURS.items()}
 )
 get_initializer = INITIALIZERS.find
 
@@ -262,7 +244,8 @@ def register_initializer(
     needs_images: bool | Callable[[Family], bool] = False,
     needs_labels: bool = False,
     pretrain: bool = False,
+    identity: bool = False,
 ) -> None:
     """Adds an `Initializer` of one's own to the names; UserError where its name is taken."""
-    needs_images = needs_labels or needs_images
-    INITIALIZERS.register(name, Initializer(start, needs_images, needs_labels, pretrain, name))
+    needs = needs_labels or needs_images, needs_labels
+    INITIALIZERS.register(name, Initializer(start, *needs, pretrain, identity, name))

@@ -2,7 +2,7 @@
 
 All blocks of a stage but the first are alike, so that cost is affine in depths: that of one block
 in each stage, and that of a further block as often as there is one. These pieces are traced once
-for a network and an image shape; their jaxprs say what is multiplied, whatever blocks they hold.
+for a network and an image shape, and what they multiply is counted, whatever blocks they hold.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,8 @@ class Cost(NamedTuple):
 
     Attributes:
       num_params: trainable parameters.
-      macs: multiply-adds of evaluating one image, forward, as the literature counts them: those of
-        convolutions and of matrix products (the linear layer, and any in a block of one's own),
-        k * k * input channels / groups for each output, whether or not part of the kernel lies on
-        padding. Normalisation, activations, sums and pooling count nothing.
+      macs: multiply-adds of evaluating one image, forward, as the literature counts them: of
+        convolutions, on padding too, and of matrix products; all else counts nothing.
     """
 
     num_params: int
@@ -57,8 +55,8 @@ def estimate_cost(
 ) -> Cost:
     """Counts parameters and multiply-adds exactly; nothing is compiled, no array is made.
 
-    The first call for a network and an image shape, (H, W, C) in pixels and channels, traces its
-    pieces; other `depths` (by default the network's) are then sums.
+    The first call for a network and an `image_shape` (H, W, C) traces its pieces; other `depths`
+    (by default the network's) are then sums.
 
     Raises UserError for depths that do not fit the network, and as `piece_costs`.
 
@@ -75,10 +73,7 @@ def estimate_cost(
 def piece_costs(network: Network, image_shape: Sequence[int]) -> PieceCosts:
     """Counts what is the same at all depths of `network`, for an `image_shape` (H, W, C).
 
-    Raises:
-      UserError: for an image shape that does not fit the network, and for a block with products
-        that cannot be counted before it runs: in a loop of unknown length, in branches of unlike
-        cost, or behind an operation that hides them.
+    Raises UserError for an image shape that does not fit the network, and as `macs.count_macs`.
     """
     shape = tuple(image_shape)
     fits = len(shape) == 3 and shape[2] == network.image_channels

@@ -22,6 +22,9 @@ class Family(NamedTuple):
       last_bn: name of the residual branch's last batch normalisation, "" without one.
       batch_norm: whether batch normalisation follows each convolution, the stem's too.
       name: what it is registered as.
+      identity: which of a block's parameters are zero where it is the identity: names of leaves or
+        of what holds them, such as "layer_scale" or "branch/conv2". By default, of a residual
+        block, those of `last_bn`; a plain one becomes the identity by its kernels.
     """
 
     block: Callable[..., nn.Module]
@@ -32,6 +35,14 @@ class Family(NamedTuple):
     last_bn: str = ""
     batch_norm: bool = True
     name: str = ""
+    identity: str | tuple[str, ...] = ()
+
+    @property
+    def zeros(self) -> tuple[tuple[str, ...], ...]:
+        """What `identity` names, as paths; none of a plain block."""
+        given = (self.identity,) if isinstance(self.identity, str) else self.identity
+        names = [name for name in given if name] or ([self.last_bn] if self.residual else [])
+        return tuple(tuple(name.split("/")) for name in names)
 
     def check_depths(self, depths: Any) -> tuple[int, ...]:
         """Returns depths as Python's whole numbers; UserError where they do not fit the stages."""
@@ -53,7 +64,9 @@ def register_family(name: str, family: Family) -> None:
 
     Networks hold the family itself: those that are built stay as they are.
     """
-    FAMILIES.register(name, family._replace(widths=tuple(family.widths), name=name))
+    names = family.identity if isinstance(family.identity, str) else tuple(family.identity)
+    own = family._replace(widths=tuple(family.widths), name=name, identity=names)
+    FAMILIES.register(name, own)
 
 
 def get_family(family: str | Family) -> Family:

@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from autogrow_jax import native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import (
+    DIMENSION_NUMBERS,
     conv_general_dilated,
     native_conv_general_dilated,
     why_not_native,
@@ -37,6 +38,12 @@ BN_SCALE_INITS = {
     "uniform": nn.initializers.uniform(1.0),
 }
 XLA, NATIVE = CONVOLUTIONS = ("xla", "native")
+SHAPES = "shapes"  # For tracing alone: all others ask JAX for its devices.
+_CONVOLVE: dict[str, Any] = {
+    XLA: conv_general_dilated,
+    NATIVE: native_conv_general_dilated,
+    SHAPES: partial(lax.conv_general_dilated, dimension_numbers=DIMENSION_NUMBERS),
+}
 # Share of the old running statistics that a step keeps; PyTorch calls 1 - 0.9 the momentum.
 DECAY = 0.9
 
@@ -62,11 +69,8 @@ class BlockOptions(NamedTuple):
 
     def check(self) -> None:
         """Raises UserError where an option is not one of those above."""
-        for name, accepted in (
-            ("bn_scale_init", BN_SCALE_INITS),
-            ("kernel_init", KERNEL_INITS),
-            ("convolution", CONVOLUTIONS),
-        ):
+        starts = ("bn_scale_init", BN_SCALE_INITS), ("kernel_init", KERNEL_INITS)
+        for name, accepted in (*starts, ("convolution", CONVOLUTIONS)):
             value = getattr(self, name)
             if value not in accepted:
                 raise UserError(f"{name} is {value!r}; choose one of {', '.join(accepted)}")
@@ -90,7 +94,6 @@ def conv(
     options: BlockOptions, features: int, size: int, stride: int, in_features: int, **kwargs
 ) -> nn.Conv:
     """Makes a `size` x `size` convolution padded by (size - 1) / 2 on all sides."""
-    is_native = options.convolution == NATIVE
     return nn.Conv(
         features,
         (size, size),
@@ -99,7 +102,7 @@ def conv(
         dtype=options.dtype,
         kernel_init=KERNEL_INITS[options.kernel_init],
         bias_init=options.bias_init(in_features * size * size),
-        conv_general_dilated=native_conv_general_dilated if is_native else conv_general_dilated,
+        conv_general_dilated=_CONVOLVE[options.convolution],
         **kwargs,
     )
 
@@ -210,7 +213,7 @@ class ConvBN(NamedTuple):
         strides, padding = (self.stride, self.stride), (((self.size - 1) // 2,) * 2,) * 2
         if not (self.options.is_native and native.is_supported(x, shape, strides)):
             x, kernel = (a.astype(self.options.dtype) for a in (x, kernel))
-            y = conv_general_dilated(x, kernel, strides, padding)
+            y = _CONVOLVE[self.options.convolution](x, kernel, strides, padding)
             y = normalization(checkpoint_name(y, native.KEPT))
             y = y if addend is None else y + addend
             return nn.relu(y) if self.relu else y

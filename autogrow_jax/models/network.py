@@ -121,8 +121,7 @@ class Network(nn.Module):
             `mutable=["batch_stats"]`.
           live_depths: int32 [num_stages], how many blocks of each stage to run; None for all.
 
-        Raises:
-          UserError: for images of another shape, and variables of a network of other depths.
+        Raises UserError for images of another shape and variables of other depths.
         """
         if images.ndim != 4 or images.shape[-1] != self.image_channels:
             raise UserError(
@@ -185,14 +184,12 @@ def build_network(
       num_classes, image_channels: width of the logits, channels of the images.
       stem: "small" (3x3 convolution) or "imagenet" (7x7 with stride 2, then 3x3 max-pooling with
         stride 2).
-      dtype: of the computation, float32 or bfloat16; parameters and running statistics stay
-        float32.
+      dtype: of the computation, float32 or bfloat16; what is learnt stays float32.
       bn_scale_init, kernel_init, convolution: as of `BlockOptions`.
       remat: keep only the input of each stacked block for the gradient and compute the block
         again; otherwise the outputs of its convolutions are kept too.
 
-    Raises:
-      UserError: for an unknown family, option or stem and for depths that do not fit the family.
+    Raises UserError for an unknown family, option or stem, and depths that do not fit the family.
 
     >>> network = build_network("plain3", depths=(2, 1, 1), image_channels=1)
     >>> variables = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))

@@ -15,12 +15,13 @@ from jax import lax
 
 from autogrow_jax.data import normalize
 from autogrow_jax.growth import get_initializer
-from autogrow_jax.growth.grow import append_block, stage_of, write_block
+from autogrow_jax.growth.grow import append_block
 from autogrow_jax.growth.initializers import make_adam, trained_by_adam
 from autogrow_jax.models import Network
 from autogrow_jax.training.feed import Epoch, Feed
 from autogrow_jax.training.state import TrainState
 from autogrow_jax.training.step import Mask, Recipe, percent
+from autogrow_jax.trees import stage_of, write_block
 
 # A block is trained alone for at most so many epochs, until the accuracy is back to within this
 # many percentage points of the last epoch before growth.
@@ -110,13 +111,15 @@ def pretrain(
 def make_mask(network: Network, state: TrainState, stage: int, slot: int) -> Mask:
     """What pre-training a new block may change: its own parameters and running statistics.
 
-    Of a residual block only scale and shift of the last batch normalisation. `slot` is the block's
-    entry in the stacked axis.
+    Of a residual block only what `Family.identity` names. `slot` is the block's entry in the
+    stacked axis.
     """
 
     def mask(path: Any, leaf: jax.Array, all_params: bool) -> jax.Array:
         nothing = jnp.zeros(leaf.shape[:1] + (1,) * (leaf.ndim - 1), leaf.dtype)
-        is_own = stage_of(path) == stage and (all_params or trained_by_adam(network.family, path))
+        own_path = path[2:]  # Behind the stage and what holds its stacked blocks.
+        is_own = all_params or trained_by_adam(network.family, own_path)
+        is_own = is_own and stage_of(path) == stage
         return nothing.at[slot].set(1) if is_own else nothing
 
     return Mask(

@@ -25,7 +25,6 @@ from autogrow_jax.data import (
     resize_center_crop,
 )
 from autogrow_jax.errors import UserError, nearest
-from autogrow_jax.growth.grow import cut
 from autogrow_jax.models import Network
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
@@ -36,6 +35,7 @@ from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
+from autogrow_jax.trees import cut
 
 WHICH = ("recommended", "final", "best")
 

@@ -17,7 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
 from autogrow_jax.growth import deepen, get_initializer
-from autogrow_jax.growth.grow import check_finite, cut
+from autogrow_jax.growth.grow import check_finite
+from autogrow_jax.growth.start import check_identity
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
@@ -35,6 +36,7 @@ from autogrow_jax.training.state import (
     replicate,
 )
 from autogrow_jax.training.step import Recipe, Sums, choose_evaluation_batch_size
+from autogrow_jax.trees import cut
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
@@ -104,6 +106,8 @@ class Trainer:
 
     def start(self) -> None:
         """Makes the state before the first epoch."""
+        if self.settings.mode == "grow":  # Before an hour of training, not after it.
+            check_identity(self._network, get_initializer(self.settings.growth.initializer))
         # At the capacity and then cut: a block's draws do not depend on the depth, and one program
         # serves all depths, also those of other runs where compiled programs are kept on disk.
         init = partial(self._init_state, self._recipe.network)

@@ -22,8 +22,8 @@ from jax import lax
 
 from autogrow_jax.data import Dataset, normalize
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth.grow import stage_of
 from autogrow_jax.models.network import Network
+from autogrow_jax.trees import stage_of
 
 Tree = Any
 SPLITS = ("train", "validation", "test")
