@@ -34,6 +34,8 @@ SECONDS_PER_DISPATCH = 0.5
 
 Arguments = tuple[Any, ...]
 Progress = Callable[[int, int], None]
+# Of a data set, a recipe, programs and what `data.on_device` says.
+MakeFeed = Callable[[Dataset, Recipe, Programs, str], "Feed"]
 
 
 class Epoch(NamedTuple):

@@ -17,7 +17,6 @@ import optax
 from autogrow_jax import build
 from autogrow_jax.command_line import stop_if_signalled
 from autogrow_jax.data import Augmentation, Dataset
-from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import Policy
 from autogrow_jax.optim import Loss, Schedule, Steps
 from autogrow_jax.own import Own
@@ -32,18 +31,18 @@ from autogrow_jax.reporting import (
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
-from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished, report
 from autogrow_jax.training.evaluation import evaluate_run, keep_known
+from autogrow_jax.training.feed import MakeFeed, make_feed
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState, begin
-from autogrow_jax.training.step import Sums, mean_loss, percent
+from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -93,9 +92,22 @@ def run(
         in use.
       DivergedError: when the loss is no longer finite.
     """
+    own = Own(dataset, loss, augment, optimizer, schedule, policy)
+    return run_as(config, workdir, own, reporter, started=started)
+
+
+def run_as(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    own: Own,
+    reporter: Reporter | None,
+    make_feed: MakeFeed = make_feed,
+    *,
+    started: float | None = None,
+) -> Result:
+    """Runs as `run` does, fed by another feed: of one seed among several."""
     started = time.perf_counter() if started is None else started
     keep_freed_memory()
-    own = Own(dataset, loss, augment, optimizer, schedule, policy)
     settings = build.resolve(config, own)
     reporter = reporter or ConsoleReporter(show_bar=None if settings.log.progress else False)
     try:
@@ -114,7 +126,7 @@ def run(
             settings = settle_convolution(settings, reporter, find_begun(there))
             seconds["build"] = time.perf_counter() - started - seconds["start"]
             open_workdir(there, settings.to_dict(), differences)
-            return _train(settings, there, reporter, started, seconds)
+            return _train(settings, there, reporter, started, seconds, make_feed)
     finally:
         reporter.close()
 
@@ -125,6 +137,7 @@ def _train(
     reporter: Reporter,
     started: float,
     seconds: dict[str, float],
+    make_feed: MakeFeed,
 ) -> Result:
     with ExitStack() as opened:
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
@@ -136,7 +149,7 @@ def _train(
             return result
         dataset = build.load_data(settings)
         dataset = keep_known(workdir, dataset, settings.data.allow_changes)
-        trainer = Trainer(settings, dataset)
+        trainer = Trainer(settings, dataset, make_feed)
         opened.callback(trainer.programs.close)
         trainer.seconds |= seconds
         data = dataset.image_shape, dataset.num_classes
@@ -246,7 +259,7 @@ def run_epoch(
     before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")
     latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
-    _check_finite(trainer, epoch, rate, trained)
+    trainer.check_finite(epoch, rate, trained)
     clock.update()
     measured = {
         "train_loss": mean_loss(trained),
@@ -278,18 +291,3 @@ def run_epoch(
     else:
         state.trial_epochs += 1
     return line, {**measured, "seconds": state.seconds["total"], "latency": latency}
-
-
-def _check_finite(trainer: Trainer, epoch: int, rate: float, trained: Sums) -> None:
-    """Raises DivergedError before weights that are lost could become a checkpoint."""
-    # The loss of a step is that of the weights before it, so no step has seen the last ones.
-    step = f"step {trainer.steps_per_epoch - 1}, the last"
-    if trained.bad_step >= 0:
-        step = f"step {int(trained.bad_step)}"
-    elif trainer.is_finite():  # Not the losses: an infinite variance makes everything zero.
-        return
-    raise DivergedError(
-        f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g}, depths"
-        f" {format_depths(trainer.depths)}). Checkpoints of earlier epochs are kept. Lower"
-        " config.optimizer.learning_rate and start in another --workdir."
-    )

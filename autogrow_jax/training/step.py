@@ -222,17 +222,18 @@ def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[
       known_batches: how many of `recipe.images_evaluated_at_once` hold them; None to count them.
 
     Returns:
-      evaluate(variables, images, labels, first, count, depths) -> sums over the examples first to
-      first + count - 1 of images uint8 [M, H, W, C], without augmentation and with running
-      statistics.
+      evaluate(variables, images, labels, first, count, depths, rows=None) -> sums over the examples
+      first to first + count - 1 of images uint8 [M, H, W, C], or of `rows` of them, int32,
+      without augmentation and with running statistics.
     """
     batch_size, mesh = recipe.images_evaluated_at_once, recipe.mesh
 
-    def evaluate(variables, images, labels, first, count, depths):
+    def evaluate(variables, images, labels, first, count, depths, rows=None):
         def body(i, sums):
             offsets = i * batch_size + jnp.arange(batch_size)
             # The last batch is filled up with examples that then count for nothing.
             chosen = first + jnp.minimum(offsets, count - 1)
+            chosen = chosen if rows is None else rows[chosen]
             batch = normalize(split_batch(images[chosen], mesh), recipe.preprocessing)
             live = recipe.live(depths)
             logits: Any = recipe.network.apply(variables, batch, train=False, live_depths=live)

@@ -16,14 +16,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autogrow_jax import build
 from autogrow_jax.data import Dataset
+from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import deepen, get_initializer
 from autogrow_jax.growth.grow import check_finite
 from autogrow_jax.growth.start import check_identity
 from autogrow_jax.models import Network
-from autogrow_jax.reporting.result import TIMED
+from autogrow_jax.reporting.result import TIMED, format_depths
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
-from autogrow_jax.training.feed import Epoch, make_feed
+from autogrow_jax.training.feed import Epoch, MakeFeed, make_feed
 from autogrow_jax.training.grow_step import make_grow_state, pretrain
 from autogrow_jax.training.programs import EXACT, Programs, choose_programs, choose_threads
 from autogrow_jax.training.state import (
@@ -52,7 +53,7 @@ class Trainer:
     programs: Programs  # All executables; to be closed when no more will be asked for.
     seconds: dict[str, float]  # By what on; without compilation, which is `programs.seconds`.
 
-    def __init__(self, settings: Settings, dataset: Dataset):
+    def __init__(self, settings: Settings, dataset: Dataset, make_feed: MakeFeed = make_feed):
         self.settings, self.dataset = settings, dataset
         self._image_shape = dataset.image_shape
         self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
@@ -249,6 +250,17 @@ class Trainer:
         """What evaluation uses, at exact depth, as NumPy arrays."""
         return jax.tree.map(np.asarray, self.exact_state().variables())
 
-    def is_finite(self) -> bool:
-        """Whether every weight that evaluation uses is a finite number."""
-        return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.exact_variables()))
+    def check_finite(self, epoch: int, rate: float, trained: Sums) -> None:
+        """Raises DivergedError before weights that are lost could become a checkpoint."""
+        # The loss of a step is that of the weights before it, so no step has seen the last ones.
+        step = f"step {self.steps_per_epoch - 1}, the last"
+        if trained.bad_step >= 0:
+            step = f"step {int(trained.bad_step)}"
+        # Not the losses: an infinite variance makes everything zero.
+        elif all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.exact_variables())):
+            return
+        raise DivergedError(
+            f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g},"
+            f" depths {format_depths(self.depths)}). Checkpoints of earlier epochs are kept. Lower"
+            " config.optimizer.learning_rate and start in another --workdir."
+        )

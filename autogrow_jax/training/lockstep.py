@@ -1,0 +1,292 @@
+"""What lets the threads of several seeds go in step, and computes an epoch of all at once."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autogrow_jax.data import Dataset
+from autogrow_jax.growth.grow import cut
+from autogrow_jax.training.feed import DeviceFeed, Epoch, Feed, Progress
+from autogrow_jax.training.programs import Programs
+from autogrow_jax.training.state import Depths, TrainState, init_state, pad_state
+from autogrow_jax.training.step import (
+    Mask,
+    Recipe,
+    Sums,
+    Trained,
+    epoch_order,
+    make_evaluate,
+    make_train_steps,
+)
+
+
+@dataclass
+class _Request:
+    """What a seed waits for: an epoch of training, or the evaluation of a part."""
+
+    feed: "SharedFeed"
+    recipe: Recipe
+    tree: Any  # The state to train, or the variables to evaluate.
+    depths: jax.Array
+    part: str  # "train", or the one to evaluate.
+    epoch: Epoch | None = None  # Of training.
+    answer: Any = None
+    is_done: bool = False
+
+
+class Lockstep:
+    """Lets threads run one at a time, and computes for all once each of them waits."""
+
+    def __init__(self, count: int):
+        self.errors: dict[int, BaseException] = {}
+        self.programs = Programs()
+        self._turn = threading.Condition()
+        self._live = set(range(count))
+        self._waiting: dict[int, _Request] = {}
+        self._stopped: BaseException | None = None
+        self._group: _Group | None = None
+
+    @contextmanager
+    def turn(self, index: int) -> Iterator[None]:
+        """Runs a seed's thread when it is its turn, and lets the others go on after its end."""
+        with self._turn:
+            try:
+                yield
+            except BaseException as error:
+                self.errors[index] = error
+                if not isinstance(error, Exception):  # Ctrl-C is for all of them.
+                    self._stopped = self._stopped or error
+            finally:
+                self._live.discard(index)
+                self._serve_if_all_wait()
+                self._turn.notify_all()
+
+    def stop(self, error: BaseException) -> None:
+        """Ends all threads where they wait next."""
+        with self._turn:
+            self._stopped = error
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """Lets go of what was compiled."""
+        self.programs.close()
+
+    def wait_for(self, index: int, request: _Request) -> Any:
+        """Called within a turn: the answer to a request, once all others have come to theirs."""
+        self._waiting[index] = request
+        self._serve_if_all_wait()
+        while not request.is_done and self._stopped is None:
+            self._turn.wait()
+        if self._stopped is not None:
+            raise KeyboardInterrupt from self._stopped
+        if isinstance(request.answer, Exception):
+            raise request.answer
+        return request.answer
+
+    def _serve_if_all_wait(self) -> None:
+        if not self._live or set(self._waiting) != self._live or self._stopped is not None:
+            return
+        requests, self._waiting = self._waiting, {}
+        if self._group is None:  # All that will ever ask are here.
+            self._group = _Group([request.feed for request in requests.values()], self.programs)
+        for kind in ("train", "evaluate"):
+            chosen = {i: r for i, r in requests.items() if (kind == "train") == bool(r.epoch)}
+            if chosen:
+                try:
+                    self._group.serve(kind, list(chosen.values()))
+                except Exception as error:  # For each of them to raise.
+                    for request in chosen.values():
+                        request.answer = error
+        for request in requests.values():
+            request.is_done = True
+        self._turn.notify_all()
+
+
+class _Group:
+    """The images of all seeds, once, and the programs for all of them.
+
+    Seeds part their images differently, so each has its own places in the one array. In the place
+    of a seed that asks for something else, or has ended, another's work is begun and not done.
+    """
+
+    def __init__(self, feeds: "list[SharedFeed]", programs: Programs):
+        self._programs, self._lanes = programs, len(feeds)
+        self._templates: dict[Depths, TrainState] = {}
+        at_once = max(feed.recipe.images_evaluated_at_once for feed in feeds)
+        self._recipe = feeds[0].recipe._replace(evaluation_batch_size=at_once)
+        self._image_shape = feeds[0].dataset.image_shape
+        parts = [(feed, name, part) for feed in feeds for name, part in feed.dataset.parts.items()]
+        self._num_rows = max(len(part.labels) for *_, part in parts)
+        # Copies of an image may have several labels.
+        pairs = [np.stack([p.ids, p.labels.astype(np.uint64)], axis=1) for _, _, p in parts]
+        _, first, rows = np.unique(
+            np.concatenate(pairs), axis=0, return_index=True, return_inverse=True
+        )
+        images = np.empty((len(first), *self._image_shape), np.uint8)
+        labels = np.empty(len(first), np.int32)
+        ends = np.cumsum([len(pair) for pair in pairs])[:-1]
+        for (feed, name, part), place in zip(parts, np.split(rows.reshape(-1), ends), strict=True):
+            feed.places[name] = place.astype(np.int32)
+            images[place], labels[place] = part.images, part.labels
+        self._data = jnp.asarray(images), jnp.asarray(labels)
+
+    def serve(self, kind: str, requests: list[_Request]) -> None:
+        """Answers requests of one kind."""
+        sizes = [request.recipe.network.depths for request in requests]
+        capacities = tuple(map(max, zip(*sizes, strict=True)))
+        network = self._recipe.network.clone(depths=capacities)
+        recipe = self._recipe._replace(network=network)
+        make = _make_train if kind == "train" else _make_evaluate
+        function = self._programs.make(make, recipe)
+        trees = [self._pad(kind, request, capacities) for request in requests]
+        lanes = [self._describe(request) for request in requests]
+        missing = self._lanes - len(lanes)
+        trees += trees[:1] * missing
+        lanes += [lanes[0] | {"count": np.int32(0)}] * missing
+        given = {name: jnp.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+        compiled, before = self._programs.seconds, self._programs.counts[kind]
+        answers = self._programs.call(kind, function, tuple(trees), given, *self._data)
+        for request, answer, size in zip(requests, answers, sizes, strict=False):
+            request.answer = answer
+            if kind == "train" and size != capacities:
+                state, sums = answer
+                request.answer = jax.device_put(cut(jax.device_get(state), size)), sums
+            request.feed.account(
+                kind,
+                self._programs.seconds - compiled,
+                self._programs.counts[kind] - before,
+            )
+
+    def _pad(self, kind: str, request: _Request, capacities: Depths) -> Any:
+        """A seed's state or variables at the capacities that all seeds have in common."""
+        if request.recipe.network.depths == capacities:
+            return request.tree
+        if capacities not in self._templates:
+            network = self._recipe.network.clone(depths=capacities)
+            how = network, self._recipe.transformation()
+            init = partial(
+                init_state, *how, image_shape=self._image_shape, ema=self._recipe.ema > 0
+            )
+            self._templates[capacities] = jax.eval_shape(
+                lambda key: init(key=key), jax.random.key(0)
+            )
+        template = self._templates[capacities]
+        like: Any = template if kind == "train" else template.variables()
+        return jax.device_put(pad_state(request.tree, like))
+
+    def _describe(self, request: _Request) -> dict[str, Any]:
+        """What the program takes of one seed beside its arrays."""
+        feed, epoch = request.feed, request.epoch
+        preprocessing = feed.dataset.preprocessing
+        lane = {
+            "depths": request.depths,
+            "mean": np.asarray(preprocessing.mean, np.float32),
+            "std": np.asarray(preprocessing.std, np.float32),
+        }
+        place = feed.places[request.part]
+        rows = np.zeros(self._num_rows, np.int32)
+        if epoch is None:
+            rows[: len(place)] = place
+            return lane | {"rows": rows, "count": np.int32(len(place))}
+        rows[: len(place)] = place[np.asarray(epoch_order(epoch.order_key, len(place)))]
+        return lane | {
+            "rows": rows,
+            "count": np.int32(feed.steps_per_epoch),
+            "key": epoch.augment_key,
+            "rate": np.float32(epoch.learning_rate),
+        }
+
+
+def _with_statistics(recipe: Recipe, given: dict[str, jax.Array]) -> Recipe:
+    """A seed's recipe: it normalises by the images that it trains on."""
+    own: Any = {"mean": given["mean"], "std": given["std"]}
+    return recipe._replace(preprocessing=replace(recipe.preprocessing, **own))
+
+
+def _make_train(recipe: Recipe) -> Callable[..., tuple[Trained, ...]]:
+    def train_one(state, given, images, labels):
+        steps = make_train_steps(_with_statistics(recipe, given))
+        how = given["rows"], given["key"], given["depths"], given["rate"]
+        return steps(state, Sums.zero(), images, labels, *how, 0, given["count"])
+
+    return _batched(train_one)
+
+
+def _make_evaluate(recipe: Recipe) -> Callable[..., tuple[Sums, ...]]:
+    def evaluate_one(variables, given, images, labels):
+        evaluate = make_evaluate(_with_statistics(recipe, given))
+        how = 0, given["count"], given["depths"], given["rows"]
+        return evaluate(variables, images, labels, *how)
+
+    return _batched(evaluate_one)
+
+
+def _batched(one: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    """`one` for several trees at once; trees go in and come out one by one, as seeds hold them."""
+    all_ = jax.vmap(one, in_axes=(0, 0, None, None))
+
+    def run(trees, given, images, labels):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        found = all_(stacked, given, images, labels)
+        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(trees)))
+
+    return run
+
+
+class SharedFeed(Feed):
+    """The feed of one seed: it hands over what is to be computed and waits for the answer."""
+
+    make_train = staticmethod(make_train_steps)
+
+    def __init__(
+        self,
+        lockstep: Lockstep,
+        index: int,
+        dataset: Dataset,
+        recipe: Recipe,
+        programs: Programs,
+        on_device: str,
+    ):
+        super().__init__(dataset, recipe, programs)
+        self.dataset, self.recipe = dataset, recipe
+        self.places: dict[str, np.ndarray] = {}  # Where the images of each part lie in the group's.
+        self._lockstep, self._index = lockstep, index
+        self._own: DeviceFeed | None = None
+
+    def train_epoch(
+        self,
+        recipe: Recipe,
+        state: TrainState,
+        epoch: Epoch,
+        progress: Progress | None = None,
+        mask: Mask | None = None,
+    ) -> Trained:
+        """As every feed does; a block's pre-training, which others need not share, at once."""
+        if mask is not None:
+            self._own = self._own or DeviceFeed(self.dataset, self.recipe, self._programs)
+            return self._own.train_epoch(recipe, state, epoch, progress, mask)
+        request = _Request(self, recipe, state, epoch.depths, "train", epoch)
+        return self._lockstep.wait_for(self._index, request)
+
+    def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
+        request = _Request(self, recipe, variables, depths, part)
+        return self._lockstep.wait_for(self._index, request)
+
+    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
+        train = self.dataset.train
+        return jnp.asarray(train.images[:count]), jnp.asarray(train.labels[:count])
+
+    def compile_ahead(self, recipe: Recipe, state: TrainState, epoch: Epoch) -> None:
+        """Nothing: the programs are the group's."""
+
+    def account(self, kind: str, seconds: float, programs: int) -> None:
+        """Notes what the group compiled for this seed as well, and waited for."""
+        self._programs.seconds += seconds
+        self._programs.counts[kind] += programs
