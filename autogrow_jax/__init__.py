@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         register_family,
     )
     from autogrow_jax.optim import register_loss, register_optimizer, register_schedule
-    from autogrow_jax.training import Loaded, Result, load, run
+    from autogrow_jax.training import Loaded, Result, load, run, run_seeds
 
 # Loaded when they are asked for: a command that shows a result or its help is there in a tenth of a
 # second, JAX, Flax and Orbax take more than one.
@@ -92,6 +92,7 @@ __all__ = [
     "register_schedule",
     "replay",
     "run",
+    "run_seeds",
 ]
 
 

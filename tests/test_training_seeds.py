@@ -7,6 +7,7 @@ from stand_ins import StopAt
 
 from autogrow_jax.config import default_config
 from autogrow_jax.errors import DivergedError, UserError
+from autogrow_jax.growth import POLICIES, Decision, Policy, register_policy
 from autogrow_jax.models import FAMILIES, Family, register_family
 from autogrow_jax.models.blocks import PlainBlock
 from autogrow_jax.reporting import QuietReporter
@@ -14,27 +15,40 @@ from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run, run_seeds
 
 
+def _by_seed(given):
+    """Grows odd seeds by two blocks an epoch and even ones by one, for two epochs."""
+
+    def init():
+        return {"epoch": 0, "depth": 1}
+
+    def update(state, accuracy, *, measurements=None):
+        depth, epoch = state["depth"] + 1 + given.seed % 2, state["epoch"] + 1
+        if epoch > 2:
+            return state, Decision("finetune", (state["depth"],))
+        return {"epoch": epoch, "depth": depth}, Decision("grow", (depth,))
+
+    return Policy(init, update, (1,), "by_seed")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_family():
     """One stage, as programs for several seeds take long to compile on a CPU."""
     register_family("small1", Family(PlainBlock, (8,), 8, 0.01, False))
+    register_policy("by_seed", _by_seed)
     yield
-    del FAMILIES["small1"]
+    del FAMILIES["small1"], POLICIES["by_seed"]
 
 
 def _config(**changes):
-    """Grows at random places, so that depths and capacities differ from seed to seed."""
+    """Grows so that depths and capacities differ from seed to seed."""
     config = default_config()
     config.model.family = "small1"
     config.data.fraction = 0.1
     config.data.batch_size = 32
     config.num_devices = 1
     config.model.convolution = "xla"
-    config.growth.interval = 1
-    config.growth.mode = "rate"
-    config.growth.rate = 0.5
+    config.growth.policy = "by_seed"
     config.growth.capacity = 2
-    config.growth.max_epochs = 2
     config.finetune.epochs = 1
     config.finetune.front = False
     config.optimizer.learning_rate = 0.02
@@ -61,8 +75,8 @@ def lockstep(tmp_path_factory):
 def test_seeds_in_lockstep_end_as_single_runs_do(lockstep, tmp_path):
     workdir, results = lockstep
     assert [result.seed for result in results] == [0, 1, 2]
-    assert len({result.depths for result in results}) > 1
-    for seed in (0, 2):
+    assert [result.depths for result in results] == [(3,), (5,), (3,)]
+    for seed in (0, 1):
         single = run(_config(seed=seed), tmp_path / str(seed), reporter=QuietReporter())
         result = results[seed]
         assert result.depths == single.depths
@@ -107,7 +121,7 @@ def test_a_seed_that_fails_does_not_end_the_others(tmp_path):
         return Diverges() if seed == 7 else QuietReporter()
 
     with pytest.raises(DivergedError, match="seed 7: the loss is not finite"):
-        run_seeds(_config(**{"growth.max_epochs": 1}), tmp_path, [7, 8], reporter=make)
+        run_seeds(_config(), tmp_path, [7, 8], reporter=make)
     assert (tmp_path / "seed8" / "result.json").exists()
     assert not (tmp_path / "seed7" / "result.json").exists()
 
