@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset
-from autogrow_jax.growth.grow import cut
 from autogrow_jax.training.feed import DeviceFeed, Epoch, Feed, Progress
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import Depths, TrainState, init_state, pad_state
@@ -25,6 +24,7 @@ from autogrow_jax.training.step import (
     make_evaluate,
     make_train_steps,
 )
+from autogrow_jax.trees import cut
 
 
 @dataclass
