@@ -133,6 +133,7 @@ def test_a_seed_that_fails_does_not_end_the_others(tmp_path):
         ({"model.convolution": "native"}, 2, "config.model.convolution is 'native'"),
         ({"growth.programs": "exact"}, 2, "config.growth.programs is 'exact'"),
         ({"data.on_device": "no"}, 2, "config.data.on_device is 'no'"),
+        ({"finetune.max_latency": 1.0}, 2, "config.finetune.max_latency is 1.0"),
         ({}, 0, "seeds is 0"),
         ({}, [1, 1], r"seeds is \[1, 1\]"),
     ],

@@ -102,6 +102,9 @@ def _settle(given: dict[str, Any], own: Own) -> dict[str, Any]:
         "model.convolution": settings.model.convolution == NATIVE,
         "growth.programs": settings.growth.programs not in ("auto", SHARED),
         "growth.capacity": settings.growth.capacity == 0,
+        # What an image takes a net is not seen where several compute at once.
+        "growth.max_latency": settings.growth.max_latency > 0,
+        "finetune.max_latency": settings.finetune.max_latency > 0,
     }
     for name in (name for name, is_wrong in wrong.items() if is_wrong):
         raise UserError(
