@@ -30,7 +30,7 @@ def end_import(number: int, frame: object) -> None:
 # background of a script. `command_line.catch_signals` takes over.
 if (
     dict(pairwise(sys.orig_argv)).get("-m", "").partition(".")[0] == "autogrow_jax"
-    or os.path.basename(sys.argv[0]) == "autogrow"
+    or [os.path.basename(script) for script in sys.orig_argv[1:2]] == ["autogrow"]
 ) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_import)
 

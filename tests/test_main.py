@@ -318,7 +318,8 @@ def test_streams_that_are_closed_change_no_status(tmp_path, closed):
 
 
 @pytest.mark.multiprocess
-def test_ctrl_c_while_importing_is_one_line(tmp_path):
+@pytest.mark.parametrize("how", [["-m", "autogrow_jax.main"], ["autogrow", "train"]])
+def test_ctrl_c_while_importing_is_one_line(tmp_path, how):
     """Of a module that takes a while, as all of ours would on a slow disk."""
     slow = "import time; print('here', flush=True); time.sleep(60)"
     (tmp_path / "flax.py").write_text(slow)
@@ -326,10 +327,13 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path):
     # A shell in the background has Ctrl-C ignored.
     code = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'autogrow_jax.main'])"
+        f"os.execv(sys.executable, [sys.executable, *{how}])"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+    script = "from autogrow_jax.cli import start; start()"  # As pip writes it.
+    (tmp_path / "autogrow").write_text(script)
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
