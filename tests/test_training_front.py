@@ -16,7 +16,7 @@ from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to, read
 from autogrow_jax.reporting.result import format_result
-from autogrow_jax.training import run
+from autogrow_jax.training import load, run
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.front import read_candidate
 from autogrow_jax.training.halving import MOST, find_next
@@ -122,12 +122,12 @@ def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best
 
 def test_the_lines_are_those_that_halving_asks_for(undisturbed):
     workdir, result, messages = undisturbed
-    curves = [[] for _ in result.front]
+    curves, images = [[] for _ in result.front], result.more["validation_examples"]
     for line in _lines(workdir)[7:]:
         assert line["phase"] == "finetune"
-        assert find_next(curves, 4)[0] == line["candidate"]
+        assert find_next(curves, 4, images)[0] == line["candidate"]
         curves[line["candidate"]].append(line["validation_accuracy"])
-    last, stopped = find_next(curves, 4)
+    last, stopped = find_next(curves, 4, images)
     assert last is None and stopped, "none was stopped: this run tests too little"
     assert [net["stopped"] for net in result.front] == [
         place in {stop.place for stop in stopped} for place in range(len(curves))
@@ -187,10 +187,14 @@ def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturb
             np.argmax(jax.jit(network.apply)(variables, images), -1) == dataset.validation.labels
         )
         assert 100 * right.mean() == pytest.approx(net["validation_accuracy"], abs=1e-5)
+        loaded = load(workdir, depths=net["depths"])
+        assert loaded.depths == tuple(net["depths"])
+        found = np.argmax(loaded.predict(dataset.validation.images), -1)
+        np.testing.assert_array_equal(found == dataset.validation.labels, right)
     files = list((workdir / "candidates").iterdir())
     assert len(files) == len(result.front)
     with pytest.raises(UserError, match=r"no candidate of depths 9-9-9; it has 1-1-1, "):
-        read_candidate(Workdir(workdir), (9, 9, 9))
+        load(workdir, depths=(9, 9, 9))
 
 
 def test_the_newest_checkpoint_is_the_recommended_net(undisturbed):

@@ -61,7 +61,7 @@ def _play(accuracy, nets, length, spared=()):
     curves: list[list[float]] = [[] for _ in range(nets)]
     order = []
     while True:
-        place, stopped = find_next(curves, length, spared)
+        place, stopped = find_next(curves, length, 100, spared)
         if place is None:
             return order, stopped, curves
         order.append((place, len(curves[place])))
@@ -78,12 +78,19 @@ def test_all_train_up_to_a_rung_before_any_goes_on():
 def test_at_a_rung_the_dominated_are_stopped_the_worst_half_at_most():
     _, stopped, curves = _play(lambda place, epoch: [90.0, 80.0, 95.0, 94.0, 70.0][place], 5, 8)
     # 4 and 1 at the first rung; 3 at the next, and of the two that stay none is dominated.
-    assert stopped == [Stop(4, 2, 2), Stop(1, 2, 0), Stop(3, 4, 2)]
-    assert [len(curve) for curve in curves] == [8, 2, 8, 4, 2]
+    assert stopped == [Stop(4, 2, 2), Stop(1, 2, 0), Stop(3, 5, 2)]
+    assert [len(curve) for curve in curves] == [8, 2, 8, 5, 2]
+
+
+def test_early_on_a_cheaper_one_has_to_be_ahead_by_a_standard_error():
+    """Of 90 % on 100 images it is 3 points."""
+    for behind, epochs in ((87.1, 5), (86.9, 2)):
+        _, stopped, _ = _play(lambda place, epoch, last=behind: [90.0, last][place], 2, 8)
+        assert stopped == [Stop(1, epochs, 0)]
 
 
 def test_a_net_that_is_spared_is_not_stopped():
-    _, stopped, curves = _play(lambda place, epoch: 90.0 - place, 3, 8, spared=[2])
+    _, stopped, curves = _play(lambda place, epoch: 90.0 - 5 * place, 3, 8, spared=[2])
     assert stopped == [Stop(1, 2, 0)]
     assert len(curves[2]) == 8
 
@@ -100,7 +107,7 @@ def test_the_cheapest_and_whoever_is_best_train_to_the_end(data, nets, length):
     full = [place for place, curve in enumerate(curves) if len(curve) == length]
     assert 0 in full
     assert {stop.place for stop in stopped} | set(full) == set(range(nets))
-    rungs = {part * length // whole for part, whole in RUNGS}
+    rungs = {part * length // whole for part, whole, _ in RUNGS}
     for stop in stopped:
         assert stop.epochs == len(curves[stop.place]) and stop.epochs in rungs
         assert stop.cheaper < stop.place
@@ -112,7 +119,7 @@ def test_what_was_recorded_decides_so_a_resumed_run_goes_on_the_same():
     order, *_ = _play(lambda place, epoch: (7 * place + 3 * epoch) % 5, 4, 8)
     curves: list[list[float]] = [[] for _ in range(4)]
     for place, epoch in order:
-        assert find_next([list(curve) for curve in curves], 8)[0] == place
+        assert find_next([list(curve) for curve in curves], 8, 100)[0] == place
         curves[place].append((7 * place + 3 * epoch) % 5)
 
 

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 # So many nets at most are kept on the way; seed and last among them.
 MOST = 6
-# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped.
-RUNGS = ((1, 4), (1, 2), (3, 4))
+# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped; and by how
+# many standard errors a cheaper one has to be ahead. At the high learning rate of the first half
+# accuracies scatter, and a deep net may gain more than others once the rate falls.
+RUNGS = ((1, 4, 1), (5, 8, 0), (3, 4, 0))
 
 
 class Stop(NamedTuple):
@@ -19,7 +21,7 @@ class Stop(NamedTuple):
 
     place: int
     epochs: int  # It had by then.
-    cheaper: int  # The place of one that is as accurate and costs less.
+    cheaper: int  # The place of one that costs less and is as accurate, or more so.
 
 
 def thin(costs: Sequence[float], most: int) -> list[int]:
@@ -47,40 +49,45 @@ def afford(costs: Sequence[float], grown: float, length: int) -> list[int]:
 
 
 def find_next(
-    curves: Sequence[Sequence[float]], length: int, spared: Sequence[int] = ()
+    curves: Sequence[Sequence[float]], length: int, images: int, spared: Sequence[int] = ()
 ) -> tuple[int | None, list[Stop]]:
     """Says which net is to train for its next epoch, None once all have; and which are stopped.
 
     By successive halving. All nets train up to a rung, a part of the fine-tuning (`RUNGS`), the
     last one first. Then up to half of them are stopped: those that are dominated, the least
-    accurate first, that is, where one of the others costs less and is as accurate. So the cheapest
-    and the most accurate are never stopped. A net is as accurate as in its best epoch of
-    fine-tuning so far, as single epochs at a high learning rate scatter.
+    accurate first, that is, where one of the others costs less and is as accurate, or at an early
+    rung more accurate by a standard error. So the cheapest and the most accurate are never stopped.
+    A net is as accurate as in its best epoch of fine-tuning so far, as single epochs scatter.
 
     Args:
       curves: of each net, the accuracies of the epochs it was fine-tuned for, `length` at most.
+      images: that they are measured on.
       spared: places that are not stopped.
     """
     running, stopped = list(range(len(curves))), list[Stop]()
-    rungs = sorted({part * length // whole for part, whole in RUNGS} - {0, length})
+    margins = {part * length // whole: errors for part, whole, errors in RUNGS}
+    rungs = sorted(margins.keys() - {0, length})
     for rung in (*rungs, length):
         for place in reversed(running):
             if len(curves[place]) < rung:
                 return place, stopped
         if rung < length:
             best = {place: max(curves[place][:rung]) for place in running}
-            fallen = _find_dominated(best, spared)[: len(running) // 2]
+            fallen = _find_dominated(best, margins[rung], images, spared)[: len(running) // 2]
             stopped += [Stop(place, rung, cheaper) for place, cheaper in fallen]
             gone = {place for place, _ in fallen}
             running = [place for place in running if place not in gone]
     return None, stopped
 
 
-def _find_dominated(accuracies: dict[int, float], spared: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of a place and a cheaper one that is as accurate; the least accurate first."""
+def _find_dominated(
+    accuracies: dict[int, float], errors: float, images: int, spared: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Pairs of a place and a cheaper one that is so far ahead; the least accurate first."""
+    least = {i: a - errors * standard_error(a, images) for i, a in accuracies.items()}
     found = []
     for place, accuracy in accuracies.items():
-        rivals = [i for i in accuracies if i < place and accuracies[i] >= accuracy]
+        rivals = [i for i in accuracies if i < place and least[i] >= accuracy]
         if rivals and place not in spared:
             found.append((place, max(rivals, key=lambda i: accuracies[i])))
     # Of equals the dearer goes.

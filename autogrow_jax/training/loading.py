@@ -35,6 +35,7 @@ from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
+from autogrow_jax.training.front import read_candidate
 from autogrow_jax.trees import cut
 
 WHICH = ("recommended", "final", "best")
@@ -173,6 +174,7 @@ def load(
     workdir: str | os.PathLike[str],
     which: Literal["recommended", "final", "best"] = "recommended",
     *,
+    depths: Sequence[int] = (),
     convolution: str = "xla",
 ) -> Loaded:
     """Loads the net of a run, finished or not; on any machine, without data and without policy.
@@ -183,12 +185,14 @@ def load(
       workdir: folder of the run, or a copy of it; nothing is written there.
       which: "final" is the net of the newest checkpoint, the one that was tested where the run is
         finished; "best" that of the highest validation accuracy; "recommended" the final one.
+      depths: of a net of the run's front, which is then loaded whatever `which` says, as it is so
+        far. Of a net that is still to be fine-tuned, as it left growth.
       convolution: "xla", which all of JAX's transformations and devices know, "native", or "auto":
         those that the run computes with, where they can be had here.
 
     Raises:
-      UserError: no run there, none with a checkpoint, one that is damaged; native convolutions
-        where there are none.
+      UserError: no run there, none with a checkpoint, one that is damaged; no such depths in its
+        front; native convolutions where there are none.
     """
     if which not in WHICH:
         raise UserError(f"which is {which!r}{nearest(which, WHICH)}")
@@ -210,7 +214,8 @@ def load(
         epoch = store.best() if which == "best" else store.latest()
         if epoch is None:
             raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
-        saved = store.read(epoch)
+        saved = read_candidate(there, depths) if depths else store.read(epoch)
+    epoch = saved.memory["epoch"]
     settings = _settings_of_model(config)
     if convolution == AUTO:
         was_native = settings.model.convolution == NATIVE and not why_not_native()
@@ -223,10 +228,10 @@ def load(
     like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
     variables = rebuild(evaluated_arrays(saved.arrays), like)
     # A checkpoint right after a growth holds blocks that no epoch has seen.
-    depths = tuple(saved.memory["evaluated_depths"])
+    seen = tuple(saved.memory["evaluated_depths"])
     return Loaded(
-        network.clone(depths=depths),
-        jax.tree.map(jnp.asarray, cut(jax.tree.map(np.asarray, variables), depths)),
+        network.clone(depths=seen),
+        jax.tree.map(jnp.asarray, cut(jax.tree.map(np.asarray, variables), seen)),
         known.class_names,
         Preprocessing(known.mean, known.std, crop_padding=0, flip=False),
         known,
