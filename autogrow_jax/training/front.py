@@ -6,7 +6,6 @@ over each is fine-tuned by the same schedule, on the same draws as the last net 
 Which trains next, and which is stopped, `halving.find_next` says from the accuracies so far.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -36,11 +35,14 @@ _TOLD = ("train_accuracy", "validation_accuracy", "best_validation_accuracy")
 class Front:
     """Keeps the candidates of a run, and says which of them the trainer has.
 
+    A candidate that was stopped is taken up again where it would be recommended all the same, so
+    that the one that is was trained to its end.
+
     A candidate in `state.candidates` is a dict: depths, what the state tells of the net (`_TOLD`,
     `evaluated_depths`), `growth_epochs` and `growths` before it left growth, the validation
     accuracies of its epochs of fine-tuning (`curve`), the milliseconds an image that each
-    evaluation took, and the epoch of the run that its file was `saved` at. Does nothing where
-    `finetune.front` is off.
+    evaluation took, the epoch of the run that its file was `saved` at, and whether it was
+    `taken_up`. Does nothing where `finetune.front` is off.
     """
 
     def __init__(self, trainer: Trainer, state: RunState, folder: Path, reporter: Reporter):
@@ -83,14 +85,15 @@ class Front:
         following, stopped = find_next(self._curves(), *how)
         for stop in stopped[len(before) :]:
             self._reporter.message(self._explain(stop))
+        if following is None:
+            following = self._take_up(length)
         if following == state.candidate:
             return
         self._write(entry)
-        if following is None:
-            following = self._conclude({stop.place for stop in stopped})
-        if following != state.candidate:
-            self._switch(state.candidates[following])
-        state.candidate = None if state.front else following
+        chosen = self._conclude(length) if following is None else following
+        if chosen != state.candidate:
+            self._switch(state.candidates[chosen])
+        state.candidate = following
 
     def after_saving(self, keep: int) -> None:
         """Deletes files that none of the newest `keep` checkpoints names, nor one being written."""
@@ -120,31 +123,51 @@ class Front:
                 " is too high; config.data.validation=held-out keeps the test set apart"
             )
 
-    def _conclude(self, stopped: set[int]) -> int:
-        """Puts the front together; returns the place of the net that is recommended."""
-        state, settings = self._state, self._trainer.settings.finetune
+    def _recommend(self) -> int:
+        """The place of the net that is recommended, as things stand."""
+        settings, entries = self._trainer.settings.finetune, self._state.candidates
+        accuracies = [entry["validation_accuracy"] for entry in entries]
+        times = [median(entry["milliseconds"]) for entry in entries]
         images = len(self._trainer.dataset.validation.labels)
-        accuracies = [entry["validation_accuracy"] for entry in state.candidates]
-        times = [median(entry["milliseconds"]) for entry in state.candidates]
-        trained = [math.nan if i in stopped else a for i, a in enumerate(accuracies)]
-        limit = settings.max_latency
-        chosen = recommend(trained, images, settings.choose, times, limit)
-        for place, entry in enumerate(state.candidates):
-            cost = self._cost(entry["depths"])
+        return recommend(accuracies, images, settings.choose, times, settings.max_latency)
+
+    def _take_up(self, length: int) -> int | None:
+        """The place of a stopped net that is trained on all the same, if there is one."""
+        entries = self._state.candidates
+        for place, entry in enumerate(entries):
+            if entry.get("taken_up") and len(entry["curve"]) < length:
+                return place
+        place = self._recommend()
+        if len(entries[place]["curve"]) == length:
+            return None
+        entries[place]["taken_up"] = True
+        name, accuracy = format_depths(entries[place]["depths"]), entries[place]["curve"][-1]
+        self._reporter.message(
+            f"{name} is taken up again: it would be recommended, {accuracy:.2f} %"
+        )
+        return place
+
+    def _conclude(self, length: int) -> int:
+        """Puts the front together; returns the place of the net that is recommended."""
+        state, chosen = self._state, self._recommend()
+        images = len(self._trainer.dataset.validation.labels)
+        for entry in state.candidates:
+            cost, accuracy = self._cost(entry["depths"]), entry["validation_accuracy"]
             state.front.append(
                 {
                     "depths": entry["depths"],
-                    "validation_accuracy": accuracies[place],
-                    "standard_error": standard_error(accuracies[place], images),
+                    "validation_accuracy": accuracy,
+                    "standard_error": standard_error(accuracy, images),
                     "num_params": cost.num_params,
                     "flops": cost.flops,
-                    "milliseconds": times[place],
+                    "milliseconds": median(entry["milliseconds"]),
                     "growth_epochs": entry["growth_epochs"],
                     "finetune_epochs": len(entry["curve"]),
-                    "stopped": place in stopped,
+                    "stopped": len(entry["curve"]) < length,
                 }
             )
-        if limit and times[chosen] > limit:
+        limit = self._trainer.settings.finetune.max_latency
+        if limit and state.front[chosen]["milliseconds"] > limit:
             self._reporter.message(
                 f"no net of the front takes less than config.finetune.max_latency={limit:g} ms an"
                 " image; the fastest is recommended"

@@ -110,13 +110,13 @@ def recommend(
     """Chooses a net.
 
     Args:
-      accuracies: of each net, on so many `images`; NaN of one that is not to be chosen.
+      accuracies: of each net, on so many `images`.
       choose: "one_se", the cheapest within a standard error of the best; "best", of equals the
         cheapest; "last".
       times: of each net, what `most_time` limits; 0 is no limit. Only nets within it are looked at;
         where there is none, the fastest is chosen.
     """
-    places = [i for i, accuracy in enumerate(accuracies) if not math.isnan(accuracy)]
+    places = list(range(len(accuracies)))
     if most_time:
         fast = [i for i in places if times[i] <= most_time]
         places = fast or [min(places, key=lambda i: times[i])]
