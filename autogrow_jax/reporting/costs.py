@@ -107,7 +107,7 @@ def show_stages(facts: Facts) -> Iterator[Markup]:
         grew = [
             str(event["epoch"])
             for event, (old, new) in zip(events, steps, strict=True)
-            if old[stage] != new[stage]
+            if old[stage] != new[stage] and new[stage] <= depth
         ]
         more = f", ... {len(grew):,} times" if len(grew) > _SHOWN else ""
         blocks = f"{first[stage]} → {depth}" if grew else f"{depth}"

@@ -109,7 +109,8 @@ def _matrix(matrix: np.ndarray, names: list[str], in_percent: bool = False) -> M
     head = tag("tr", tag("td"), [tag("th", tag("span", name), scope="col") for name in names])
     what = "Percent of each class" if in_percent else "Images"
     words = tag("caption", f"{what}: true class down, answer across")
-    whole = tag("table", words, tag("thead", head), tag("tbody", rows), class_="matrix")
+    kind = "matrix long" if max(map(len, names)) > 3 else "matrix"
+    whole = tag("table", words, tag("thead", head), tag("tbody", rows), class_=kind)
     return scrolled(whole, f"Confusion matrix, {what.lower()}")
 
 
@@ -164,7 +165,7 @@ def _gallery(found: Predictions, rows: np.ndarray, images: _Images) -> Markup:
         other = answer if true != answer else int(np.argsort(-chances, kind="stable")[1])
         pairs = ("true", true), ("answer" if true != answer else "next", other)
         words = [
-            [tag("span", word), tag("b", names[label]), tag("span", _chance(chances[label]))]
+            [tag("span", f"{word} ", tag("b", names[label])), tag("span", _chance(chances[label]))]
             for word, label in pairs
         ]
         if len(found.files):

@@ -36,7 +36,7 @@ from autogrow_jax.settings import all_keys
 
 def format_percent(accuracy: float | None, of: int = 0) -> str:
     """An accuracy with as many digits as `of` images can tell apart."""
-    return "not a number" if accuracy is None else f"{accuracy:.{2 if of >= 5000 else 1}f} %"
+    return "not a number" if accuracy is None else f"{accuracy:.{2 if of >= 5000 else 1}f}\xa0%"
 
 
 def show_answer(facts: Facts) -> Iterator[Markup]:
@@ -73,7 +73,7 @@ def _show_tested(facts: Facts, depths: Markup, steered: str) -> Iterator[Markup]
     words = []
     if tested and accuracy is not None:
         ends = (format_percent(x, tested) for x in wilson(round(accuracy * tested / 100), tested))
-        words.append("95 % interval {} to {} (Wilson).".format(*ends).replace(" % to", " to"))
+        words.append("95 % interval {} to {} (Wilson).".format(*ends).replace("\xa0% to", " to"))
     if "commonest_class_accuracy" in result:
         share = format_percent(result["commonest_class_accuracy"], tested)
         words.append(f"The commonest answer alone, {result['commonest_class']}: {share}.")
@@ -106,7 +106,8 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
         words = (
             f"Growth began with {format_depths(first)} and took"
             f" {format_count(epochs['growth'], 'epoch')}{trials}, in which the net grew"
-            f" {count_times(len(events)) if events else 'not once'}."
+            f" {count_times(len(events)) if events else 'not once'}"
+            + (f", to {format_depths(events[-1]['depths'])}." if events else ".")
         )
     if epochs["finetune"]:
         nets = f" of {len(facts.front)} nets by turns" if facts.front else ""
