@@ -14,7 +14,7 @@ from autogrow_jax.build import resolve
 from autogrow_jax.config import default_config
 from autogrow_jax.data import AUGMENTATIONS, Dataset, register_augmentation
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import periodic
+from autogrow_jax.growth import INITIALIZERS, periodic, register_initializer
 from autogrow_jax.own import Own
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
@@ -225,3 +225,24 @@ def test_what_is_registered_has_a_name_in_the_config(tmp_path):
         for registry, names in zip(registries, before, strict=True):
             for name in registry.keys() - names:
                 del registry[name]
+
+
+def test_an_initialiser_that_asks_for_the_loss_gets_the_runs_own(tmp_path):
+    seen = []
+
+    def ten(logits, labels):
+        return 10.0 + 0.0 * smooth_loss(logits, labels)
+
+    def look(key, block, context):
+        jax.debug.callback(lambda loss: seen.append(float(loss)), context.loss(block)[0])
+        return block
+
+    register_initializer("look", look, needs_labels=True)
+    try:
+        config = _config(**{"growth.initializer": "look", "growth.interval": 1})
+        own = {"dataset": _own()["dataset"], "loss": ten}
+        run(config, tmp_path, reporter=QuietReporter(), **own)
+    finally:
+        del INITIALIZERS["look"]
+    assert seen
+    assert set(seen) == {10.0}

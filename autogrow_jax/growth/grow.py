@@ -14,6 +14,7 @@ from autogrow_jax.growth.initializers import Initializer, Variables, get_initial
 from autogrow_jax.growth.policy import deepen
 from autogrow_jax.growth.start import check_identity, start_block
 from autogrow_jax.models import Network
+from autogrow_jax.optim import LOSSES, Loss
 from autogrow_jax.trees import STACKED, Tree, graft, stage_of, write_block
 
 
@@ -27,6 +28,7 @@ def append_block(
     images: jax.Array | None = None,
     labels: jax.Array | None = None,
     ema: Tree = None,
+    loss_of: Loss = LOSSES["cross_entropy"],
 ) -> Variables:
     """Starts a block and writes it behind the live ones of a stage; pure, may be jitted.
 
@@ -35,6 +37,7 @@ def append_block(
         stands in the new block's place does not matter.
       live_depths: int32 [num_stages] before the growth.
       stage, key, images, labels, ema: as for `grow`, which raises the same.
+      loss_of: of each image, for initialisers that want a loss.
     """
     check_identity(network, initializer)
     slot, name = live_depths[stage] - 1, f"stage{stage}"
@@ -52,9 +55,10 @@ def append_block(
             logits, updated = network.apply(
                 full, images, train=True, live_depths=grown, mutable=["batch_stats"]
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             stats = updated.get("batch_stats", {}).get(name, {}).get(STACKED, {})
-            return jnp.mean(losses), jax.tree.map(lambda leaf: leaf[slot], stats)
+            return jnp.mean(loss_of(logits, jnp.asarray(labels))), jax.tree.map(
+                lambda leaf: leaf[slot], stats
+            )
 
     stages = {part: tree[name] for part, tree in variables.items() if name in tree}
     given = stages, ema[name] if ema else None, inputs, loss

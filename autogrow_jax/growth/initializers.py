@@ -33,7 +33,7 @@ class Context(NamedTuple):
         `slot` are live, what stands in others means nothing.
       inputs: what enters the new block, [N, H, W, C], by running statistics; None without a batch.
       outputs: block_variables -> what that block makes of `inputs`, by its running statistics.
-      loss: block_variables -> (mean cross-entropy, the block's new running statistics) of the
+      loss: block_variables -> (mean loss, the block's new running statistics) of the
         network with this block on the same batch, in training mode; None without labels.
       ema: parameters of the block before in the moving average of the weights; None without one.
     """

@@ -56,7 +56,8 @@ def make_grow_state(
         data: tuple[Any, Any] = (None, None)
         if chosen.needs_data(network.family):
             data = normalize(images, recipe.preprocessing), labels
-        grown = append_block(network, variables, stage, key, chosen, depths, *data, ema=state.ema)
+        given = *data, state.ema, recipe.loss
+        grown = append_block(network, variables, stage, key, chosen, depths, *given)
         params = grown["params"]
         opt_state = optimizer.init(params)
         if not reset_optimizer:
