@@ -8,6 +8,9 @@ import jax
 
 from autogrow_jax.errors import UserError
 
+# The primitive of `models.convolution`.
+CANONICAL = "canonical_convolution"
+
 
 def count_macs(function: Callable[..., Any], *inputs: Any) -> int:
     """Counts the multiply-adds of `function(*inputs)`; only shapes matter.
@@ -39,11 +42,7 @@ _WAYS_OUT = {
 
 
 def _macs(jaxpr: Any) -> int:
-    """The multiply-adds of running a jaxpr once.
-
-    A convolution that `convolution` writes as a matrix product of patches counts the same here:
-    its patches hold the padding too.
-    """
+    """The multiply-adds of running a jaxpr once."""
     return sum(map(_eqn_macs, jaxpr.eqns))
 
 
@@ -51,6 +50,11 @@ def _eqn_macs(eqn: Any) -> int:
     name = eqn.primitive.name
     if name == "conv_general_dilated":
         return _convolution_macs(eqn)
+    if name == CANONICAL:
+        shapes = [var.aval.shape for var in eqn.invars]
+        shapes.insert(eqn.params["wanted"], eqn.outvars[0].aval.shape)
+        _, kernel, y = shapes
+        return prod(y) * prod(kernel[-4:-1])
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         x = eqn.invars[0].aval.shape

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from autogrow_jax.macs import CANONICAL
 from autogrow_jax.models import Network, num_params
 from autogrow_jax.models.cost import estimate_cost
 from benchmarks.measure import take_turns
@@ -94,7 +95,7 @@ def count_work(network: Network, image_shape: tuple[int, int, int], batch: int, 
 def _find_convolutions(jaxpr: Any) -> Iterator[tuple[int, int, int]]:
     """Bytes of x and y of each convolution, and how often it is run."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "conv_general_dilated":
+        if eqn.primitive.name in ("conv_general_dilated", CANONICAL):
             yield *(_bytes(var) for var in (eqn.invars[0], eqn.outvars[0])), 1
         length = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for value in eqn.params.values():

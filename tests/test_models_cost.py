@@ -150,6 +150,9 @@ def _flat(jaxpr):
         assert eqn.primitive.name not in ("scan", "while", "cond")
         inner = [getattr(value, "jaxpr", value) for value in eqn.params.values()]
         inner = [value for value in inner if hasattr(value, "eqns")]
+        if eqn.primitive.name == convolution.CANONICAL:
+            compute = partial(convolution._compute, **eqn.params)
+            inner = [jax.make_jaxpr(compute)(*(var.aval for var in eqn.invars)).jaxpr]
         for value in inner:
             yield from _flat(value)
         if not inner:

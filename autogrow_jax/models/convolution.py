@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from autogrow_jax import native
+from autogrow_jax.derivatives import make_bilinear
+from autogrow_jax.macs import CANONICAL
 
 DIMENSION_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -54,11 +56,10 @@ def _convolve_undilated(x, kernel, strides, padding):
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """Convolves `x` with `kernel`, both gradients in canonical form.
+    """Convolves `x` with `kernel`, its derivatives of any kind in canonical form too.
 
     Args:
       x: images [N, H, W, C].
@@ -69,30 +70,36 @@ def convolution(
     Returns:
       [N, OH, OW, F] with OH = (H + top + bottom - KH) // strides[0] + 1, and OW likewise.
     """
-    return _convolve_undilated(x, kernel, strides, padding)
+    out = native.output_shape(x.shape, kernel.shape, strides, padding)
+    sizes = x.shape[1:3], kernel.shape[:2], out[1:3]
+    return _primitive.bind(x, kernel, wanted=_OUTPUT, sizes=sizes, strides=strides, padding=padding)
 
 
-def _forward(x, kernel, strides, padding):
-    return _convolve_undilated(x, kernel, strides, padding), (x, kernel)
+# Images, kernel and output: of any two follows the third, each way a derivative of the others.
+_INPUT, _KERNEL, _OUTPUT = range(3)
+# The axis of the first that the second has too, and not the third: N, N, C, C, F, F.
+_SHARED = {(0, 2): -4, (2, 0): -4, (0, 1): -1, (1, 0): -2, (1, 2): -1, (2, 1): -1}
 
 
-def _backward(strides, padding, residuals, g):
-    x, kernel = residuals
+def _compute(a, b, *, wanted, sizes, strides, padding):
+    """What is `wanted` of the other two; `sizes` are height and width of all three."""
+    if wanted == _OUTPUT:
+        return _convolve_undilated(a, b, strides, padding)
     input_padding, kernel_padding = [], []
-    for axis in (0, 1):
-        size, k, out = x.shape[axis + 1], kernel.shape[axis], g.shape[axis + 1]
-        low = padding[axis][0]
-        # Length of `g` once strides[axis] - 1 zeros stand between its entries.
-        spread = (out - 1) * strides[axis] + 1
+    for size, k, out, (low, _), stride in zip(*sizes, padding, strides, strict=True):
+        spread = (out - 1) * stride + 1  # Of the output, stride - 1 zeros between its entries.
         input_padding.append((k - 1 - low, size + low - spread))
         # Rows that no output window reaches are cut away by a negative padding.
         kernel_padding.append((low, k - 1 + spread - size - low))
-    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    if wanted == _KERNEL:
+        return _kernel_gradient(a, b, strides, kernel_padding)
+    flipped = jnp.swapaxes(jnp.flip(a, (0, 1)), 2, 3)
     if strides == (1, 1):
-        grad_x = _convolve_undilated(g, flipped, (1, 1), input_padding)
-    else:
-        grad_x = _convolve(g, flipped, (1, 1), input_padding, lhs_dilation=strides)
-    return grad_x, _kernel_gradient(x, g, strides, kernel_padding)
+        return _convolve_undilated(b, flipped, (1, 1), input_padding)
+    return _convolve(b, flipped, (1, 1), input_padding, lhs_dilation=strides)
+
+
+_primitive = make_bilinear(CANONICAL, _compute, _SHARED, ("sizes", "strides", "padding"))
 
 
 def _kernel_gradient(x, g, strides, padding):
@@ -124,9 +131,6 @@ def _choose_parts(x, g) -> int:
     if min(x.size, g.size) < _LEAST_VALUES or g.shape[1] * g.shape[2] < _LEAST_PIXELS:
         return 1
     return gcd(x.shape[0], _PARTS)
-
-
-convolution.defvjp(_forward, _backward)
 
 
 def why_not_native() -> str:

@@ -22,7 +22,7 @@ from autogrow_jax.models.layers import KERNEL_INITS, XLA, BlockOptions, ConvBN, 
 from autogrow_jax.models.stack import num_slots, run_stack
 
 STEMS = SMALL, IMAGENET = ("small", "imagenet")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Stage(nn.Module):
@@ -77,8 +77,14 @@ class Stage(nn.Module):
 
         def init(key):
             # fold_in, not split: a block starts the same whatever the depth.
-            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_blocks))
-            return jax.vmap(lambda key: block.lazy_init(key, like, False).get(collection, {}))(keys)
+            def one(number):
+                variables = block.lazy_init(jax.random.fold_in(key, number), like, False)
+                return variables.get(collection, {})
+
+            if not num_blocks:  # Not every kind of key can be mapped over none.
+                shapes = jax.eval_shape(one, 0)
+                return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), shapes)
+            return jax.vmap(one)(jnp.arange(num_blocks))
 
         if self.is_initializing():
             if collection == "params":
@@ -184,7 +190,7 @@ def build_network(
       num_classes, image_channels: width of the logits, channels of the images.
       stem: "small" (3x3 convolution) or "imagenet" (7x7 with stride 2, then 3x3 max-pooling with
         stride 2).
-      dtype: of the computation, float32 or bfloat16; what is learnt stays float32.
+      dtype: of the computation, one of `DTYPES`; what is learnt stays float32.
       bn_scale_init, kernel_init, convolution: as of `BlockOptions`.
       remat: keep only the input of each stacked block for the gradient and compute the block
         again; otherwise the outputs of its convolutions are kept too.

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from autogrow_jax.derivatives import PullbackParts, guard, reverse_mode, turns_of
+
 Tree = Any
 BlockFn = Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
 
@@ -50,8 +52,7 @@ def run_stack(
       x: [N, H, W, C].
       depth: number of live slots, at most the capacity; None means all of them, run by
         `lax.scan`, which can be differentiated in any way.
-      empty: makes the buffers of what the gradient needs, (shape, dtype); of dead slots nothing is
-        read.
+      empty: makes buffers, (shape, dtype), for what the gradient needs; dead slots are not read.
 
     Returns:
       The last block's output [N, H, W, C] and the statistics, dead slots left as they were.
@@ -67,80 +68,66 @@ def run_stack(
     return _run_dynamic(block, params, stats, x, jnp.asarray(depth, jnp.int32), empty)
 
 
+_OR = "or give the network its exact depths (autogrow_jax.trees.cut) and no live_depths"
+_NO_FORWARD = f"live_depths allow jax.jvp of jax.grad and no other forward mode: take that, {_OR}"
+_NO_SECOND = f"live_depths allow no reverse mode of a gradient: take jax.jvp of jax.grad, {_OR}"
+
+
+def _where(is_live: jax.Array, new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda a, b: jnp.where(is_live, a.astype(b.dtype), b), new, old)
+
+
 def _run_dynamic(block, params, stats, x, depth, empty):
     def pullback(p, s, x):
         return jax.vjp(lambda p, x: block(p, s, x), p, x, has_aux=True)
 
-    structure = _ResidualStructure(pullback, _read(params, 0), _read(stats, 0), x)
+    structure = PullbackParts(pullback, _read(params, 0), _read(stats, 0), x)
 
-    @jax.custom_vjp
+    @reverse_mode(forward=_NO_FORWARD)
     def run(params, stats, x, depth):
+        turns, all_live = turns_of(depth)
+
         def body(i, carry):
             x, stats = carry
-            y, new_stats = block(_read(params, i), _read(stats, i), x)
-            return y, _write(stats, i, new_stats)
+            old = _read(stats, i)
+            y, new = block(_read(params, i), old, x)
+            is_live = all_live | (i < depth)
+            return jnp.where(is_live, y, x), _write(stats, i, _where(is_live, new, old))
 
-        return lax.fori_loop(0, depth, body, (x, stats))
+        return lax.fori_loop(0, turns, body, (x, stats))
 
     def forward(params, stats, x, depth):
-        capacity = num_slots(params)
+        turns, all_live = turns_of(depth)
 
         def body(i, carry):
             x, stats, saved = carry
-            y, vjp, new_stats = pullback(_read(params, i), _read(stats, i), x)
-            return y, _write(stats, i, new_stats), _write(saved, i, structure.to_save(vjp))
+            old = _read(stats, i)
+            y, vjp, new = pullback(_read(params, i), old, x)
+            is_live = all_live | (i < depth)
+            y, stats = jnp.where(is_live, y, x), _write(stats, i, _where(is_live, new, old))
+            return y, stats, _write(saved, i, structure.to_save(vjp))
 
-        buffers = [empty((capacity, *leaf.shape), leaf.dtype) for leaf in structure.saved]
-        y, new_stats, saved = lax.fori_loop(0, depth, body, (x, stats, buffers))
+        buffers = [empty((num_slots(params), *leaf.shape), leaf.dtype) for leaf in structure.saved]
+        found = lax.fori_loop(0, turns, body, (x, stats, buffers))
+        y, new_stats, saved = guard(found, reverse=_NO_SECOND)
         # The statistics before the step are part of what a block's gradient may read.
         return (y, new_stats), (params, stats, saved, depth)
 
     def backward(residuals, cotangents):
         params, stats, saved, depth = residuals
-        grad_y, _ = cotangents
+        turns, all_live = turns_of(depth)
 
         def body(i, carry):
             grad_x, grads = carry
-            slot = depth - 1 - i
+            slot = turns - 1 - i
             vjp = structure.restore(_read(params, slot), _read(stats, slot), _read(saved, slot))
-            grad_params, grad_x = vjp(grad_x)
+            is_live, none = all_live | (slot < depth), jax.tree.map(jnp.zeros_like, _read(grads, 0))
+            grad_params, grad_x = _where(is_live, vjp(grad_x), (none, grad_x))
             return grad_x, _write(grads, slot, grad_params)
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        grad_x, grads = lax.fori_loop(0, depth, body, (grad_y, zeros))
+        start = cotangents[0], jax.tree.map(jnp.zeros_like, params)
+        grad_x, grads = guard(lax.fori_loop(0, turns, body, start), reverse=_NO_SECOND)
         return grads, jax.tree.map(jnp.zeros_like, stats), grad_x, None
 
     run.defvjp(forward, backward)
     return run(params, stats, x, depth)
-
-
-class _ResidualStructure:
-    """Takes a block's pullback apart into arrays to keep, and puts it together again.
-
-    A pullback that `jax.vjp` returns is a pytree: its leaves are the arrays the gradient needs.
-    Those that are the block's own parameters or statistics are not kept a second time.
-    """
-
-    def __init__(self, pullback, params, stats, x):
-        def leaves_of(params, stats, x):
-            _, vjp, _ = pullback(params, stats, x)
-            leaves, self._treedef = jax.tree.flatten(vjp)
-            inputs = [*jax.tree.leaves(params), *jax.tree.leaves(stats)]
-            # Position among the inputs, or None where the leaf has to be kept.
-            self._source = [
-                next((i for i, given in enumerate(inputs) if given is leaf), None)
-                for leaf in leaves
-            ]
-            return self.to_save(vjp)
-
-        self.saved = jax.eval_shape(leaves_of, params, stats, x)
-
-    def to_save(self, vjp):
-        leaves = zip(jax.tree.leaves(vjp), self._source, strict=True)
-        return [leaf for leaf, source in leaves if source is None]
-
-    def restore(self, params, stats, saved):
-        inputs = [*jax.tree.leaves(params), *jax.tree.leaves(stats)]
-        kept = iter(saved)
-        leaves = [next(kept) if source is None else inputs[source] for source in self._source]
-        return jax.tree.unflatten(self._treedef, leaves)

@@ -6,13 +6,13 @@ those of `lax.conv_general_dilated`; and a value that is not finite reaches all 
 that Winograd's filtering computes together.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.native.targets import call
+from autogrow_jax.derivatives import reverse_mode
+from autogrow_jax.native.targets import NO_FORWARD, call
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -56,7 +56,7 @@ def output_shape(
     return (x[0], *out, kernel[3])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@reverse_mode(2, 3, forward=NO_FORWARD)
 def forward(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> jax.Array:
@@ -72,7 +72,7 @@ def forward(
     return _call("autogrow_forward", shape, x, kernel, strides, padding)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@reverse_mode(2, 3, 4, forward=NO_FORWARD)
 def input_gradient(
     g: jax.Array,
     kernel: jax.Array,
@@ -92,7 +92,7 @@ def input_gradient(
     return _call("autogrow_input_gradient", shape, g, kernel, strides, padding)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@reverse_mode(2, 3, 4, forward=NO_FORWARD)
 def kernel_gradient(
     x: jax.Array,
     g: jax.Array,

@@ -4,16 +4,15 @@ What a convolution reads is normalised while it is read and its statistics are t
 written, so that a layer goes over memory a third as often as its parts would.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from autogrow_jax.derivatives import reverse_mode
 from autogrow_jax.native import convolution
 from autogrow_jax.native.convolution import Padding, geometry, output_shape
-from autogrow_jax.native.targets import call
+from autogrow_jax.native.targets import NO_FORWARD, call
 
 # Of batch normalisation; the custom calls hold the same.
 EPSILON = 1e-5
@@ -25,7 +24,7 @@ def _or_nothing(addend: jax.Array | None) -> jax.Array:
     return jnp.zeros((0,), jnp.float32) if addend is None else addend
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@reverse_mode(5, 6, 7, forward=NO_FORWARD)
 def layer(
     x: jax.Array,
     kernel: jax.Array,
@@ -100,7 +99,7 @@ def _pullback(strides, padding, relu, saved, cotangents):
 layer.defvjp(_train, _pullback)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
+@reverse_mode(7, 8, 9, forward=NO_FORWARD)
 def evaluated_layer(
     x: jax.Array,
     kernel: jax.Array,

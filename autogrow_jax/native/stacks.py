@@ -6,12 +6,12 @@ stays, and normalises what one block hands to the next while it is read.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 
-from autogrow_jax.native.targets import call
+from autogrow_jax.derivatives import reverse_mode
+from autogrow_jax.native.targets import NO_FORWARD, call
 
 
 class StackLayer(NamedTuple):
@@ -50,7 +50,7 @@ def _scratch(x: jax.Array, layers: Layers) -> tuple[int, ...]:
     return (3, *x.shape[:3], max(layer.kernel.shape[4] for layer in layers))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@reverse_mode(3, forward=NO_FORWARD)
 def stack(
     depth: jax.Array, x: jax.Array, layers: Layers, residual: bool
 ) -> tuple[jax.Array, Statistics]:
@@ -98,7 +98,7 @@ def _pullback(residual, saved, cotangents):
 stack.defvjp(_train, _pullback)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@reverse_mode(4, 5, forward=NO_FORWARD)
 def evaluated_stack(
     depth: jax.Array,
     x: jax.Array,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autogrow_jax.derivatives import guard
 from autogrow_jax.native.build import load
 
 _SYMBOLS = {
@@ -25,6 +26,15 @@ _SYMBOLS = {
     "autogrow_stack_gradient": "AutogrowStackGradient",
     "autogrow_evaluated_stack": "AutogrowEvaluatedStack",
 }
+
+NO_FORWARD = (
+    "convolution='native' has no forward mode (jax.jvp, jax.linearize, jax.jacfwd, jax.hessian);"
+    " build the network with convolution='xla', which takes the same variables"
+)
+NO_SECOND = (
+    "convolution='native' has first derivatives only, by reverse mode (jax.grad, jax.vjp); build"
+    " the network with convolution='xla', which takes the same variables"
+)
 
 Shape = tuple[int, ...]
 # A name is registered once, and `cache` lets two threads in.
@@ -61,4 +71,4 @@ def call(target: str, results: Sequence[Shape], *operands: jax.Array, **attribut
         name: np.bool_(value) if isinstance(value, bool) else np.int64(value)
         for name, value in attributes.items()
     }
-    return function(*operands, **typed)
+    return function(*guard(operands, forward=NO_SECOND, reverse=NO_SECOND), **typed)
