@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from autogrow_jax.errors import UserError
+
 Tree = Any
 STACKED = "rest"  # The key under which a stage holds its stacked blocks.
 
@@ -59,6 +61,27 @@ def graft(old: Tree, new: Tree) -> Tree:
         said = "the old tree cannot be grafted into the new one:"
         raise GraftError("\n".join([said, *complaints]))
     return jax.tree.unflatten(treedef, result)
+
+
+def pad(tree: Tree, capacities: tuple[int, ...]) -> Tree:
+    """Makes room, zeros, for so many blocks in each stage, the first among them; `cut` undoes it.
+
+    Dead blocks of zeros stay zeros: decay and momentum leave them, and no norm counts them.
+    """
+
+    def pad_leaf(path, leaf):
+        stage = stage_of(path)
+        if stage is None:
+            return leaf
+        more = capacities[stage] - 1 - leaf.shape[0]
+        if more < 0:
+            raise UserError(
+                f"stage {stage} holds {leaf.shape[0] + 1} blocks, which a capacity of"
+                f" {capacities[stage]} has no room for; give one of at least as many"
+            )
+        return jnp.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(pad_leaf, tree)
 
 
 def cut(tree: Tree, depths: tuple[int, ...]) -> Tree:

@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth import append_block, get_initializer, grow
 from autogrow_jax.macs import CANONICAL
 from autogrow_jax.models import FAMILIES, build_network, layers
 from autogrow_jax.models.convolution import (
@@ -20,6 +21,7 @@ from autogrow_jax.models.convolution import (
     convolution,
     why_not_native,
 )
+from autogrow_jax.trees import cut, pad
 
 _rng = np.random.default_rng(0)
 IMAGES = jnp.asarray(_rng.standard_normal((3, 6, 6, 2)), jnp.float32)
@@ -346,3 +348,43 @@ def test_the_deepest_of_many_says_how_often_the_loop_turns():
     text = str(jax.make_jaxpr(jax.vmap(run))(jnp.asarray([[1, 3], [2, 1]])))
     assert "gather" not in text
     assert "dynamic_slice" in text
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_any_kind_of_random_keys(kind):
+    """A stage of one block too; and a block starts the same whatever the depth."""
+    key = jax.random.key(3, impl=kind)
+    shallow, deep = (
+        jax.jit(_net(depths=depths)[0].init)(key, IMAGES) for depths in ((1, 2), (1, 3))
+    )
+    pair = (net["params"]["stage1"]["rest"]["conv1"]["kernel"] for net in (shallow, deep))
+    np.testing.assert_array_equal(*(kernels[0] for kernels in pair))
+    deeper, grown = grow(_net()[0], shallow, stage=0, key=key)
+    gradients = jax.jit(jax.grad(_loss(deeper, grown)))(grown["params"])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+
+
+def test_nets_grow_in_place_side_by_side():
+    """Each at its own depth; a stage that is full stays as it is, and padding is undone."""
+    roomy, _ = _net("basic3", (1, 3))
+    _, variables = _net("basic3", (1, 2))
+    padded = pad(variables, roomy.depths)
+    jax.tree.map(np.testing.assert_array_equal, cut(padded, (1, 2)), variables)
+    with pytest.raises(UserError, match="no room for"):
+        pad(variables, (1, 1))
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def deepen(key, live):
+        return append_block(roomy, padded, 1, key, get_initializer("gaussian"), live)
+
+    depths = jnp.asarray([[1, 1], [1, 2], [1, 3]])
+    many = jax.jit(jax.vmap(deepen))(keys, depths)
+    for i, (key, live) in enumerate(zip(keys, depths, strict=True)):
+        one = jax.jit(deepen)(key, live)
+        own = jax.tree.map(lambda a, i=i: a[i], many)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), own, one)
+        changed = [
+            bool(np.any(a != b))
+            for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(padded), strict=True)
+        ]
+        assert any(changed) == (i < 2)

@@ -1,6 +1,6 @@
 """When and where to grow, how a new block starts, and the step that grows: pure functions."""
 
-from autogrow_jax.growth.grow import grow, grow_optimizer_state
+from autogrow_jax.growth.grow import append_block, grow, grow_optimizer_state
 from autogrow_jax.growth.initializers import (
     INITIALIZERS,
     Context,
@@ -29,6 +29,7 @@ __all__ = [
     "PolicyArguments",
     "Replay",
     "Rule",
+    "append_block",
     "ask",
     "convergent",
     "deepen",
