@@ -388,3 +388,21 @@ def test_nets_grow_in_place_side_by_side():
             for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(padded), strict=True)
         ]
         assert any(changed) == (i < 2)
+
+
+def test_growth_draws_the_new_block_alone():
+    """And morphism of a plain block, which is written from its input, draws nothing."""
+    network, variables = _net("plain3")
+    key = jax.random.key(0)
+    draws = {
+        name: jax.jit(
+            lambda v, k, x, name=name: grow(network, v, stage=1, key=k, initializer=name, images=x)[
+                1
+            ]
+        )
+        .lower(variables, key, IMAGES)
+        .as_text()
+        .count("call @_uniform")
+        for name in ("default", "morphism")
+    }
+    assert draws == {"default": 1, "morphism": 0}

@@ -140,7 +140,7 @@ def grow(
 
 
 def _check_depths(network: Network, variables: Variables) -> None:
-    """A tree that is too shallow would graft, and leave blocks between as `init` draws them."""
+    """A tree that is too shallow would graft, and leave blocks of zeros between."""
     for path, leaf in jax.tree_util.tree_leaves_with_path({**variables}):
         for stage, depth in enumerate(network.depths):
             if stage_of(path) == stage and leaf.shape[0] != depth - 1:
@@ -154,7 +154,7 @@ def _check_depths(network: Network, variables: Variables) -> None:
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _grow(network, deeper, stage, initializer, variables, key, images, labels, ema):
     like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
-    fresh = deeper.init(jax.random.fold_in(key, 0), like)
+    fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(deeper.init, key, like))
     grafted, ema = graft(variables, fresh), graft(ema, fresh["params"]) if ema else None
     live = jnp.asarray(network.depths, jnp.int32)
     return append_block(deeper, grafted, stage, key, initializer, live, images, labels, ema)
