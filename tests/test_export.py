@@ -145,8 +145,7 @@ def test_a_block_of_ones_own_is_refused_by_pytorch_and_taken_by_the_others(tmp_p
 
     net = make_net(Mine)
     for to in ("torch", "safetensors"):
-        if to == "torch":
-            pytest.importorskip("torch")
+        pytest.importorskip(to)
         with pytest.raises(UserError, match="'mine' has blocks of its own"):
             FORMATS[to].write(net, tmp_path / "net.pt")
     form = FORMATS["npz"]

@@ -151,6 +151,7 @@ def _digits(**overrides):
         "growth.max_epochs": 1,
         "growth.capacity": 2,
         "finetune.epochs": 1,
+        "finetune.front": False,
     }
     row = Row(("a",), "configs/digits_plain3.py", small | overrides, scratch={})
     return expand(Study("A", [Section("S", ("row",), [row])], seeds=(0,)))[0]

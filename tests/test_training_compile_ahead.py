@@ -320,6 +320,7 @@ def _config(**changes):
             "growth.max_epochs": 5,
             "growth.max_depths": (5,),
             "finetune.epochs": 1,
+            "finetune.front": False,
             "log.progress": False,
             **changes,
         }

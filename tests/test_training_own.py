@@ -73,6 +73,7 @@ def _config(**changes):
     config.num_devices = 1
     config.growth.max_epochs = 3
     config.finetune.epochs = 2
+    config.finetune.front = False
     config.log.progress = False
     config.update_from_flattened_dict(changes)
     return config

@@ -136,7 +136,10 @@ def test_what_an_older_run_remembered_is_read():
         depths=(2, 1, 1), capacities=(4, 4, 4), programs=programs, seconds=seconds
     )
     kept = state.to_dict(trainer)
-    assert json.loads(json.dumps(kept)) == older | {"kept": None}
+    assert json.loads(json.dumps(kept)) == older | {
+        **{"kept": None, "candidate": None},
+        **{"candidates": [], "front": []},
+    }
     Clock(state, trainer, time.perf_counter() - 4).update()
     assert 13 <= state.seconds["total"] < 14
     parts = {name: state.seconds[name] for name in ("start", "train", "compile")}

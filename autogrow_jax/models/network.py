@@ -158,7 +158,7 @@ class Network(nn.Module):
             x = nn.relu(stem(x))
         if self.stem == IMAGENET:
             # Zeros are the least behind ReLU; the pool's own padding is lost on the way to ONNX.
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x
 

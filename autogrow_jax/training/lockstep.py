@@ -270,14 +270,22 @@ class SharedFeed(Feed):
     ) -> Trained:
         """As every feed does; a block's pre-training, which others need not share, at once."""
         if mask is not None:
-            self._own = self._own or DeviceFeed(self.dataset, self.recipe, self._programs)
-            return self._own.train_epoch(recipe, state, epoch, progress, mask)
+            return self._alone().train_epoch(recipe, state, epoch, progress, mask)
         request = _Request(self, recipe, state, epoch.depths, "train", epoch)
         return self._lockstep.wait_for(self._index, request)
 
     def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
         request = _Request(self, recipe, variables, depths, part)
-        return self._lockstep.wait_for(self._index, request)
+        sums: Sums = self._lockstep.wait_for(self._index, request)
+        return sums._replace(logits=None)
+
+    def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:
+        """As every feed does, at once: a seed asks when it is over."""
+        return self._alone().predict(recipe, variables, part, depths)
+
+    def _alone(self) -> DeviceFeed:
+        self._own = self._own or DeviceFeed(self.dataset, self.recipe, self._programs)
+        return self._own
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
         train = self.dataset.train
