@@ -30,6 +30,7 @@ import pytest
 from jax.extend.backend import clear_backends
 
 from autogrow_jax import native
+from autogrow_jax.training import loop
 
 # A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -127,3 +128,12 @@ def fixtures_dir() -> Path:
     if not path.is_dir():
         pytest.skip("no recorded fixtures beside the project")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_reports(request):
+    """Leaves out the page at a run's end, a second each, but for files that say so."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("reports") is None:
+            patch.setattr(loop, "report", lambda *given: None)
+        yield

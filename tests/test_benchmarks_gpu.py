@@ -67,6 +67,7 @@ def call(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_or_fails_is_noted_and_the_others_go_on(call, capsys):
     bad, ended, out = call("steps", 2)
     later = ("steps:later", "stopped")
@@ -84,6 +85,7 @@ def test_a_task_that_hangs_or_fails_is_noted_and_the_others_go_on(call, capsys):
     assert capsys.readouterr().out.endswith("\nsteps:later\nsteps:long\n")
 
 
+@pytest.mark.slow
 def test_the_cell_is_stopped_with_the_call_and_goes_on_in_the_next(call):
     for _ in range(2):
         bad, ended, out = call("cell", 0.06)

@@ -20,6 +20,8 @@ from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.report import write_report
 from autogrow_jax.training import load, run
 
+pytestmark = pytest.mark.reports
+
 SECTIONS = {
     *("growth", "cost", "stages", "time", "samples", "confusion", "mistakes", "doubts"),
     *("calibration", "config", "use"),

@@ -243,6 +243,7 @@ def _assert_same_run(workdir, undisturbed):
         _assert_equal(ours.arrays, other.arrays)
 
 
+@pytest.mark.slow
 def test_stopped_after_every_epoch_of_the_front_it_ends_as_if_never_stopped(undisturbed, tmp_path):
     """One start after the other; each trains the epoch again at which the one before stopped."""
     epochs = undisturbed[1].epochs

@@ -14,6 +14,8 @@ from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run, run_seeds
 
+pytestmark = pytest.mark.reports
+
 
 def _by_seed(given):
     """Grows odd seeds by two blocks an epoch and even ones by one, for two epochs."""
@@ -101,6 +103,7 @@ def test_each_seed_leaves_the_files_of_a_run(lockstep, tmp_path):
     assert {path.name for path in (workdir / "seed1").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_stopped_seeds_go_on_where_they_were(lockstep, tmp_path):
     workdir, results = lockstep
     with pytest.raises(KeyboardInterrupt):
@@ -112,6 +115,7 @@ def test_stopped_seeds_go_on_where_they_were(lockstep, tmp_path):
         assert _lines(tmp_path / f"seed{seed}") == _lines(workdir / f"seed{seed}")
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_does_not_end_the_others(tmp_path):
     class Diverges(QuietReporter):
         def end_epoch(self, line):
