@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from autogrow_jax.errors import UserError
 
@@ -79,9 +80,47 @@ def pad(tree: Tree, capacities: tuple[int, ...]) -> Tree:
                 f"stage {stage} holds {leaf.shape[0] + 1} blocks, which a capacity of"
                 f" {capacities[stage]} has no room for; give one of at least as many"
             )
-        return jnp.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1))
+        rows = [(0, more)] + [(0, 0)] * (leaf.ndim - 1)
+        if isinstance(leaf, jax.core.Tracer):
+            return jnp.pad(leaf, rows)
+        return jax.device_put(np.pad(leaf, rows))  # On a device each shape would be a program.
 
     return jax.tree_util.tree_map_with_path(pad_leaf, tree)
+
+
+def check_depths(variables: Tree, depths: tuple[int, ...]) -> None:
+    """Raises UserError where the stages of a network of `depths` hold other numbers of blocks."""
+    # A tree that is too shallow would graft, and leave blocks of zeros between.
+    for path, leaf in jax.tree_util.tree_leaves_with_path({**variables}):
+        for stage, depth in enumerate(depths):
+            if stage_of(path) == stage and leaf.shape[0] != depth - 1:
+                raise UserError(
+                    f"stage {stage} of the network has {depth} blocks, the variables hold"
+                    f" {leaf.shape[0] + 1}; build the network with the depths the variables were"
+                    " made for"
+                )
+
+
+def append(variables: Tree, block: Tree, stage: int) -> Tree:
+    """Puts one block's {"params": ..., ...} behind those of a stage, in a tree of exact depth.
+
+    Leaves lie where those of before did; all others are the very ones that are given.
+    """
+
+    def join(old, new):
+        if isinstance(old, jax.core.Tracer) or isinstance(new, jax.core.Tracer):
+            return jnp.concatenate([old, new[None].astype(old.dtype)])
+        joined = np.concatenate([old, np.asarray(new, old.dtype)[None]])
+        is_placed = isinstance(old, jax.Array) and old.committed
+        # Not `jnp.asarray`, which compiles a program for each shape.
+        return jax.device_put(joined, old.sharding if is_placed else None)
+
+    name, grown = f"stage{stage}", {**variables}
+    for part in block.keys() & variables.keys():
+        tree = variables[part]
+        rest = jax.tree.map(join, tree[name][STACKED], block[part])
+        grown[part] = {**tree, name: {**tree[name], STACKED: rest}}
+    return grown
 
 
 def cut(tree: Tree, depths: tuple[int, ...]) -> Tree:

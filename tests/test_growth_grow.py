@@ -485,3 +485,32 @@ def test_what_an_initializer_may_not_return(registered, change, message):
     name, (network, variables) = registered(start), _seed("narrow_plain3")
     with pytest.raises(UserError, match="initializer 'of_my_own' .*" + message):
         grow(network, variables, stage=0, key=KEY, initializer=name)
+
+
+@pytest.mark.parametrize("initializer", ["gaussian", "morphism", "copy_of_before"])
+def test_further_growths_of_a_stage_compile_nothing(initializer):
+    """The first growth compiles a program; those within its room find it, whatever their depth."""
+    register_initializer("copy_of_before", lambda key, block, context: context.previous)
+    compiled = []
+
+    def listen(name, seconds, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    try:
+        net = build_network("basic3", (1, 1, 1), 10, 1)
+        variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        net, variables = grow(
+            net, variables, stage=1, key=jax.random.key(1), initializer=initializer
+        )
+        keys = list(jax.random.split(jax.random.key(2), 4))
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        for key in keys:
+            net, variables = grow(net, variables, stage=1, key=key, initializer=initializer)
+        assert net.depths == (1, 6, 1)
+        assert compiled == []
+        grow(net, variables, stage=0, key=keys[0], initializer=initializer)
+        assert compiled  # It would have been heard.
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+        del INITIALIZERS["copy_of_before"]

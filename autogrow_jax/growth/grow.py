@@ -1,6 +1,6 @@
 """The growth step: a deeper network, the old variables grafted in, the new block started."""
 
-from functools import partial
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from autogrow_jax import trees
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.initializers import Initializer, Variables, get_initializer
 from autogrow_jax.growth.policy import deepen
 from autogrow_jax.growth.start import check_identity, start_block
 from autogrow_jax.models import Network
 from autogrow_jax.optim import LOSSES, Loss
-from autogrow_jax.trees import STACKED, Tree, graft, stage_of, write_block
+from autogrow_jax.trees import STACKED, Tree, stage_of
 
 
 def append_block(
@@ -39,6 +40,12 @@ def append_block(
       stage, key, images, labels, ema: as for `grow`, which raises the same.
       loss_of: of each image, for initialisers that want a loss.
     """
+    given = images, labels, ema, loss_of
+    block = _start(network, variables, stage, key, initializer, live_depths, *given)
+    return _place(variables, stage, live_depths[stage] - 1, block)
+
+
+def _start(network, variables, stage, key, initializer, live_depths, images, labels, ema, loss_of):
     check_identity(network, initializer)
     slot, name = live_depths[stage] - 1, f"stage{stage}"
     inputs = loss = None
@@ -62,8 +69,10 @@ def append_block(
 
     stages = {part: tree[name] for part, tree in variables.items() if name in tree}
     given = stages, ema[name] if ema else None, inputs, loss
-    block = start_block(network, initializer, stage, live_depths, key, *given)
-    return _place(variables, stage, slot, block)
+    return start_block(network, initializer, stage, live_depths, key, *given)
+
+
+_start_jitted = jax.jit(_start, static_argnums=(0, 2, 4, 9))
 
 
 def check_finite(initializer: str, variables: Variables, stage: int, slot: int) -> None:
@@ -82,7 +91,7 @@ def _place(variables: Variables, stage: int, slot: jax.Array, block: Variables) 
     for part, tree in variables.items():
         if part in block:
             fresh = {**tree, name: {**tree[name], STACKED: block[part]}}
-            placed[part] = write_block(tree, fresh, stage, slot)
+            placed[part] = trees.write_block(tree, fresh, stage, slot)
     return placed
 
 
@@ -130,34 +139,25 @@ def grow(
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")
     if chosen.needs_labels and labels is None:
         raise UserError(f"initializer {initializer!r} trains the block: pass images= and labels=")
-    _check_depths(network, variables)
+    trees.check_depths(variables, network.depths)
     deeper = network.clone(depths=deepen(network.depths, stage))
     data = (images, labels) if needs_images else (None, None)
-    grown = _grow(network, deeper, stage, chosen, {**variables}, key, *data, ema)
+    roomy = network.clone(depths=tuple(max(8, 1 << depth.bit_length()) for depth in network.depths))
+    jax.eval_shape(trees.graft, {**variables}, _shapes(roomy))  # It checks.
+    rooms = trees.pad({**variables}, roomy.depths), trees.pad(ema, roomy.depths) if ema else None
+    live = np.asarray(network.depths, np.int32)
+    given = *data, rooms[1], LOSSES["cross_entropy"]
+    block = _start_jitted(roomy, rooms[0], stage, key, chosen, live, *given)
+    grown = trees.append({**variables}, block, stage)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(grown)):
         check_finite(initializer, grown, stage, network.depths[stage] - 1)
     return deeper, grown
 
 
-def _check_depths(network: Network, variables: Variables) -> None:
-    """A tree that is too shallow would graft, and leave blocks of zeros between."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path({**variables}):
-        for stage, depth in enumerate(network.depths):
-            if stage_of(path) == stage and leaf.shape[0] != depth - 1:
-                raise UserError(
-                    f"stage {stage} of the network has {depth} blocks, the variables hold"
-                    f" {leaf.shape[0] + 1}; build the network with the depths the variables were"
-                    " made for"
-                )
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _grow(network, deeper, stage, initializer, variables, key, images, labels, ema):
-    like = jnp.zeros((1, 32, 32, deeper.image_channels)) if images is None else images[:1]
-    fresh = jax.tree.map(jnp.zeros_like, jax.eval_shape(deeper.init, key, like))
-    grafted, ema = graft(variables, fresh), graft(ema, fresh["params"]) if ema else None
-    live = jnp.asarray(network.depths, jnp.int32)
-    return append_block(deeper, grafted, stage, key, initializer, live, images, labels, ema)
+@cache
+def _shapes(network: Network) -> Any:
+    image = jax.ShapeDtypeStruct((1, 32, 32, network.image_channels), jnp.float32)
+    return jax.eval_shape(network.lazy_init, jax.random.key(0), image)
 
 
 def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, params: Any) -> Any:
@@ -165,4 +165,4 @@ def grow_optimizer_state(optimizer: optax.GradientTransformation, state: Any, pa
 
     Raises GraftError where the state was not made by `optimizer` for the shallower `params`.
     """
-    return graft(state, optimizer.init(params))
+    return trees.graft(state, optimizer.init(params))
