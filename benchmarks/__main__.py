@@ -65,6 +65,12 @@ BENCHMARKS = {
         ("", "--dtype bfloat16"),
         "--depths 1 5 --batch 16 --steps 1 --families plain3",
     ),
+    "by_hand": Benchmark(
+        "init, growth and the first step after it by hand in a fresh process, beside plain Flax",
+        ("",),
+        ("",),
+        "--growths 1 --batch 8",
+    ),
     "compilation_cache": Benchmark(
         "how much of its compile time a second start saves",
         ("",),
