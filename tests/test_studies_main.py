@@ -21,6 +21,7 @@ SMALL = {
     "growth.max_epochs": 1,
     "growth.capacity": 2,
     "finetune.epochs": 1,
+    "finetune.front": False,
 }
 
 
