@@ -27,7 +27,7 @@ from autogrow_jax.settings import (
 )
 
 # Names that say how a run trains and grows, which whoever reads a run does not do.
-_OF_TRAINING = ("growth.policy", "growth.initializer", OWN)
+_OF_TRAINING = (*GIVEN_KEYS.values(), "growth.initializer", OWN)
 
 
 def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Settings:
@@ -35,8 +35,8 @@ def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Set
 
     It is a ConfigDict, nested dicts, or `Settings`; keys left out take their defaults. Of the
     result, depths and maxima are one for each stage, the learning rate is a number, and of settings
-    of one's own there are those of the policy that is chosen. The policy and the initialiser of a
-    run that is only `to_read` need not be registered here. The keys of what the user gives as
+    of one's own there are those of the policy that is chosen. What users registered to train
+    a run by need not be registered here if it is only `to_read`. The keys of what the user gives as
     objects, `own`, say "own".
 
     Raises:

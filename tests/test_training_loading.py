@@ -13,6 +13,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, periodic, register_policy
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
+from autogrow_jax.settings import flatten
 from autogrow_jax.training import load, run
 
 
@@ -122,3 +123,16 @@ def test_a_net_loaded_is_open_to_transformations(finished):
     assert gradient.shape == images.shape
     assert np.abs(gradient).max() > 0
     assert json.loads((workdir / "config.json").read_text()) == loaded.config
+
+
+def test_what_a_run_was_trained_by_need_not_be_registered_to_read_it(finished):
+    """As by who loads it, draws its trajectory or exports it on another machine."""
+    workdir, *_ = finished
+    config = json.loads((workdir / "config.json").read_text())
+    changes = {"loss": "mine", "data.augment": "mine", "optimizer.name": "mine"}
+    changes |= {"finetune.schedule": "mine", "growth.initializer": "mine"}
+    settings = resolve(flatten(config) | changes, to_read=True)
+    assert (settings.loss, settings.optimizer.name) == ("mine", "mine")
+    assert settings.model.depths == (1, 1, 1)
+    with pytest.raises(UserError, match="loss is 'mine'"):
+        resolve(flatten(config) | {"growth.policy": "periodic", "loss": "mine"})

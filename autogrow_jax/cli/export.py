@@ -17,7 +17,6 @@ from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
 from autogrow_jax.models import num_params
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.settings import flatten
 from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
 
@@ -112,7 +111,7 @@ def _find_images(loaded: Loaded) -> tuple[np.ndarray, str]:
     """Images to compare on, and what they are."""
     shape = loaded.known.image_shape
     try:
-        settings = build.resolve(flatten(loaded.config) | {"mode": "evaluate"})
+        settings = build.resolve(loaded.config, to_read=True)
         found = build.load_data(settings, to_train=False).test.images
         if found.shape[1:] == shape:
             return np.array(found[:_IMAGES]), "test images of the run"

@@ -31,7 +31,6 @@ from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
-from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
@@ -216,7 +215,7 @@ def load(
             raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
         saved = read_candidate(there, depths) if depths else store.read(epoch)
     epoch = saved.memory["epoch"]
-    settings = _settings_of_model(config)
+    settings = build.resolve(config, to_read=True)
     if convolution == AUTO:
         was_native = settings.model.convolution == NATIVE and not why_not_native()
         convolution = NATIVE if was_native else XLA
@@ -239,10 +238,3 @@ def load(
         epoch,
         there.root,
     )
-
-
-def _settings_of_model(config: dict[str, Any]) -> Settings:
-    """Settings that are the run's as far as its net goes: nothing else has to be known here."""
-    flat = flatten(config)
-    model = {name: value for name, value in flat.items() if name.startswith("model.")}
-    return build.resolve(model | {"mode": "evaluate"})
