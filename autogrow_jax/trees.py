@@ -80,6 +80,8 @@ def pad(tree: Tree, capacities: tuple[int, ...]) -> Tree:
                 f"stage {stage} holds {leaf.shape[0] + 1} blocks, which a capacity of"
                 f" {capacities[stage]} has no room for; give one of at least as many"
             )
+        if more == 0:
+            return leaf
         rows = [(0, more)] + [(0, 0)] * (leaf.ndim - 1)
         if isinstance(leaf, jax.core.Tracer):
             return jnp.pad(leaf, rows)

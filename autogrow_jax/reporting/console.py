@@ -144,25 +144,19 @@ class ConsoleReporter(Reporter):
             self._bar = None
 
 
-class SeedReporter(Reporter):
+class SeedReporter(ConsoleReporter):
     """A `Reporter` of one seed among several: a line an epoch, with the seed before it."""
 
     def __init__(self, seed: int):
-        self._seed, self._lines = seed, list[Line]()
-
-    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
-        self._lines = list(previous)
-        self.message(title)
+        super().__init__(show_bar=False)
+        self._seed = seed
 
     def end_epoch(self, line: Line) -> None:
         self._lines.append(line)
         self.message(format_epoch(line, best_accuracy(self._lines)))
 
-    def growth(self, before: Sequence[int], after: Sequence[int], initializer: str) -> None:
-        self.message(f"{'':8}{describe_growth(before, after, initializer)}")
-
     def message(self, text: str) -> None:
-        print(f"seed {self._seed}: {printable(text)}", flush=True)
+        super().message(f"seed {self._seed}: {text}")
 
     def end_run(self, result: Line | None = None) -> None:
         if result is not None:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 from autogrow_jax.data import Dataset
 from autogrow_jax.training.feed import DeviceFeed, Epoch, Feed, Progress
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import Depths, TrainState, init_state, pad_state
+from autogrow_jax.training.state import TrainState
 from autogrow_jax.training.step import (
     Mask,
     Recipe,
@@ -24,7 +23,7 @@ from autogrow_jax.training.step import (
     make_evaluate,
     make_train_steps,
 )
-from autogrow_jax.trees import cut
+from autogrow_jax.trees import cut, pad
 
 
 @dataclass
@@ -118,10 +117,8 @@ class _Group:
 
     def __init__(self, feeds: "list[SharedFeed]", programs: Programs):
         self._programs, self._lanes = programs, len(feeds)
-        self._templates: dict[Depths, TrainState] = {}
         at_once = max(feed.recipe.images_evaluated_at_once for feed in feeds)
         self._recipe = feeds[0].recipe._replace(evaluation_batch_size=at_once)
-        self._image_shape = feeds[0].dataset.image_shape
         parts = [(feed, name, part) for feed in feeds for name, part in feed.dataset.parts.items()]
         self._num_rows = max(len(part.labels) for *_, part in parts)
         # Copies of an image may have several labels.
@@ -129,7 +126,7 @@ class _Group:
         _, first, rows = np.unique(
             np.concatenate(pairs), axis=0, return_index=True, return_inverse=True
         )
-        images = np.empty((len(first), *self._image_shape), np.uint8)
+        images = np.empty((len(first), *feeds[0].dataset.image_shape), np.uint8)
         labels = np.empty(len(first), np.int32)
         ends = np.cumsum([len(pair) for pair in pairs])[:-1]
         for (feed, name, part), place in zip(parts, np.split(rows.reshape(-1), ends), strict=True):
@@ -145,7 +142,7 @@ class _Group:
         recipe = self._recipe._replace(network=network)
         make = _make_train if kind == "train" else _make_evaluate
         function = self._programs.make(make, recipe)
-        trees = [self._pad(kind, request, capacities) for request in requests]
+        trees = [pad(request.tree, capacities) for request in requests]
         lanes = [self._describe(request) for request in requests]
         missing = self._lanes - len(lanes)
         trees += trees[:1] * missing
@@ -163,23 +160,6 @@ class _Group:
                 self._programs.seconds - compiled,
                 self._programs.counts[kind] - before,
             )
-
-    def _pad(self, kind: str, request: _Request, capacities: Depths) -> Any:
-        """A seed's state or variables at the capacities that all seeds have in common."""
-        if request.recipe.network.depths == capacities:
-            return request.tree
-        if capacities not in self._templates:
-            network = self._recipe.network.clone(depths=capacities)
-            how = network, self._recipe.transformation()
-            init = partial(
-                init_state, *how, image_shape=self._image_shape, ema=self._recipe.ema > 0
-            )
-            self._templates[capacities] = jax.eval_shape(
-                lambda key: init(key=key), jax.random.key(0)
-            )
-        template = self._templates[capacities]
-        like: Any = template if kind == "train" else template.variables()
-        return jax.device_put(pad_state(request.tree, like))
 
     def _describe(self, request: _Request) -> dict[str, Any]:
         """What the program takes of one seed beside its arrays."""
