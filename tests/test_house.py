@@ -34,6 +34,7 @@ ROOMS = [
     "build",
     "config",
     "reporting",
+    "report",
     "training",
     "trajectory",
     "studies",
@@ -67,7 +68,7 @@ HEAVY = {
     "autogrow_jax.reporting.__main__",
     "autogrow_jax.reporting.drawing",
     "autogrow_jax.reporting.plots",
-    "autogrow_jax.reporting.report",
+    "autogrow_jax.report.page",
     "autogrow_jax.studies.__main__",
     "autogrow_jax.studies.figures",
     "autogrow_jax.studies.tables",
@@ -83,7 +84,9 @@ def _name(path: Path) -> str:
 
 
 def _room(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+    """A command that a folder is, `__main__`, belongs to no room but to those who start things."""
+    inside = module.split(".")[1:]
+    return ("main" if inside[1:] == ["__main__"] else inside[0]) if inside else ""
 
 
 def _imports(node: ast.AST, deep: bool = True) -> list[tuple[str, int]]:

@@ -159,9 +159,8 @@ def conv_general_dilated(
     Raises:
       NotImplementedError: for what none of our blocks uses.
     """
-    dilations = [others.get(f"{side}_dilation") or () for side in ("lhs", "rhs")]
-    grouped = others.get("feature_group_count", 1) != 1
-    dilated = any(step != 1 for steps in dilations for step in steps)
+    steps = *(others.get("lhs_dilation") or ()), *(others.get("rhs_dilation") or ())
+    dilated, grouped = {*steps} - {1}, others.get("feature_group_count", 1) != 1
     if dilated or grouped or isinstance(padding, str) or others.get("precision") is not None:
         raise NotImplementedError(
             "the canonical-form convolution takes explicit padding and neither dilation,"

@@ -154,11 +154,12 @@ class Network(nn.Module):
         if self.family.batch_norm:
             x = ConvBN(self.options, ("stem_conv", "stem_bn"), width, size, stride)(x, train)
         else:
-            stem = conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")
-            x = nn.relu(stem(x))
+            x = nn.relu(conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")(x))
         if self.stem == IMAGENET:
-            # Zeros are the least behind ReLU; the pool's own padding is lost on the way to ONNX.
-            x = jax.lax.pad(x, x.dtype.type(0), ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
+            # Zeros are the least behind ReLU; neither `pad` nor the pool's own gets to ONNX.
+            for axis in (1, 2):
+                edge = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+                x = jnp.concatenate([edge, x, edge], axis)
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x
 

@@ -59,7 +59,7 @@ def _report(given: argparse.Namespace) -> None:
     # which a run that goes on may need all.
     import jax
 
-    from autogrow_jax.reporting.report import write_report
+    from autogrow_jax.report.page import write_report
 
     jax.config.update("jax_platforms", "cpu")
     for path in (*paths, write_report(workdir.root)):

@@ -121,7 +121,7 @@ def report(folder: Workdir, trainer: Trainer, reporter: Reporter) -> None:
     The run is over by then: whatever fails here is told in a line, and that is all.
     """
     # Here, not at the top, as in `plot`.
-    from autogrow_jax.reporting.report import write_report
+    from autogrow_jax.report.page import write_report
 
     own = build.find_augmentation(trainer.settings)
     try:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from autogrow_jax.models.cost import Cost
-from autogrow_jax.reporting.facts import Facts
-from autogrow_jax.reporting.figures import draw_costs
-from autogrow_jax.reporting.markup import Markup, details, paragraph, table, tag
+from autogrow_jax.report.facts import Facts
+from autogrow_jax.report.figures import draw_costs
+from autogrow_jax.report.markup import Markup, details, paragraph, table, tag
 from autogrow_jax.reporting.metrics import growth_events
 from autogrow_jax.reporting.result import format_depths
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import autogrow_jax
-from autogrow_jax.reporting.costs import PHASES, format_flops, share_bar
-from autogrow_jax.reporting.facts import Facts
-from autogrow_jax.reporting.figures import draw_growth_panels, draw_samples
-from autogrow_jax.reporting.markup import (
+from autogrow_jax.report.costs import PHASES, format_flops, share_bar
+from autogrow_jax.report.facts import Facts
+from autogrow_jax.report.figures import draw_growth_panels, draw_samples
+from autogrow_jax.report.markup import (
     Markup,
     details,
     escape,

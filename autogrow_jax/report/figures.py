@@ -16,9 +16,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
 from autogrow_jax.data import Augmentation, Dataset, augment
+from autogrow_jax.report.facts import Passed
+from autogrow_jax.report.markup import Markup, tag
 from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE
-from autogrow_jax.reporting.facts import Passed
-from autogrow_jax.reporting.markup import Markup, tag
 from autogrow_jax.reporting.metrics import Lines
 from autogrow_jax.reporting.plots import figure
 from autogrow_jax.reporting.predictions import Calibration, wilson

@@ -11,13 +11,13 @@ from PIL import Image
 from autogrow_jax.config import default_config
 from autogrow_jax.data import load_dataset
 from autogrow_jax.models import build_network, estimate_cost
+from autogrow_jax.report import page
+from autogrow_jax.report.markup import escape, tag
+from autogrow_jax.report.page import write_report
 from autogrow_jax.reporting import QuietReporter, Workdir
-from autogrow_jax.reporting import report as report_module
 from autogrow_jax.reporting.__main__ import main
-from autogrow_jax.reporting.markup import escape, tag
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.predictions import Predictions
-from autogrow_jax.reporting.report import write_report
 from autogrow_jax.training import load, run
 
 pytestmark = pytest.mark.reports
@@ -241,7 +241,7 @@ def test_a_report_that_fails_is_a_line_and_the_run_ends_well(tmp_path, monkeypat
     def fail(*_):
         raise RuntimeError("no more ink")
 
-    monkeypatch.setattr(report_module, "write_report", fail)
+    monkeypatch.setattr(page, "write_report", fail)
     result = run(_config(**{"mode": "scratch", "finetune.epochs": 1}), tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == result.epochs == 1
     assert "the report could not be written (RuntimeError: no more ink)" in capsys.readouterr().out

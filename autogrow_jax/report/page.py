@@ -7,10 +7,10 @@ later; the data are only needed for the pictures. Nothing in it runs or is fetch
 from pathlib import Path
 
 from autogrow_jax.data import Augmentation, Dataset
-from autogrow_jax.reporting import costs, sections
-from autogrow_jax.reporting.facts import Facts, gather
-from autogrow_jax.reporting.markup import Markup, escape, tag
-from autogrow_jax.reporting.mistakes import show_predictions
+from autogrow_jax.report import costs, sections
+from autogrow_jax.report.facts import Facts, gather
+from autogrow_jax.report.markup import Markup, escape, tag
+from autogrow_jax.report.mistakes import show_predictions
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import replace_file
 

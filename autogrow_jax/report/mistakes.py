@@ -7,9 +7,9 @@ import numpy as np
 
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.facts import Facts
-from autogrow_jax.reporting.figures import draw_calibration, draw_confusion, picture
-from autogrow_jax.reporting.markup import Markup, details, note, paragraph, scrolled, table, tag
+from autogrow_jax.report.facts import Facts
+from autogrow_jax.report.figures import draw_calibration, draw_confusion, picture
+from autogrow_jax.report.markup import Markup, details, note, paragraph, scrolled, table, tag
 from autogrow_jax.reporting.predictions import Predictions
 
 Sections = list[tuple[str, str, object]]
