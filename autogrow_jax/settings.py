@@ -17,12 +17,13 @@ from typing import Any, TypeAlias
 import ml_collections
 from flax import traverse_util
 
+from autogrow_jax import keys
 from autogrow_jax import settings_table as table
 from autogrow_jax.errors import UserError, nearest, show
 from autogrow_jax.growth import POLICIES
+from autogrow_jax.keys import Key
 from autogrow_jax.optim import LOSSES
 from autogrow_jax.own import NOTHING, Own, ask_again
-from autogrow_jax.settings_table import Key
 
 # JAX takes a seed modulo this, so two larger ones could be the same run.
 _SEEDS = 2**32
@@ -30,7 +31,6 @@ _SEEDS = 2**32
 _TOO_LARGE = 10**18
 # The settings of a policy that users registered are `growth.own.POLICY.SETTING`.
 OWN = "growth.own."
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 # What the command line takes for yes and no.
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -40,18 +40,18 @@ class Settings:
     """All keys of a run, checked: `settings.growth.interval` is `config.growth.interval`."""
 
     # fmt: off
-    mode: str = table.choice("grow", ("grow", "scratch", "evaluate"),
+    mode: str = keys.choice("grow", ("grow", "scratch", "evaluate"),
         "grow and fine-tune, train `model.depths` as they are, or test the newest checkpoint")
-    seed: int = table.key(0, f"a whole number from 0 to {_SEEDS - 1}",
-        lambda v: table.is_whole(v) and 0 <= v < _SEEDS, "of all randomness")
-    parallel: str = table.choice("jit", ("jit", "pmap"),
+    seed: int = keys.key(0, f"a whole number from 0 to {_SEEDS - 1}",
+        lambda v: keys.is_whole(v) and 0 <= v < _SEEDS, "of all randomness")
+    parallel: str = keys.choice("jit", ("jit", "pmap"),
         "batch statistics of the whole batch (`jit`) or of each device's part (`pmap`)")
-    num_devices: int = table.whole(0, 0, "", "how many devices to use", "0 means all there are")
-    compilation_cache: str = table.text("",
+    num_devices: int = keys.whole(0, 0, "", "how many devices to use", "0 means all there are")
+    compilation_cache: str = keys.text("",
         "a folder for compiled programs, '' for ~/.cache/autogrow_jax/compiled, or 'none'",
         "where another start finds what was compiled; `''` is where JAX keeps it already, if it"
         " does", free=True)
-    loss: str = table.choice("cross_entropy", LOSSES,
+    loss: str = keys.choice("cross_entropy", LOSSES,
         "what training makes small, for each image; `cross_entropy` of the softmax, in nats")
     # fmt: on
     model: table.Model = field(default_factory=table.Model)
@@ -107,31 +107,10 @@ def all_keys() -> dict[str, Key]:
       UserError: for a default that is no setting, or that its own key does not take.
     """
     return KEYS | {
-        (name := f"{OWN}{policy}.{setting}"): _complete(name, given)
+        (name := f"{OWN}{policy}.{setting}"): keys.complete(name, given)
         for policy in POLICIES
         for setting, given in POLICIES.settings.get(policy, {}).items()
     }
-
-
-def _complete(name: str, given: Any) -> Key:
-    key = given if isinstance(given, Key) else Key(given)
-    default = tuple(key.default) if isinstance(key.default, list) else key.default
-    one = next(iter(default), 0) if isinstance(default, tuple) else default
-    kind = _KINDS.get(type(one), "True or False, a number, a text, or a tuple of one of them")
-    more = f"{kind}, or several" if isinstance(default, tuple) else kind
-
-    def ok(value: Any) -> bool:
-        values = value if isinstance(default, tuple) else (value,)
-        is_kind = isinstance(values, tuple) and all(type(v) is type(one) for v in values)
-        is_finite = is_kind and all(math.isfinite(v) for v in values if isinstance(v, float))
-        is_named = isinstance(key.accepts, str) or value in key.accepts
-        return is_finite and is_named and key.ok(value)
-
-    if name.count(".") != 3 or not name.rpartition(".")[2].isidentifier():
-        raise UserError(f"config.{name} cannot be a key; name it as Python does, without dots")
-    if type(one) not in _KINDS or not ok(default):
-        raise UserError(f"config.{name} starts as {show(default)}; it takes {key.accepts or more}")
-    return key._replace(default=default, accepts=key.accepts or more, ok=ok)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -170,8 +149,8 @@ def _flatten(group: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]
 def named(config: Config) -> dict[str, Any]:
     """The keys that a config sets to another value than their default, {"a.b": value}."""
     # Compared as they are written: the config is not checked yet, and may hold NumPy's arrays.
-    keys, flat = all_keys(), flatten(config).items()
-    return {k: v for k, v in flat if k not in keys or repr(v) != repr(keys[k].default)}
+    known, flat = all_keys(), flatten(config).items()
+    return {k: v for k, v in flat if k not in known or repr(v) != repr(known[k].default)}
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,11 +160,11 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Lines "key: old -> new" for keys that may not change between a run and its resumption."""
-    keys = all_keys()
-    known = {name: key.was for name, key in keys.items()}
-    before, after = (known | flatten(config) for config in (old, new))
+    known = all_keys()
+    filled = {name: key.was for name, key in known.items()}
+    before, after = (filled | flatten(config) for config in (old, new))
     lines = []
-    for name in sorted(name for name in before if name not in keys or not keys[name].free):
+    for name in sorted(name for name in before if name not in known or not known[name].free):
         # JSON knows no tuples.
         was, now = (tuple(v) if isinstance(v, list) else v for v in (before[name], after.get(name)))
         if was != now:
@@ -237,12 +216,12 @@ def check_value(name: str, value: Any) -> Any:
         value = tuple(value)
     several = isinstance(key.default, tuple)
     like = next(iter(key.default), 0) if several else key.default
-    if several and (table.is_whole(value) or type(value) is type(like)):
+    if several and (keys.is_whole(value) or type(value) is type(like)):
         value = (value,)
     if isinstance(like, float | None):
         value = tuple(map(_as_float, value)) if isinstance(value, tuple) else _as_float(value)
     numbers = value if isinstance(value, tuple) else (value,)
-    if any(table.is_whole(number) and abs(number) >= _TOO_LARGE for number in numbers):
+    if any(keys.is_whole(number) and abs(number) >= _TOO_LARGE for number in numbers):
         raise UserError(f"config.{name} is {show(value)}; no number may have more than 18 digits")
     if key.ok(value):
         return value
@@ -253,7 +232,7 @@ def check_value(name: str, value: Any) -> Any:
 
 def _as_float(value: Any) -> Any:
     """A whole number as a float, which one of hundreds of digits is too large for; else `value`."""
-    if not table.is_whole(value):
+    if not keys.is_whole(value):
         return value
     return float(value) if abs(value) < 10**300 else math.inf
 
