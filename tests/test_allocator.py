@@ -54,7 +54,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("what", ["array", "program"])
+@pytest.mark.parametrize("what", ["array", pytest.param("program", marks=pytest.mark.slow)])
 def test_freed_memory_is_used_again(what):
     """Arrays and temporaries of 128 MB."""
     assert _count("keep", what, "25") < 10 < _count("leave", what, "25")
@@ -64,6 +64,7 @@ def test_a_run_from_python_keeps_it_too():
     assert _count("run", "program", "25") < 10
 
 
+@pytest.mark.slow
 def test_a_run_keeps_it_where_jax_was_used_before():
     """As in a notebook; 32 MB. Its threads are there already, and glibc gives them 64 MB each."""
     first = ("program", "23", "array first")

@@ -68,6 +68,7 @@ def _write(folder, line, seed, *, best, phases, depths, is_done, **changes):
         (folder / "result.json").write_text(json.dumps(result))
 
 
+@pytest.mark.slow
 def test_runs_stand_beside_the_papers_numbers(lines, tmp_path, capsys):
     line, root = _find(lines, "mnist_plain3_25"), tmp_path / "poster"
     grown = ["growth"] * 4 + ["finetune"] * 3

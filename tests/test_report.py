@@ -208,9 +208,12 @@ def test_predictions_are_those_of_the_evaluation(grown):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"growth.capacity": 0},
-        {"data.on_device": "no"},
-        {"data.validation": "test", "data.flip": "yes", "data.crop_padding": 0},
+        pytest.param({"growth.capacity": 0}, marks=pytest.mark.slow),
+        pytest.param({"data.on_device": "no"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"data.validation": "test", "data.flip": "yes", "data.crop_padding": 0},
+            marks=pytest.mark.slow,
+        ),
         {"mode": "scratch", "optimizer.ema": 0.5, "data.crop_padding": 0},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),

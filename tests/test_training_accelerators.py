@@ -3,6 +3,7 @@
 No accelerator is needed: a program is lowered for another platform than that it is traced on.
 """
 
+import itertools
 from functools import partial
 from types import SimpleNamespace
 
@@ -70,9 +71,20 @@ def _lower(recipe, platform):
     )
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ["plain3", "basic3"])
+@pytest.mark.parametrize(
+    ("family", "dtype", "exact"),
+    [
+        ("plain3", "float32", False),
+        ("basic3", "bfloat16", True),
+        *(
+            pytest.param(*kind, marks=pytest.mark.slow)
+            for kind in itertools.product(
+                ("plain3", "basic3"), ("float32", "bfloat16"), (False, True)
+            )
+            if kind not in (("plain3", "float32", False), ("basic3", "bfloat16", True))
+        ),
+    ],
+)
 @pytest.mark.parametrize(("platform", "backend"), [("cuda", "gpu"), ("tpu", "tpu")])
 def test_programs_lower_without_what_only_a_cpu_has(
     monkeypatch, platform, backend, family, dtype, exact

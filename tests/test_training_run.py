@@ -210,6 +210,7 @@ def test_diverging_names_epoch_and_step_and_keeps_the_last_checkpoint(tmp_path):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow
 def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
     workdir, _ = undisturbed
     flags = [
