@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -98,9 +99,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     for room in _ROOMS if name in __all__ else ():
-        module = importlib.import_module(f"autogrow_jax.{room}")
-        if hasattr(module, name):
-            return getattr(module, name)
+        found = getattr(importlib.import_module(f"autogrow_jax.{room}"), name, None)
+        # `data.load` is a file of that room, and `load` a function of training.
+        if not isinstance(found, ModuleType | None):
+            return found
     raise AttributeError(f"module 'autogrow_jax' has no attribute {name!r}")
 
 

@@ -188,7 +188,7 @@ def make_schedule(name: str, base_rate: float, policy: str | None = None) -> Sch
     Raises:
       UserError: for an unknown schedule, policy or phase, or a base rate that is not above 0.
 
-    Example:
+    Examples:
       >>> schedule = make_schedule("staircase", 0.1)
       >>> [schedule("finetune", epoch, 4) for epoch in range(4)]
       [0.1, 0.1, 0.01, 0.001]

@@ -93,6 +93,7 @@ def _collect_keys(section: Any, prefix: str = "") -> Iterator[tuple[str, Key]]:
             yield from _collect_keys(part.type, f"{prefix}{part.name}.")
 
 
+# Every key of a config, by its full name.
 KEYS: dict[str, Key] = dict(_collect_keys(Settings))
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 FREE_KEYS = {name for name, key in KEYS.items() if key.free}

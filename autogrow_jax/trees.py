@@ -1,4 +1,4 @@
-"""Trees of the variables of nets of two depths: grafted, cut, one block written; knows no network.
+"""Experimental: trees of the variables of nets of two depths, grafted, cut, one block written.
 
 Leaves are matched by their path, so one rule serves parameters, running statistics and the state of
 any optax chain, whose trees repeat the parameters' names.

@@ -1,12 +1,15 @@
 """What the README and docs/ show is so: their Python runs, their commands, keys and links exist."""
 
 import contextlib
+import importlib.util
+import inspect
 import io
 import re
 from pathlib import Path
 
 import pytest
 
+import autogrow_jax
 from autogrow_jax import training
 from autogrow_jax.cli import COMMANDS
 from autogrow_jax.config import resolve
@@ -21,6 +24,9 @@ from autogrow_jax.settings import check_key
 REGISTRIES = (INITIALIZERS, FAMILIES, POLICIES, LOSSES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+SPEC = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+reference = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(reference)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -66,13 +72,64 @@ def test_the_commands_of_a_page_name_keys_and_files_that_exist(page):
 def test_the_links_of_a_page_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)]+)\)", PAGES[page].read_text()):
         if not link.startswith("http"):
-            file, _, _ = link.partition("#")
-            assert (PAGES[page].parent / file).exists(), link
+            file, _, anchor = link.partition("#")
+            target = PAGES[page].parent / file if file else PAGES[page]
+            assert target.exists(), link
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                slugs = [
+                    re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+                ]
+                assert anchor in slugs, link
 
 
-def test_every_page_is_named_in_the_readme():
-    readme = PAGES["README.md"].read_text()
-    assert [name for name in PAGES if name != "README.md" and f"docs/{name}" not in readme] == []
+def test_every_page_is_named_in_the_readme_and_in_the_site():
+    readme, site = PAGES["README.md"].read_text(), (ROOT / "mkdocs.yml").read_text()
+    pages = [name for name in PAGES if name != "README.md"]
+    assert [name for name in pages if f"docs/{name}" not in readme] == []
+    assert [name for name in pages if f": {name}\n" not in site] == []
+
+
+def test_the_reference_has_every_public_name_and_what_each_is():
+    pages, rooms = reference.write_pages(), reference.list_public()
+    site, everything = (ROOT / "mkdocs.yml").read_text(), "\n".join(pages.values())
+    for door, (module, names) in rooms.items():
+        page = f"reference/{door.partition('.')[0]}.md"
+        assert f"{page}\n" in site
+        for name in names:
+            full = reference.place(module, name)
+            assert re.search(rf"^::: {full}$|{{ #{full} }}$", everything, re.M), full
+            assert re.search(rf"^(::: |## ).*\b{name}\b", pages[page], re.M), full
+            assert reference.describe(module, name), f"{full} does not say what it is"
+    assert set(autogrow_jax.__all__) <= set(
+        re.findall(r"^\| \[`(\w+)`\]", pages["reference/index.md"], re.M)
+    )
+    doors = {
+        path.parent.name
+        for path in (ROOT / "autogrow_jax").glob("*/__init__.py")
+        if "__all__ = " in path.read_text()
+    }
+    assert doors - {"cli"} <= set(rooms)
+
+
+def test_what_the_pages_import_is_in_the_reference():
+    rooms = reference.list_public()
+    for page, path in PAGES.items():
+        code = "\n".join(blocks(path, "python") + blocks(path, "py"))
+        for module, names in re.findall(r"^from autogrow_jax\.([\w.]+) import (.+)$", code, re.M):
+            for name in names.split(", "):
+                assert name in rooms[module][1], f"{page}: {module}.{name}"
+
+
+def test_what_is_experimental_says_so_in_its_docstring_and_in_the_reference():
+    _, _, listed = reference.write_index().partition("## What is experimental")
+    for door, (module, names) in reference.list_public().items():
+        whole = module.__doc__.startswith("Experimental: ")
+        assert (f"all of [`autogrow_jax.{door}`]" in listed) == whole, door
+        for name in names if not whole else ():
+            says = (inspect.getdoc(getattr(module, name)) or "").startswith("Experimental: ")
+            assert (f"- [`{name}`](" in listed) == says, name
+    assert "`run_seeds`" in listed
 
 
 def test_the_excerpt_of_a_run_has_the_columns_of_one():

@@ -1,6 +1,7 @@
 """The house is as it is drawn: rooms in order, doors in one direction, nothing too large."""
 
 import ast
+import importlib
 import pydoc
 import re
 from pathlib import Path
@@ -171,8 +172,11 @@ def test_the_door_of_the_package_has_what_it_names():
         _ = autogrow_jax.gorw
     tree = ast.parse((ROOT / "__init__.py").read_text())
     checked = next(n for n in tree.body if isinstance(n, ast.If) and "CHECK" in ast.dump(n.test))
-    seen = [a.name for n in checked.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    parts = [n for n in checked.body if isinstance(n, ast.ImportFrom)]
+    seen = {alias.name: n.module for n in parts for alias in n.names}
     assert sorted(seen) == sorted(autogrow_jax.__all__)
+    for name, module in seen.items():
+        assert getattr(autogrow_jax, name) is getattr(importlib.import_module(module), name), name
     assert "run(config" in pydoc.render_doc(autogrow_jax, renderer=pydoc.plaintext)
 
 

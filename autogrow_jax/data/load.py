@@ -47,8 +47,8 @@ def load_dataset(
     - "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn": the official files in `directory` or
       a sub-folder of the usual name; where there are none, through TFDS.
     - "tfds:NAME": any image-classification set of TensorFlow Datasets.
-    - "PATH.npz" or "npz:PATH": x_train, y_train[, x_val, y_val][, x_test, y_test]; images uint8 or
-      floats in [0, 1], which are rounded to 8 bits.
+    - "PATH.npz" or "npz:PATH": x_train, y_train, perhaps x_val, y_val and x_test, y_test; images
+      uint8 or floats in [0, 1], which are rounded to 8 bits.
     - "folder:PATH": images, one sub-folder per class, with or without train/, val/, test/ above;
       `data.listing` says more.
 

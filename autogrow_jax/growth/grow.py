@@ -31,7 +31,7 @@ def append_block(
     ema: Tree = None,
     loss_of: Loss = LOSSES["cross_entropy"],
 ) -> Variables:
-    """Starts a block and writes it behind the live ones of a stage; pure, may be jitted.
+    """Experimental: starts a block and writes it behind a stage's live ones; pure, may be jitted.
 
     Args:
       network, variables: have room for the block: of the deeper network, or of a capacity. What

@@ -32,7 +32,7 @@ def lookahead(
     Raises:
       UserError: for a value outside of what is said above.
 
-    Example:
+    Examples:
       >>> policy = lookahead((1, 1), (9, 9), interval=2)
       >>> state = policy.init()
       >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials

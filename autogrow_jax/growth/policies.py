@@ -52,7 +52,7 @@ def periodic(
       UserError: for a value outside of what is said above.
       ValueError: by the policy's `update`, on an accuracy that is not finite.
 
-    Example:
+    Examples:
       >>> policy = periodic(interval=1)
       >>> policy.update(policy.init(), 61.5)[1]
       Decision(action='grow', depths=(2, 1, 1), stages=(0,), best=None, notes={})

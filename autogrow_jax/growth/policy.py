@@ -214,7 +214,7 @@ def replay(
         that the policy needs.
       ValueError: if an accuracy of the growth phase is not finite.
 
-    Example:
+    Examples:
       >>> from autogrow_jax.growth import periodic
       >>> replay(periodic(interval=2), [50.0, 60.0, 61.0, 62.0]).growth
       [(2, (2, 1, 1)), (4, (2, 2, 1))]

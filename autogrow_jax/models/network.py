@@ -21,7 +21,7 @@ from autogrow_jax.models.families import Family, get_family
 from autogrow_jax.models.layers import KERNEL_INITS, XLA, BlockOptions, ConvBN, conv
 from autogrow_jax.models.stack import num_slots, run_stack
 
-STEMS = SMALL, IMAGENET = ("small", "imagenet")
+STEMS = SMALL, IMAGENET = ("small", "imagenet")  # What `stem` takes.
 DTYPES = ("float32", "bfloat16", "float16")
 
 

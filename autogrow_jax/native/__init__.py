@@ -1,4 +1,7 @@
-"""Convolutions in C++ for the CPU, built on first use where there is a compiler."""
+"""Experimental: convolutions in C++ for the CPU, built on first use with the compiler at hand.
+
+A run uses them by itself (docs/native.md); what is here is for layers of one's own.
+"""
 
 from autogrow_jax.native.build import has_to_build, library_name
 from autogrow_jax.native.convolution import (

@@ -32,7 +32,7 @@ def run_seeds(
     reporter: Callable[[int], Reporter] | None = None,
     own: Own = NOTHING,
 ) -> list[Result]:
-    """Trains several seeds of a config in one program on one device, each as `run` would.
+    """Experimental: trains several seeds of a config in one program, each as `run` would.
 
     The results are those of single runs with XLA's convolutions, to rounding. Small nets leave an
     accelerator idle, so several take little longer than one; a CPU has nothing to give away.
