@@ -90,11 +90,13 @@ def make_policy(
     settings: Settings,
     image_shape: tuple[int, int, int] | None = None,
     num_classes: int | None = None,
+    images: int = 0,
 ) -> Policy:
     """The growth policy that settings ask for.
 
     Policies and limits that weigh costs need the images' height, width and channels and the number
-    of classes. Without them such a policy is built and checked, but cannot be begun.
+    of classes. Without them such a policy is built and checked, but cannot be begun. The noise of a
+    gain needs the number of validation `images`; of 0, not known, `growth.noise` counts nothing.
 
     Raises:
       UserError: settings that contradict each other.
@@ -111,7 +113,8 @@ def make_policy(
 
     growth, total = settings.growth, settings.finetune.total_epochs
     own = growth.own.get(growth.policy, {})
-    arguments = PolicyArguments(growth, settings.model.depths, settings.seed, network_cost, own)
+    seeds = settings.model.depths, settings.seed
+    arguments = PolicyArguments(growth, *seeds, network_cost, own, images)
     # An interval under way would take epochs that fine-tuning is promised.
     most = total - settings.finetune.epochs if total and settings.mode == "grow" else 0
     costs = growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency

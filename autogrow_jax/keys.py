@@ -46,7 +46,7 @@ def whole(default: int, least: int, unit: str, help: str, note: str = "", **more
 
 
 def number(
-    default: Any, words: str, help: str, ok: Callable[[float], bool] = lambda v: v >= 0
+    default: Any, words: str, help: str, ok: Callable[[float], bool] = lambda v: v >= 0, **more: Any
 ) -> Any:
     """Of a finite number that `ok` accepts, in words such as "above 0"."""
 
@@ -54,7 +54,7 @@ def number(
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and math.isfinite(value) and ok(value)
 
-    return key(default, f"a number {words}", accepts, help)
+    return key(default, f"a number {words}", accepts, help, **more)
 
 
 def choice(default: str, names: Iterable[str], help: str) -> Any:

@@ -50,6 +50,7 @@ def paper_config(family: str, dataset: str) -> ConfigDict:
     config.growth.interval = 3
     config.growth.window = 100
     config.growth.threshold = 0.05
+    config.growth.noise = 0.0
     config.growth.metric = "max"
     config.growth.max_depths = (200,)
     config.growth.initializer = "gaussian"

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from autogrow_jax.growth import Decision, convergent, periodic, replay
+from autogrow_jax.errors import UserError
+from autogrow_jax.growth import (
+    Decision,
+    convergent,
+    lookahead,
+    periodic,
+    replay,
+    slope,
+    standard_error,
+)
 
 # Hand-worked traces.
 
@@ -75,6 +84,43 @@ def test_a_gain_equal_to_the_threshold_is_no_stall():
     curve = [8.0, 8.5, 9.0, 9.25, 9.25]
     assert replay(periodic(threshold=0.5, **settings), curve).growth_epochs == 4
     assert not replay(periodic(threshold=0.0, **settings), curve).finished
+
+
+def test_a_threshold_may_go_by_the_accuracy():
+    """Asked at the end of an interval, with the accuracy of that epoch."""
+    settings: dict[str, Any] = dict(seed_depths=(1,), max_depths=(9,), interval=1, window=1)
+    curve, seen = [8.0, 8.5, 9.0, 9.25, 9.25], []
+    policy = periodic(threshold=lambda accuracy: seen.append(accuracy) or 0.5, **settings)
+    assert replay(policy, curve) == replay(periodic(threshold=0.5, **settings), curve)
+    assert curve[:4] == [accuracy for accuracy in seen if accuracy]
+    assert replay(periodic(threshold=lambda a: 0.5 if a < 9 else 0.0, **settings), curve) == (
+        replay(periodic(threshold=0.0, **settings), curve)
+    )
+
+
+@pytest.mark.parametrize("make", [periodic, slope, lookahead])
+def test_what_chance_may_give_is_no_gain(make):
+    """Half a point in ten epochs, of 90 %: on 100 images an error is 3 points, on 100,000 0.1."""
+    curve = [89.0 + 0.05 * epoch for epoch in range(60)]
+    few, many = (
+        replay(make(interval=2, window=10, threshold=lambda a, n=n: standard_error(a, n)), curve)
+        for n in (100, 100_000)
+    )
+    assert few.finished and not many.finished
+
+
+def test_convergent_growth_grows_where_the_net_gains_no_more_than_chance_may_give():
+    curve = [89.0 + 0.06 * epoch for epoch in range(60)]
+    assert replay(convergent(interval=4), curve).growth == []
+    steady = replay(convergent(interval=4, threshold=lambda a: standard_error(a, 100)), curve)
+    assert steady.growth == [(8, (2, 1, 1)), (12, (2, 2, 1)), (16, (2, 2, 2))]
+    assert steady.growth_epochs == 20
+
+
+def test_a_threshold_of_an_accuracy_has_to_be_a_number_too():
+    policy = periodic(interval=1, threshold=lambda accuracy: -accuracy)
+    with pytest.raises(UserError, match=r"threshold=-50\.0 must be a finite number of at least 0"):
+        replay(policy, [50.0])
 
 
 @pytest.mark.parametrize("mode", ["all", "sub", "rate"])

@@ -47,6 +47,16 @@ def _run(policy, epochs):
     return said
 
 
+def test_noise_is_that_of_the_validation_images():
+    """Half a point in ten epochs, of 90 %; of no known number of images nothing is noise."""
+    curve = [89.0 + 0.05 * epoch for epoch in range(60)]
+    config = _resolve(noise=1.0, interval=2, window=10)
+    ended = {n: replay(make_policy(config, *IMAGES, n), curve).finished for n in (0, 100, 100_000)}
+    assert ended == {0: False, 100: True, 100_000: False}
+    none = make_policy(_resolve(noise=0.0, interval=2, window=10), *IMAGES, 100)
+    assert not replay(none, curve).finished
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_config_makes_every_policy_it_names(name):
     config = _resolve(policy=name, interval=2, max_epochs=30, max_depths=4)

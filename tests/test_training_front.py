@@ -93,8 +93,8 @@ def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undistu
         assert len(own) == net["finetune_epochs"]
         assert net["stopped"] == (len(own) < 4)
         assert net["validation_accuracy"] == own[-1]["validation_accuracy"]
-        share = net["validation_accuracy"] / 100
-        error = 100 * math.sqrt(share * (1 - share) / images)
+        right = net["validation_accuracy"] / 100 * images + 2  # Two more, and two wrong ones.
+        error = 100 * math.sqrt(right * (images + 4 - right) / (images + 4) ** 3)
         assert net["standard_error"] == pytest.approx(error)
         assert net["milliseconds"] > 0
         assert net["growth_epochs"] == 1 + max(

@@ -10,7 +10,7 @@ from autogrow_jax.growth.initializers import (
 )
 from autogrow_jax.growth.limits import Limits, limited
 from autogrow_jax.growth.lookahead import lookahead
-from autogrow_jax.growth.mechanism import Rule
+from autogrow_jax.growth.mechanism import Rule, standard_error
 from autogrow_jax.growth.policies import convergent, efficiency, gap, periodic, slope
 from autogrow_jax.growth.policy import MEASUREMENTS, Decision, Policy, Replay, ask, deepen, replay
 from autogrow_jax.growth.registry import POLICIES, PolicyArguments, register_policy
@@ -46,4 +46,5 @@ __all__ = [
     "register_policy",
     "replay",
     "slope",
+    "standard_error",
 ]

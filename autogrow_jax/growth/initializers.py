@@ -178,10 +178,7 @@ def _identity_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def trained_by_adam(family: Family, path: tuple[Any, ...]) -> bool:
-    """Whether Adam pre-training changes a parameter of a block: what `Family.identity` names.
-
-    Of residual blocks that is by default the last BN, of plain blocks everything.
-    """
+    """Whether Adam pre-training changes a parameter: what `Family.zeros` names, or else all."""
     names = tuple(key.key for key in path)
     return not family.zeros or any(names[: len(name)] == name for name in family.zeros)
 

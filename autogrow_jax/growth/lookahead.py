@@ -1,7 +1,4 @@
-"""Lookahead growth: periodic growth that tries the next block in each open stage for an epoch.
-
-docs/policies.md has its rules, and a table of what follows when.
-"""
+"""Lookahead growth: periodic, with a trial of each open stage's next block; see docs/policies.md."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,7 +6,7 @@ from typing import Any, ClassVar
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.mechanism import Mechanism, conclude, gain_rule
 from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, named, turn
-from autogrow_jax.growth.policy import Decision, Measured, Policy, State, deepen
+from autogrow_jax.growth.policy import Decision, Measured, Policy, State, Threshold, deepen
 
 
 @named
@@ -18,7 +15,7 @@ def lookahead(
     max_depths: Stages = MOST,
     interval: int = 3,
     window: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     metric: str = "max",
     max_growth_epochs: int = 4000,
 ) -> Policy:
@@ -31,14 +28,6 @@ def lookahead(
 
     Raises:
       UserError: for a value outside of what is said above.
-
-    Examples:
-      >>> policy = lookahead((1, 1), (9, 9), interval=2)
-      >>> state = policy.init()
-      >>> for accuracy in (50.0, 60.0, 61.0, 64.0):  # two epochs, two trials
-      ...     state, decision = policy.update(state, accuracy)
-      >>> decision
-      Decision(action='grow', depths=(1, 2), stages=(1,), best=None, notes={})
     """
     checked = PolicySettings.make("lookahead", locals())
     if checked.interval < 2:
@@ -71,7 +60,7 @@ class _Lookahead(Mechanism):
         left = self.settings.max_growth_epochs - state["epochs"]
         over = left <= 0
         if state["since"] % self.settings.interval == 0:
-            if self.rule.stalled(state["metric"]):
+            if self.stop(self.settings.at(accuracy)).stalled(state["metric"]):
                 self.freeze(state)
             open_stages = turn(self.settings.find_open(state), state["grown"])
             over = over or not open_stages

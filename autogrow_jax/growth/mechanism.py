@@ -3,9 +3,6 @@
 docs/policies.md has the rules, in their order. Two things that are easily done otherwise: periodic
 growth belongs to the end of an interval, so it still happens when that end is the last one allowed;
 convergent growth belongs to the start of the next interval, which then never comes.
-
-Reference: Wen, Yan, Chen, Li, "AutoGrow: Automatic Layer Growing in Deep Convolutional Networks",
-KDD 2020, arXiv 1906.02909.
 """
 
 import math
@@ -33,17 +30,14 @@ class Rule(NamedTuple):
     note: Callable[[list[Any]], dict[str, float]] = lambda history: {}
 
 
-StopRule = Callable[[PolicySettings], Rule]
-
-
 class Mechanism:
     """What happens after an epoch; `update` is pure, other methods change the state's entries."""
 
     # What the state holds beside what every mechanism has.
     more: ClassVar[State] = {"grew": False}  # whether the current interval began with growth
 
-    def __init__(self, settings: PolicySettings, stop: StopRule):
-        self.settings, self.stop, self.rule = settings, stop, stop(settings)
+    def __init__(self, settings: PolicySettings, stop: Callable[[PolicySettings], Rule]):
+        self.settings, self.stop, self.rule = settings, stop, stop(settings.at(0.0))
 
     def init(self) -> State:
         """Returns the state before the first epoch."""
@@ -82,7 +76,7 @@ class Mechanism:
         self.measure(state, accuracy, given)
         if state["epochs"] % settings.interval:
             return conclude(state, False)
-        stalled = self.rule.stalled(state["metric"])
+        stalled = self.stop(settings.at(accuracy)).stalled(state["metric"])
         over = state["epochs"] >= settings.max_growth_epochs
         # The order matters: a stage frozen now must not grow now.
         if stalled and (state["grew"] or not settings.patient):
@@ -131,6 +125,13 @@ def gain_rule(settings: PolicySettings) -> Rule:
         lambda last, accuracy, *_: settings.next_metric(last, accuracy),
         lambda history: settings.gain(history) < settings.threshold,
     )
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """How far an accuracy in percent, on so many images, is off by chance, in points; never 0."""
+    # Agresti and Coull's: the binomial's, with two more that are right and two that are wrong.
+    share = (accuracy / 100 * images + 2) / (images + 4)
+    return 100 * math.sqrt(max(share * (1 - share), 0.0) / (images + 4))
 
 
 def check_accuracy(accuracy: float, kind: str = "validation") -> float:

@@ -35,7 +35,7 @@ class PolicySettings:
     max_depths: Stages = MOST
     interval: int = 3
     window: int = 100
-    threshold: float = 0.05
+    threshold: Any = 0.05  # A `Threshold`; a number where a rule is made.
     metric: str = "max"
     mode: str = "group"
     sub: Stages | None = None
@@ -54,7 +54,7 @@ class PolicySettings:
         check(_whole_numbers, "seed_depths", "max_depths", least=1)
         check(_whole_number, "interval", "window", "max_growth_epochs", least=1)
         check(_whole_number, "seed")
-        check(check_number, "threshold", "rate")
+        check(check_number, "rate", *([] if callable(self.threshold) else ["threshold"]))
         for name, accepted in (("metric", METRICS), ("mode", MODES)):
             if (value := getattr(self, name)) not in accepted:
                 raise UserError(f"{name}={value!r} is unknown{nearest(value, accepted)}")
@@ -73,6 +73,11 @@ class PolicySettings:
         """The same settings, with depths refused that `allowed` refuses beside those before."""
         before = self.allowed
         return dataclasses.replace(self, allowed=lambda d: before(d) and allowed(d))
+
+    def at(self, accuracy: float) -> "PolicySettings":
+        """The same settings, with the threshold that an accuracy has."""
+        given = self.threshold
+        return dataclasses.replace(self, threshold=given(accuracy)) if callable(given) else self
 
     def next_metric(self, last: float | None, accuracy: float) -> float:
         """The metric after one more epoch: "max" so far, or "avg", exponential from 0."""

@@ -8,7 +8,7 @@ from typing import Any
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth.mechanism import Mechanism, Rule, check_accuracy, fitted_gain, gain_rule
 from autogrow_jax.growth.placement import LEAST, MOST, PolicySettings, Stages, check_number, named
-from autogrow_jax.growth.policy import Depths, Measurements, Policy
+from autogrow_jax.growth.policy import Depths, Measurements, Policy, Threshold
 
 
 def periodic(
@@ -16,7 +16,7 @@ def periodic(
     max_depths: Stages = MOST,
     interval: int = 3,
     window: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     metric: str = "max",
     mode: str = "group",
     sub: Stages | None = None,
@@ -36,7 +36,8 @@ def periodic(
       max_depths: the most blocks each stage may have, as many entries as `seed_depths`.
       interval: K, epochs between two growths, at least 1.
       window: J, epochs over which the gain is measured, at least 1 (ImageNet: 30).
-      threshold: tau, accuracy gain in percentage points, at least 0.
+      threshold: tau, accuracy gain in percentage points, at least 0; or a function of the accuracy,
+        such as `lambda a: standard_error(a, 145)` on 145 images: less may be chance.
       metric: "max", the highest accuracy so far, of all depths, or "avg", the exponential average
         (decay 0.95) from 0, not corrected.
       mode: "group", one block in one stage by turns (the paper's); "all", one block in every
@@ -57,11 +58,7 @@ def periodic(
       >>> policy.update(policy.init(), 61.5)[1]
       Decision(action='grow', depths=(2, 1, 1), stages=(0,), best=None, notes={})
     """
-    settings = PolicySettings(
-        "periodic", seed_depths, max_depths, interval, window, threshold, metric, mode, sub, rate,
-        max_growth_epochs, seed,
-    )  # fmt: skip
-    return Mechanism(settings, stop).policy()
+    return Mechanism(PolicySettings.make("periodic", locals()), stop).policy()
 
 
 @named
@@ -69,7 +66,7 @@ def convergent(
     seed_depths: Stages = LEAST,
     max_depths: Stages = MOST,
     interval: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     metric: str = "max",
     mode: str = "group",
     sub: Stages | None = None,
@@ -96,7 +93,7 @@ def slope(
     max_depths: Stages = MOST,
     interval: int = 3,
     window: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     mode: str = "group",
     sub: Stages | None = None,
     rate: float = 0.4,
@@ -106,9 +103,7 @@ def slope(
     """Makes growth like `periodic` that stops by the slope of a line through the whole window.
 
     The run has stalled if `slope * window < threshold`, of the least-squares line through the last
-    `window + 1` accuracies; before there are as many, never. A lucky epoch of p points moves the
-    fitted gain by at most about `6 p / window`, noise of standard deviation s by
-    `s * sqrt(12 / window)`, so a shorter window wants a higher threshold.
+    `window + 1` accuracies; before there are as many, never.
 
     Args:
       all others: as for `periodic`, without `metric`.
@@ -132,7 +127,7 @@ def gap(
     max_gap: float = 5.0,
     interval: int = 3,
     window: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     metric: str = "max",
     mode: str = "group",
     sub: Stages | None = None,
@@ -184,7 +179,7 @@ def efficiency(
     price: float = 0.5,
     interval: int = 3,
     window: int = 100,
-    threshold: float = 0.05,
+    threshold: Threshold = 0.05,
     metric: str = "max",
     mode: str = "group",
     sub: Stages | None = None,

@@ -15,6 +15,7 @@ State = dict[str, Any]
 Depths = tuple[int, ...]
 Measurements = Mapping[str, float]
 Given = Measurements | None
+Threshold = float | Callable[[float], float]  # Points, or accuracy in percent -> points.
 Allowed = Callable[[Depths], bool]
 Action = Literal["train", "grow", "trial", "finetune"]
 # What a run measures in an epoch, beside the accuracy, and a policy may look at.

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.growth.limits import CostFn
 from autogrow_jax.growth.lookahead import lookahead
+from autogrow_jax.growth.mechanism import standard_error
 from autogrow_jax.growth.policies import convergent, efficiency, gap, periodic, slope
-from autogrow_jax.growth.policy import Policy
+from autogrow_jax.growth.policy import Policy, Threshold
 
 
 class PolicyArguments(NamedTuple):
@@ -20,6 +21,7 @@ class PolicyArguments(NamedTuple):
       cost: depths -> the cost of a network of these depths, for `init` and `update`; it raises
         UserError while a config is checked, as the images are not known then.
       settings: the policy's own, that it was registered with, checked: {name: value}.
+      images: that accuracy is measured on; 0 where they are not known.
     """
 
     growth: Any
@@ -27,11 +29,21 @@ class PolicyArguments(NamedTuple):
     seed: int
     cost: CostFn
     settings: Mapping[str, Any] = {}
+    images: int = 0
+
+    @property
+    def threshold(self) -> Threshold:
+        """`growth.threshold`, or of a known number of images `growth.noise` where that is more."""
+        least, images = self.growth.threshold, self.images
+        if not images or not (errors := self.growth.noise):
+            return least
+        return lambda accuracy: max(least, errors * standard_error(accuracy, images))
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""
-        names = ("max_depths", "interval", "window", "threshold", "metric", "mode", "rate")
+        names = ("max_depths", "interval", "window", "metric", "mode", "rate")
         shared = {name: getattr(self.growth, name) for name in names} | {
+            "threshold": self.threshold,
             "seed_depths": self.seed_depths,
             "sub": self.growth.sub or None,
             "max_growth_epochs": self.growth.max_epochs,

@@ -189,8 +189,7 @@ def build_network(
       family: a name in `FAMILIES`, such as "plain3" or "basic4", or that of another network.
       depths: blocks in each stage, at least one each, as many numbers as the family has stages.
       num_classes, image_channels: width of the logits, channels of the images.
-      stem: "small" (3x3 convolution) or "imagenet" (7x7 with stride 2, then 3x3 max-pooling with
-        stride 2).
+      stem: "small" (3x3 convolution) or "imagenet" (7x7, stride 2; 3x3 max-pooling, stride 2).
       dtype: of the computation, one of `DTYPES`; what is learnt stays float32.
       bn_scale_init, kernel_init, convolution: as of `BlockOptions`.
       remat: keep only the input of each stacked block for the gradient and compute the block

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.growth import standard_error
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Reporter, Workdir
 from autogrow_jax.reporting.result import format_count, format_depths
@@ -22,7 +23,6 @@ from autogrow_jax.training.halving import (
     afford,
     find_next,
     recommend,
-    standard_error,
     thin,
 )
 from autogrow_jax.training.run_state import RunState

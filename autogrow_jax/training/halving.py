@@ -4,9 +4,10 @@ Nets are told by their place in lists that are sorted by cost, the cheapest firs
 image forward. Accuracies are on the validation part, in percent.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from autogrow_jax.growth import standard_error
 
 # So many nets at most are kept on the way; seed and last among them.
 MOST = 6
@@ -92,12 +93,6 @@ def _find_dominated(
             found.append((place, max(rivals, key=lambda i: accuracies[i])))
     # Of equals the dearer goes.
     return sorted(found, key=lambda pair: (accuracies[pair[0]], -pair[0]))
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """How far an accuracy in percent, measured on so many images, is off by chance; in points."""
-    share = accuracy / 100
-    return 100 * math.sqrt(max(share * (1 - share), 0.0) / images)
 
 
 def recommend(

@@ -152,7 +152,7 @@ def _train(
         trainer = Trainer(settings, dataset, make_feed)
         opened.callback(trainer.programs.close)
         trainer.seconds |= seconds
-        data = dataset.image_shape, dataset.num_classes
+        data = dataset.image_shape, dataset.num_classes, len(dataset.validation.labels)
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
         state = begin(trainer, store, policy)
         schedule = build.make_schedule(settings, policy)
