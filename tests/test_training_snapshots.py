@@ -12,7 +12,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run
-from autogrow_jax.training.checkpoint import (
+from autogrow_jax.training.snapshots import (
     Snapshot,
     Snapshots,
     read_snapshot,

@@ -15,7 +15,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.models import FAMILIES, BlockOptions, Family, build_network, register_family
 from autogrow_jax.models.blocks import conv
 from autogrow_jax.reporting.workdir import to_json
-from autogrow_jax.training.checkpoint import Snapshot, write_snapshot
+from autogrow_jax.training.snapshots import Snapshot, write_snapshot
 from autogrow_jax.trajectory.__main__ import main
 from autogrow_jax.trajectory.compute import final_depths, labels, read_run
 from autogrow_jax.trajectory.draw import figure

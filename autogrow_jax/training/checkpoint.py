@@ -1,4 +1,4 @@
-"""Weights on disk: checkpoints that a run goes on from, snapshots for pictures of its path.
+"""Checkpoints, which a run goes on from, and how they are told from damaged ones.
 
 A checkpoint holds exact-depth arrays, and beside them all else a run has to remember, as JSON.
 Orbax saves in the background; what a killed process left half written is never taken for one.
@@ -6,45 +6,38 @@ Leaves are saved under their paths rather than as a tree: a zero-length stack (a
 is not saved, which Orbax refuses, and on restoring every path and shape is compared, which Orbax
 does not do.
 
-A snapshot is one .npz file, `snapshots/epoch_000012.npz` after 12 epochs, of plain arrays without
-pickled objects: `epoch`, `depths`, and each leaf of the variables under its path, such as
-`params/stage0/rest/conv1/kernel`. It holds the network as it was trained and evaluated, before the
-growth that may follow, at exact depth, and averaged weights where they are kept: the validation
-loss that metrics.jsonl has for the epoch is that of these arrays.
+Beside what a run remembers stand checksums of it, of the arrays and of the accuracy: of a changed
+byte in an array neither Orbax nor tensorstore says anything.
 """
 
-import io
 import json
 import os
 import re
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import skip_closed_loops
-from autogrow_jax.reporting import replace_file, to_json
-from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.reporting import Workdir, read_result, replace_file, to_json
+from autogrow_jax.training.arrays import Restored, Tree, leaves_by_path
 
-Tree = Any
-_DIGITS = 6  # Of the epoch in the name of a snapshot.
+_SEAL = "checksums"  # Of what a run remembers, the entry that is not the run's.
+_METRIC = "validation_accuracy"
 
 
-class Restored(NamedTuple):
-    """A checkpoint that was read."""
-
-    arrays: dict[str, np.ndarray]  # By path, as saved.
-    memory: dict[str, Any]  # What `save` was given.
+class DamagedError(UserError):
+    """A checkpoint that is not what was saved; names its folder, and what is wrong."""
 
 
 class CheckpointStore:
@@ -55,26 +48,35 @@ class CheckpointStore:
     """
 
     def __init__(self, directory: str | Path, keep: int | None = None):
-        policies = checkpoint_managers.preservation_policy
-        accuracy = itemgetter("validation_accuracy")
-        best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
-        kept = [policies.LatestN(keep or 1), best]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=accuracy,  # The policy decides what stays; this, which `best_step` names.
-            enable_async_checkpointing=True,
-            step_prefix="epoch",
-            read_only=keep is None,
-        )
         self._directory = Path(directory).absolute()
+        kept: dict[str, Any] = {}
         try:
             if keep is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
+                kept = self._keep(keep)
         except OSError as error:
             raise UserError(
                 f"cannot keep checkpoints in {self._directory} ({error.strerror})"
             ) from None
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=True, step_prefix="epoch", read_only=keep is None, **kept
+        )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def _keep(self, keep: int) -> dict[str, Any]:
+        """Orbax's options about which stay; mends the accuracies by which it chooses the best."""
+        for folder in self._directory.glob("epoch_*"):
+            file, accuracy = folder / "metrics" / "metrics", _read_accuracy(folder)
+            if file.exists() and accuracy != _read_number(file):
+                if accuracy is None:
+                    file.unlink()  # A damaged file keeps Orbax from opening any of them.
+                else:
+                    replace_file(file, to_json({_METRIC: accuracy}).encode())
+        policies = checkpoint_managers.preservation_policy
+        best = itemgetter(_METRIC)
+        kept = policies.BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False)
+        both = policies.AnyPreservationPolicy([policies.LatestN(keep), kept])
+        return {"preservation_policy": both, "best_fn": best}
 
     def save(self, epoch: int, tree: Tree, memory: dict[str, Any], accuracy: float) -> None:
         """Starts saving and returns once the arrays, of exact depth, are copied.
@@ -83,38 +85,94 @@ class CheckpointStore:
         `accuracy` of the last epoch in percent decides which is the best.
         OSError where this or an earlier one could not be written; from `wait` and `close` too.
         """
-        arrays = ocp.args.StandardSave({n: leaf for n, leaf in _leaves(tree).items() if leaf.size})
-        args = ocp.args.Composite(arrays=arrays, memory=ocp.args.JsonSave(memory))
+        arrays = {name: leaf for name, leaf in leaves_by_path(tree).items() if leaf.size}
+        accuracy = float(accuracy)
+        sealed = ocp.args.JsonSave(memory | {_SEAL: _seal(arrays, memory, accuracy)})
+        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), memory=sealed)
         with self._as_os_error():
-            self._manager.save(epoch, args=args, metrics={"validation_accuracy": float(accuracy)})
+            self._manager.save(epoch, args=args, metrics={_METRIC: accuracy})
 
     def latest(self) -> int | None:
         """Number of epochs done at the newest checkpoint; None where there is none."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The checkpoint of the highest validation accuracy."""
-        return self._manager.best_step()
+        """The checkpoint of the highest validation accuracy, of equal ones the newest."""
+        found = {epoch: _read_accuracy(self._folder(epoch)) for epoch in self.all_epochs()}
+        known = {epoch: accuracy for epoch, accuracy in found.items() if accuracy is not None}
+        return max(known, key=lambda epoch: (known[epoch], epoch), default=None)
 
     def all_epochs(self) -> list[int]:
         """What is kept, oldest first."""
         return sorted(self._manager.all_steps())
 
     def read(self, epoch: int) -> Restored:
-        """Reads a checkpoint, whatever is in it; a UserError names the folder of a damaged one."""
+        """Reads a checkpoint, whatever is in it; DamagedError where that is not what was saved."""
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore())
         try:
             with skip_closed_loops():
                 restored = self._manager.restore(epoch, args=args)
+            arrays = jax.tree.map(np.asarray, restored["arrays"])
+            memory = dict(restored["memory"])
+            seal = memory.pop(_SEAL, None)  # Those of before there were checksums are believed.
+            if seal is not None and seal != _seal(arrays, memory, seal.get(_METRIC)):
+                raise ValueError("its content does not match its checksums")
         # Orbax, JSON and tensorstore each have their own exceptions.
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"the checkpoint {self._directory / f'epoch_{epoch}'} is damaged"
-                f" ({type(error).__name__}: {reason[:200]}); delete that folder, and the run goes"
-                " on from the one before it"
+            raise DamagedError(
+                f"the checkpoint {self._folder(epoch)} is damaged"
+                f" ({type(error).__name__}: {reason[:200]}); the same command that began the run"
+                " goes on from the one before it"
             ) from error
-        return Restored(jax.tree.map(np.asarray, restored["arrays"]), restored["memory"])
+        return Restored(arrays, memory)
+
+    def read_newest(
+        self,
+        why_not: Callable[[Mapping[str, Any]], str],
+        tell: Callable[[str], None],
+    ) -> Restored | None:
+        """Reads the newest checkpoint that a run can go on from; None where there is none at all.
+
+        Those after it are put aside, as `damaged.epoch_12`, and `tell` says so; nothing is where
+        none is found. `why_not` says of what a run remembers why it cannot go on from there, or "".
+
+        Raises:
+          UserError: there are checkpoints, and of each what is wrong.
+        """
+        passed: dict[int, str] = {}
+        for epoch in reversed(self.all_epochs()):
+            try:
+                restored = self.read(epoch)
+            except DamagedError as error:
+                passed[epoch] = str(error).partition("; ")[0]
+                continue
+            reason = why_not(restored.memory)
+            if not reason:
+                self._put_aside(passed, epoch, tell)
+                return restored
+            passed[epoch] = f"the checkpoint {self._folder(epoch)} cannot be used: {reason}"
+        if passed:
+            raise UserError(
+                f"{'; '.join(passed.values())}; there is no other to go on from, so bring back what"
+                " is missing, or start again in another --workdir"
+            )
+        return None
+
+    def _put_aside(
+        self, passed: Mapping[int, str], chosen: int, tell: Callable[[str], None]
+    ) -> None:
+        for epoch, reason in passed.items():
+            aside = self._directory / f"damaged.epoch_{epoch}"
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                self._folder(epoch).rename(aside)
+            tell(f"{reason}; it is now {aside.name}, and the run goes on from epoch {chosen}")
+        if passed:
+            self._manager.reload()
+
+    def _folder(self, epoch: int) -> Path:
+        return self._directory / f"epoch_{epoch}"
 
     def wait(self) -> None:
         """Returns once everything is on disk."""
@@ -139,6 +197,59 @@ class CheckpointStore:
             raise OSError(code, os.strerror(code), str(self._directory)) from error
 
 
+def read_last(store: CheckpointStore, workdir: Workdir, what_for: str) -> Restored:
+    """Reads the newest checkpoint of a run, which is that of the result where there is one.
+
+    UserError where there is none, it is damaged or another; the way out is to train it again.
+    """
+    latest = store.latest()
+    if latest is None:
+        raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to {what_for}")
+    wanted = read_result(workdir.result).get("epochs") if workdir.result.exists() else latest
+    again = f"delete {workdir.result}, and the same command that began the run makes both again"
+    if wanted not in (None, latest):
+        raise UserError(
+            f"{workdir.result} is of epoch {wanted}, whose checkpoint is gone; the newest is of"
+            f" epoch {latest}: {again}, or load which='best'"
+        )
+    try:
+        return store.read(latest)
+    except DamagedError as error:
+        if not workdir.result.exists():
+            raise
+        raise UserError(f"{str(error).partition('; ')[0]}; {again}") from error
+
+
+def _seal(arrays: Mapping[str, Any], memory: Any, accuracy: float | None) -> dict[str, Any]:
+    """An accuracy, with checksums of arrays by path, and of it and what is remembered."""
+    found = 0
+    for name, leaf in sorted(arrays.items()):
+        array = np.ascontiguousarray(leaf)
+        found = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), found)
+        found = zlib.crc32(array.reshape(-1).view(np.uint8).data, found)
+    text = to_json([memory, accuracy], "memory")
+    return {_METRIC: accuracy, "arrays": found, "memory": zlib.crc32(text.encode())}
+
+
+def _read_accuracy(folder: Path) -> float | None:
+    """The validation accuracy of a checkpoint, in percent; None where nobody knows it any more."""
+    try:
+        memory = json.loads((folder / "memory" / "metadata").read_text())
+        seal = memory.pop(_SEAL)
+        if _seal({}, memory, seal[_METRIC])["memory"] == seal["memory"]:
+            return float(seal[_METRIC])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return _read_number(folder / "metrics" / "metrics")
+
+
+def _read_number(file: Path) -> float | None:
+    try:
+        return float(json.loads(file.read_text())[_METRIC])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def evaluated_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of a saved `TrainState`, what `TrainState.variables` takes: averaged weights if there are."""
     weights = "ema." if any(name.startswith("ema.") for name in arrays) else "params."
@@ -152,7 +263,7 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
     UserError lists the paths that are only here or only there, or differ in shape or dtype.
     """
     found, complaints, leaves = dict(arrays), [], []
-    for name, leaf in _leaves(like).items():
+    for name, leaf in leaves_by_path(like).items():
         if 0 in leaf.shape:
             leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
             continue
@@ -174,116 +285,3 @@ def rebuild(arrays: dict[str, np.ndarray], like: Tree) -> Tree:
             " or channels?\n" + "\n".join(complaints)
         )
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _leaves(tree: Tree) -> dict[str, Any]:
-    return {
-        # Orbax takes "/" for a folder; no name of ours has one.
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def write_arrays(path: Path, tree: Tree, memory: dict[str, Any]) -> None:
-    """Writes a state as one .npz file, whole or not at all: leaves by path, and `memory` as JSON.
-
-    `read_arrays` gives it back as the `Restored` of a checkpoint.
-    """
-    buffer, text = io.BytesIO(), to_json(memory, "memory")
-    leaves: dict[str, Any] = {name: leaf for name, leaf in _leaves(tree).items() if leaf.size}
-    np.savez(buffer, **leaves, memory=np.frombuffer(text.encode(), np.uint8))
-    replace_file(path, buffer.getvalue())
-
-
-def read_arrays(path: Path) -> Restored:
-    """Reads a file of `write_arrays`; UserError where it is missing or damaged."""
-    try:
-        # np.load leaves a file open that it opened itself and could not read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            leaves = dict(arrays.items())
-            memory = json.loads(leaves.pop("memory").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}, the weights of a candidate, is missing or damaged ({error}); bring it back,"
-            " or start the run in another --workdir"
-        ) from error
-    return Restored(leaves, memory)
-
-
-class Snapshot(NamedTuple):
-    """The weights of a run at one time."""
-
-    epoch: int  # Number of epochs done.
-    depths: tuple[int, ...]
-    variables: dict[str, Any]  # {"params": ..., "batch_stats": ...} of arrays at exact depth.
-
-
-class Snapshots:
-    """Keeps the snapshots of one run: before the first epoch, every few epochs, and at the end.
-
-    There are `every` epochs between two; 0 keeps none.
-    """
-
-    def __init__(self, directory: str | os.PathLike[str], every: int):
-        self._directory = Path(directory)
-        self._every = every
-
-    def begin(self, trainer: Trainer, epoch: int) -> None:
-        """Deletes what an earlier start left behind its last checkpoint; keeps the start of a run.
-
-        The epochs after the checkpoint are trained again and leave the same snapshots again, so a
-        run that was killed and resumed has those of one that was not.
-        """
-        for path in snapshot_files(self._directory):
-            if int(path.stem[-_DIGITS:]) > epoch:
-                path.unlink()
-        if epoch == 0:
-            self.after_epoch(trainer, 0)
-
-    def after_epoch(self, trainer: Trainer, epoch: int) -> None:
-        """Keeps the weights after `epoch` epochs, if it is time, before a growth changes them."""
-        if self._every and epoch % self._every == 0:
-            self._write(trainer, epoch)
-
-    def end(self, trainer: Trainer, epoch: int) -> None:
-        """Keeps the last weights of a run, if `after_epoch` did not."""
-        if self._every and epoch % self._every:
-            self._write(trainer, epoch)
-
-    def _write(self, trainer: Trainer, epoch: int) -> None:
-        with trainer.timed("checkpoint"):
-            snapshot = Snapshot(epoch, trainer.depths, trainer.exact_variables())
-            write_snapshot(self._directory, snapshot)
-
-
-def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Path:
-    """Writes a snapshot so that a killed process leaves it whole or not at all; returns the file.
-
-    The directory is made if it is not there. No name in the tree of variables may hold a "/".
-    """
-    arrays: dict[str, Any] = traverse_util.flatten_dict(snapshot.variables, sep="/")
-    buffer, depths = io.BytesIO(), np.asarray(snapshot.depths, np.int64)
-    np.savez(buffer, epoch=np.int64(snapshot.epoch), depths=depths, **arrays)
-    path = Path(directory) / f"epoch_{snapshot.epoch:0{_DIGITS}d}.npz"
-    replace_file(path, buffer.getvalue())
-    return path
-
-
-def snapshot_files(directory: str | os.PathLike[str]) -> list[Path]:
-    """The files of a folder's snapshots, in the order of their epochs; none where it is missing."""
-    return sorted(Path(directory).glob(f"epoch_{'[0-9]' * _DIGITS}.npz"))
-
-
-def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
-    """Reads a file of `snapshot_files`; UserError names one that is missing or damaged."""
-    try:
-        # np.load leaves a file open that it opened itself and could not read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            epoch, depths = int(arrays["epoch"]), tuple(arrays["depths"].tolist())
-            leaves = {name: array for name, array in arrays.items() if "/" in name}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"the snapshot {path} is missing or damaged ({error}); delete it, and the others can"
-            " still be used"
-        ) from error
-    return Snapshot(epoch, depths, traverse_util.unflatten_dict(leaves, sep="/"))

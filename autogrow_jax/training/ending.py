@@ -19,7 +19,12 @@ from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
 from autogrow_jax.settings import Settings
-from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.checkpoint import (
+    CheckpointStore,
+    evaluated_arrays,
+    read_last,
+    rebuild,
+)
 from autogrow_jax.training.programs import EXACT, SHARED
 from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.step import Sums, mean_loss, percent
@@ -162,15 +167,16 @@ def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) 
     """
     content = read_result(workdir.result)
     lacking = [key for key in (*RESULT_KEYS, "image_shape", "num_classes") if key not in content]
-    latest = store.latest()
-    if lacking or latest is None:
-        what = f"lacks {', '.join(lacking)}" if lacking else "is there, but no checkpoint"
-        raise UserError(f"{workdir.result} {what}; delete it, and the same command makes it again")
+    again = "delete it, and the same command makes it again"
+    if lacking:
+        raise UserError(f"{workdir.result} lacks {', '.join(lacking)}; {again}")
+    if store.latest() is None:
+        raise UserError(f"{workdir.result} is there, but no checkpoint; {again}")
     shape, num_classes = content["image_shape"], content["num_classes"]
     network = build.make_network(settings, num_classes, shape[-1], content["depths"])
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
-    variables = rebuild(evaluated_arrays(store.read(latest).arrays), like)
+    variables = rebuild(evaluated_arrays(read_last(store, workdir, "load").arrays), like)
     return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
 
 

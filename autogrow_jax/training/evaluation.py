@@ -22,10 +22,11 @@ from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.settings import Settings, flatten
-from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.checkpoint import CheckpointStore, read_last
 from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.ending import finish
-from autogrow_jax.training.run_state import Clock, resume
+from autogrow_jax.training.run_state import Clock
+from autogrow_jax.training.start import resume
 from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
@@ -107,9 +108,7 @@ def evaluate_run(
     objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
     settings = settle_convolution(build.resolve(own | ours, objects), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
-        latest = store.latest()
-        if latest is None:
-            raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
+        restored = read_last(store, workdir, "evaluate")
         for name in sorted(given.keys() - _OF_EVALUATION):
             if name.startswith("data.") and now[name] != own[name]:
                 reporter.message(
@@ -117,7 +116,7 @@ def evaluate_run(
                 )
         known, dataset = _load(own, settings, read_known(workdir))
         trainer = Trainer(settings, dataset)
-        state = resume(trainer, store, latest, to_train=False)
+        state = resume(trainer, restored, to_train=False)
         clock = Clock(state, trainer, started)
         reporter.message(f"{workdir.root} after {state.epoch} epochs, trained on {known.name}")
         for line in (*dataset.notes, *_describe_overlap(workdir, dataset)):

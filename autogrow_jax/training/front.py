@@ -16,7 +16,8 @@ from autogrow_jax.growth import standard_error
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Reporter, Workdir
 from autogrow_jax.reporting.result import format_count, format_depths
-from autogrow_jax.training.checkpoint import Restored, read_arrays, rebuild, write_arrays
+from autogrow_jax.training.arrays import Restored, read_arrays, write_arrays
+from autogrow_jax.training.checkpoint import rebuild
 from autogrow_jax.training.halving import (
     MOST,
     Stop,
@@ -208,7 +209,7 @@ class Front:
         state.candidates = [found[i] for i in kept]
 
     def _path(self, entry: Mapping[str, Any]) -> Path:
-        return self._folder / f"{format_depths(entry['depths'])}.{entry['saved']:06d}.npz"
+        return _file(self._folder, entry)
 
     def _write(self, entry: dict[str, Any]) -> None:
         entry["saved"] = self._state.epoch
@@ -226,6 +227,16 @@ class Front:
         for name in _TOLD:
             setattr(state, name, entry[name])
         state.evaluated_depths = tuple(entry["evaluated_depths"])
+
+
+def _file(folder: Path, entry: Mapping[str, Any]) -> Path:
+    return folder / f"{format_depths(entry['depths'])}.{entry['saved']:06d}.npz"
+
+
+def find_lacking(folder: Path, memory: Mapping[str, Any]) -> str:
+    """Says which candidate is gone of those that a checkpoint remembers; "" where none is."""
+    files = [_file(folder, entry) for entry in memory.get("candidates", ()) if "saved" in entry]
+    return "".join([f"{file} is gone" for file in files if not file.exists()][:1])
 
 
 def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:

@@ -31,7 +31,12 @@ from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
-from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
+from autogrow_jax.training.checkpoint import (
+    CheckpointStore,
+    evaluated_arrays,
+    read_last,
+    rebuild,
+)
 from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
 from autogrow_jax.training.front import read_candidate
@@ -210,10 +215,11 @@ def load(
     if not there.checkpoints.is_dir():
         raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
     with closing(CheckpointStore(there.checkpoints)) as store:
-        epoch = store.best() if which == "best" else store.latest()
-        if epoch is None:
-            raise UserError(f"{there.root} holds no checkpoint yet; nothing to load")
-        saved = read_candidate(there, depths) if depths else store.read(epoch)
+        best = store.best() if which == "best" and not depths else None
+        if depths:
+            saved = read_candidate(there, depths)
+        else:
+            saved = read_last(store, there, "load") if best is None else store.read(best)
     epoch = saved.memory["epoch"]
     settings = build.resolve(config, to_read=True)
     if convolution == AUTO:

@@ -33,7 +33,7 @@ from autogrow_jax.reporting import (
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
-from autogrow_jax.training.checkpoint import CheckpointStore, Snapshots
+from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished, report
 from autogrow_jax.training.evaluation import evaluate_run, keep_known
@@ -41,7 +41,9 @@ from autogrow_jax.training.feed import MakeFeed, make_feed
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.programs import choose_folder
-from autogrow_jax.training.run_state import Clock, RunState, begin
+from autogrow_jax.training.run_state import Clock, RunState
+from autogrow_jax.training.snapshots import Snapshots
+from autogrow_jax.training.start import begin, find_start
 from autogrow_jax.training.step import mean_loss, percent
 from autogrow_jax.training.trainer import Trainer
 
@@ -154,7 +156,7 @@ def _train(
         trainer.seconds |= seconds
         data = dataset.image_shape, dataset.num_classes, len(dataset.validation.labels)
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
-        state = begin(trainer, store, policy)
+        state = begin(trainer, find_start(workdir, store, reporter.message), policy)
         schedule = build.make_schedule(settings, policy)
         front = Front(trainer, state, workdir.candidates, reporter)
         grower = Grower(trainer, state, policy, reporter, front.keep)

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from autogrow_jax.growth import Policy
 from autogrow_jax.reporting.result import AHEAD
-from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -100,37 +98,3 @@ class Clock:
         state.compilations = dict(Counter(before.compilations) + Counter(programs.counts))
         ahead = Counter(before.compilations_ahead) + Counter(programs.counts_ahead)
         state.compilations_ahead = dict(ahead)
-
-
-def resume(
-    trainer: Trainer, store: CheckpointStore, latest: int, to_train: bool = True
-) -> RunState:
-    """The state of checkpoint `latest`, whose arrays, depths and capacities go to the trainer.
-
-    One that is not to train has no optimiser's state. UserError where the checkpoint is damaged or
-    does not fit the settings.
-    """
-    restored = store.read(latest)
-    if not to_train:
-        arrays = restored.arrays.items()
-        needed = {name: leaf for name, leaf in arrays if not name.startswith("opt_state.")}
-        restored = restored._replace(arrays=needed)
-    depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
-    trainer.restore(rebuild(restored.arrays, trainer.abstract_state(depths)), depths, capacities)
-    return RunState.from_dict(restored.memory)
-
-
-def begin(trainer: Trainer, store: CheckpointStore, policy: Policy | None) -> RunState:
-    """Resumes from the newest checkpoint, or starts a new run; without a policy nothing grows."""
-    latest, compile_ahead = store.latest(), trainer.settings.growth.compile_ahead
-    if latest is not None:
-        state = resume(trainer, store, latest)
-        if compile_ahead:
-            trainer.compile_ahead(grows=state.phase == "growth")
-        return state
-    # First what may refuse the seed network.
-    policy_state = policy.init() if policy else {}
-    if compile_ahead:
-        trainer.compile_ahead(grows=policy is not None)
-    trainer.start()
-    return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)

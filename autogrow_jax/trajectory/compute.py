@@ -17,9 +17,9 @@ from autogrow_jax.reporting.drawing import save_figure
 from autogrow_jax.reporting.metrics import growth_events, path_to, read
 from autogrow_jax.reporting.workdir import Workdir, read_config
 from autogrow_jax.settings import Settings, flatten
-from autogrow_jax.training.checkpoint import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.training.ending import describe_devices, find_versions
 from autogrow_jax.training.evaluation import read_known
+from autogrow_jax.training.snapshots import Snapshot, read_snapshot, snapshot_files
 from autogrow_jax.trajectory.draw import figure
 from autogrow_jax.trajectory.pad import make_pad
 from autogrow_jax.trajectory.plane import (
