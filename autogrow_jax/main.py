@@ -11,6 +11,7 @@ from pathlib import Path
 from autogrow_jax.command_line import Parser, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start
+from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.settings import named, nest
 from autogrow_jax.settings_files import (
     CONFIGS,
@@ -33,10 +34,10 @@ def make_parser() -> Parser:
     """The options of the command, less those of the config."""
     parser = Parser(
         "autogrow train",
-        "Grows a network while it trains, fine-tunes and tests it. The same command again goes on"
-        " where it was stopped, or shows the result.",
+        "Grows a network while it trains, fine-tunes and tests it. The same command again goes on\n"
+        "where it was stopped, or shows the result.",
         more="--config.KEY=VALUE",
-        usage="%(prog)s [--config=FILE] [--workdir=DIR] [--config.KEY=VALUE ...]",
+        usage="%(prog)s [--config=FILE] [--workdir=DIR] [--quiet] [--config.KEY=VALUE ...]",
         epilog=f"{_EXAMPLES}\n{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,6 +46,8 @@ def make_parser() -> Parser:
     folder = "folder of the run: checkpoints, metrics, result, plots (default: runs/CONFIG-NAME)"
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help=shown)
     parser.add_argument("--workdir", metavar="DIR", help=folder)
+    quiet = "print nothing but mistakes; the result is in the folder"
+    parser.add_argument("--quiet", action="store_true", help=quiet)
     return parser
 
 
@@ -75,7 +78,8 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     def work(given: argparse.Namespace) -> None:
         # A key that the file leaves as it is is not asked for; one that is given here is.
         config = nest(named(load_config(given.config)) | given.changes)
-        run(config, given.workdir, started=started)
+        reporter = QuietReporter() if given.quiet else None
+        run(config, given.workdir, reporter=reporter, started=started)
 
     def how_to_go_on(given: argparse.Namespace) -> str:
         return f"the same command goes on from the last checkpoint in {given.workdir}"

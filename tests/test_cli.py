@@ -1,6 +1,7 @@
 """The command `autogrow`: what it says of itself, and that each of its commands is reached."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax import __version__, cli
+from autogrow_jax.cli import completions
 from autogrow_jax.command_line import CONFIGS, STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +124,21 @@ def test_completions_know_commands_options_and_keys(shell, capsys):
         assert word in out
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=out, text=True, check=True)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_completions_take_every_option_of_every_command(command, capsys):
+    tree = completions._make_tree("file", "folder")
+    (commands,) = (action.choices for action in tree._actions if action.dest == "command")
+    assert commands.keys() == cli.COMMANDS.keys()
+    known = {name for action in commands[command]._actions for name in action.option_strings}
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    told = set(re.findall(r"--[a-z][a-z_.-]*", capsys.readouterr().out))
+    assert {name for name in told if not name.startswith("--config.")} <= known
+    if command == "report":
+        (workdir,) = (a for a in commands[command]._actions if a.dest == "folder")
+        assert workdir.complete == "folder"
 
 
 def test_completions_without_their_package_say_so(capsys, monkeypatch):

@@ -54,6 +54,26 @@ def test_predictions_of_the_test_images_are_what_the_run_counted(shapes, tmp_pat
     assert [line.split()[0] for line in lines] == [row["class"] for row in found]
 
 
+@pytest.mark.parametrize("kind", ["json", "csv", "table"])
+def test_an_evaluation_is_written_as_predictions_are(shapes, kind, tmp_path, capsys):
+    workdir, result = shapes
+    given, file = ["evaluate", f"--workdir={workdir}"], tmp_path / f"found.{kind}"
+    assert cli.main([*given, f"--format={kind}", f"--output={file}"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"wrote {file}" in told.err
+    assert "trained on" in told.err
+    text = file.read_text()
+    if kind == "table":
+        assert f"test accuracy        {result.test_accuracy:.2f} %" in text
+        return
+    (found,) = [json.loads(text)] if kind == "json" else rows(text)
+    assert float(found["test_accuracy"]) == result.test_accuracy
+    assert int(found["test_examples"]) == 15
+    depths = list(result.depths) if kind == "json" else "-".join(map(str, result.depths))
+    assert found["depths"] == depths
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_is_told(shapes, tmp_path, capsys):
     workdir, _ = shapes
     images = tmp_path / "new"

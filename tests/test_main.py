@@ -220,6 +220,16 @@ def test_finished_run_shows_its_result_without_its_data(finished, capsys, monkey
     assert not err
 
 
+def test_a_quiet_run_prints_nothing_but_mistakes(finished, capfd):
+    given = [*SMALL, "--quiet"]
+    assert main.main([*given, f"--workdir={finished}"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main.main([*given, f"--workdir={finished}", "--config.seed=7"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+
+
 def test_user_errors_end_with_status_1(finished, capsys):
     assert main.main([f"--workdir={finished}", *SMALL, "--config.seed=5"]) == 1
     err = capsys.readouterr().err

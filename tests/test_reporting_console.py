@@ -2,11 +2,13 @@
 
 import io
 import math
+import os
 import re
 import time
 
 import pytest
 
+from autogrow_jax.reporting import console
 from autogrow_jax.reporting.console import (
     EPOCH_HEADER,
     ConsoleReporter,
@@ -90,6 +92,66 @@ def test_the_bar_shows_rate_and_time_left_on_stderr_only():
     assert "left" in err.getvalue()
     assert "5,120 images/s" in err.getvalue()
     assert "images/s" not in out.getvalue()
+
+
+def _bars(columns, monkeypatch, *, previous=(), epoch, **begun):
+    """What the bar of a terminal of so many columns says, before the epoch and after 3 steps."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+    now = [100.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    err = _Terminal()
+    err.fileno = lambda: 2
+    reporter = ConsoleReporter(stdout=io.StringIO(), stderr=err)
+    reporter.begin_run("run", previous=previous)
+    reporter.begin_epoch(epoch, **begun)
+    now[0] += 3.0
+    reporter.epoch_progress(epoch, 3, 4, images_per_second=5120.0)
+    reporter._bar.refresh()
+    shown = [part.rstrip() for part in err.getvalue().split("\r") if "|" in part]
+    reporter.close()
+    return shown[0], shown[-1]
+
+
+def test_the_bar_shows_depths_best_and_what_is_left_of_the_phase(monkeypatch):
+    begun = {"epoch": 2, "phase": "growth", "depths": (2, 1, 1), "steps": 4, "epochs_left": 11}
+    begun["previous"] = [_line(0, 70.0, seconds=4.0), _line(1, 86.9, seconds=6.0)]
+    first, last = _bars(200, monkeypatch, **begun)
+    assert first.startswith("epoch 2, 2-1-1, best 86.90 %   0% |")
+    assert first.endswith("| 0/4 steps, ? left, growth 00:55+ left")  # Of 5 s each, if not more.
+    assert "| 3/4 steps, " in last
+    assert last.endswith(" left, growth 00:52+ left, 5,120 images/s")
+    begun |= {"phase": "finetune"}
+    assert _bars(200, monkeypatch, **begun)[0].endswith(" left, finetune 00:55 left")
+    begun |= {"epochs_left": None}
+    assert "finetune" not in _bars(200, monkeypatch, **begun)[1]
+
+
+def test_before_any_epoch_has_ended_its_own_steps_tell_what_is_left(monkeypatch):
+    begun = {"epoch": 0, "phase": "scratch", "depths": (2, 1, 1), "steps": 4, "epochs_left": 3}
+    first, last = _bars(200, monkeypatch, **begun)
+    assert first.startswith("epoch 0, 2-1-1   0% |")
+    assert "scratch" not in first
+    assert ", scratch 00:09 left" in last  # An epoch takes 4 s, of which 3 are over.
+
+
+def test_a_narrow_terminal_shows_what_matters_most(monkeypatch):
+    depths = (12, 12, 11, 11)
+    begun = {"epoch": 107, "phase": "growth", "depths": depths, "steps": 4, "epochs_left": 11}
+    begun["previous"] = [_line(106, 86.9, seconds=500.0)]
+    for columns, parts in ((125, ["steps", "images/s"]), (105, ["steps"]), (90, [])):
+        _, last = _bars(columns, monkeypatch, **begun)
+        assert [part for part in ("steps", "images/s") if part in last] == parts
+        assert last.startswith("epoch 107, 12-12-11-11, best 86.90 %  75% |")
+        assert ", growth 1:31:37+ left" in last
+
+
+def test_a_short_epoch_has_no_bar_before_it_begins():
+    err = _Terminal()
+    reporter = ConsoleReporter(stdout=io.StringIO(), stderr=err)
+    for epoch, seconds in enumerate((0.4, 0.6, 0.6)):
+        reporter.begin_epoch(epoch, "growth", (1, 1, 1), 4)
+        reporter.end_epoch(_line(epoch, seconds=seconds))
+    assert [f"epoch {epoch}, 1-1-1" in err.getvalue() for epoch in range(3)] == [True, False, True]
 
 
 @pytest.mark.parametrize("close_with", ["end_epoch", "end_run", "close"])

@@ -15,13 +15,13 @@ import pytest
 from autogrow_jax import config as config_lib
 from autogrow_jax import process as background
 from autogrow_jax.build import load_data
-from autogrow_jax.growth import convergent, periodic
+from autogrow_jax.growth import Decision, Limits, ask, convergent, limited, periodic
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import programs as programs_lib
 from autogrow_jax.training import run
-from autogrow_jax.training.growing import foresee_growths
+from autogrow_jax.training.growing import foresee_end, foresee_growths
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import choose_capacities
 from autogrow_jax.training.trainer import Trainer
@@ -225,6 +225,25 @@ def test_growths_are_foreseen_until_growth_ends():
     given = policy, policy.init(), (1, 1), (1, 1), lambda depths, now: depths, measurements
     foreseen = list(foresee_growths(*given, patience=4))
     assert foreseen == [((2, 1),), ((2, 2),), ((2, 3),)]
+
+
+def test_the_end_of_growth_is_foreseen_where_nothing_gets_better():
+    policy = periodic(seed_depths=(1, 1, 1), interval=2, window=4)
+    state, depths, left = policy.init(), (1, 1, 1), []
+    for accuracy in (50.0, 60.0, 70.0, *[70.0] * 4):
+        state, decision = ask(policy, state, depths, accuracy)
+        known = {"validation_accuracy": accuracy, "seconds": 0.0}
+        left.append(foresee_end(policy, state, decision, depths, known, 1.0))
+        depths = decision.depths
+    assert decision.action == "finetune"
+    assert left[-4:] == [3, 2, 1, 0]
+    # Its clock goes on; a policy that never ends is given up.
+    policy = limited(
+        periodic(seed_depths=(1, 1, 1), interval=2, window=400), Limits(max_seconds=60)
+    )
+    given = policy, policy.init(), Decision("train", (1, 1, 1)), (1, 1, 1), known
+    assert foresee_end(*given, 10.0) == 6
+    assert foresee_end(*given, 0.001) is None
 
 
 def test_no_growth_no_program():

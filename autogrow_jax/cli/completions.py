@@ -8,11 +8,12 @@ from autogrow_jax import main as train
 from autogrow_jax.cli import configs, doctor, evaluate, export, predict
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import __main__ as report
 from autogrow_jax.settings import KEYS
 from autogrow_jax.studies import __main__ as studies
 
 _SHELLS = ("bash", "zsh")
-_FOLDERS = {"workdir", "data_dir", "data"}
+_FOLDERS = {"workdir", "folder", "data_dir", "data"}
 _FILES = {"images", "output", "config", "study"}
 
 
@@ -45,8 +46,6 @@ def _make_tree(file: object, folder: object) -> argparse.ArgumentParser:
     """All commands in one parser; `file` and `folder` are how shtab marks these."""
     root = argparse.ArgumentParser("autogrow", add_help=False)
     commands = root.add_subparsers(dest="command")
-    report = argparse.ArgumentParser(add_help=False)
-    report.add_argument("workdir")
     keys = argparse.ArgumentParser(add_help=False)
     for name, key in KEYS.items():
         choices = None if isinstance(key.accepts, str) else list(key.accepts)
@@ -56,7 +55,7 @@ def _make_tree(file: object, folder: object) -> argparse.ArgumentParser:
         "predict": (predict.make_parser(),),
         "evaluate": (evaluate.make_parser(),),
         "export": (export.make_parser(),),
-        "report": (report,),
+        "report": (report.make_parser(),),
         "studies": (studies.make_parser(), keys),
         "configs": (configs.make_parser(),),
         "doctor": (doctor.make_parser(),),

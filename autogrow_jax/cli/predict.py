@@ -25,7 +25,7 @@ from autogrow_jax.training.programs import choose_folder
 
 Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
 Write = Callable[[str, Answers], None]
-_SUFFIXES = {".csv": "csv", ".json": "json"}
+FORMATS = ("table", "csv", "json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,13 +45,25 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("images", metavar="IMAGE|FOLDER", nargs="+", help="folders are searched at any depth")
     add("--workdir", metavar="DIR", required=True, help="folder of the run")
-    kinds, default = ("table", "csv", "json"), "the ending of --output, else table"
-    add("--format", choices=kinds, help=f"how to write the answers (default: {default})")
-    add("--output", metavar="FILE", type=Path, help="write them there, not to the terminal")
+    add_output(parser, "the answers")
     add("--top", metavar="N", type=int, default=3, help="likeliest classes of each (default: 3)")
     add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
     add("--batch-size", metavar="N", type=int, default=128, help="images at a time (default: 128)")
     return parser
+
+
+def add_output(parser: Parser, what: str) -> None:
+    """Adds the options that say how and where `what` is written."""
+    default = "the ending of --output, else table"
+    how, where = f"how to write {what} (default: {default})", f"write {what} there, not to stdout"
+    parser.add_argument("--format", choices=FORMATS, help=how)
+    parser.add_argument("--output", metavar="FILE", type=Path, help=where)
+
+
+def find_format(output: Path | None) -> str:
+    """The format of `FORMATS` that the ending of a file stands for."""
+    found = output.suffix[1:].lower() if output else ""
+    return found if found in FORMATS else FORMATS[0]
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,12 +85,15 @@ def _predict(given: argparse.Namespace) -> int:
             f"the net takes images of {loaded.known.image_shape[2]} channels, which image files do"
             " not have; give it arrays from Python: autogrow_jax.training.load(DIR).predict(images)"
         )
-    kind = given.format or _SUFFIXES.get(given.output.suffix if given.output else "", "table")
+    kind = given.format or find_format(given.output)
     top = min(given.top, len(loaded.class_names))
     others: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     failed = 0
-    with _open(given.output) as stream, _FORMATS[kind](stream, loaded.class_names, top) as write:
+    with (
+        open_output(given.output) as stream,
+        _WRITERS[kind](stream, loaded.class_names, top) as write,
+    ):
         paths = _find(given.images, others)
         bar = tqdm(disable=None if given.output else True, unit=" images", leave=False)
         for path, found in loaded.predict_files(paths, given.batch_size):
@@ -130,8 +145,8 @@ def _sum_up(
 
 
 @contextmanager
-def _open(output: Path | None) -> Iterator[TextIO]:
-    """Stdout, or a file that is there once it is whole."""
+def open_output(output: Path | None) -> Iterator[TextIO]:
+    """Opens a file that is there once it is whole; None is stdout. UserError if it cannot be."""
     if output is None:
         yield sys.stdout
         return
@@ -187,4 +202,4 @@ def _json(stream: TextIO, class_names: Sequence[str], top: int) -> Iterator[Writ
     stream.write("\n]\n")
 
 
-_FORMATS = {"table": _table, "csv": _csv, "json": _json}
+_WRITERS = {"table": _table, "csv": _csv, "json": _json}

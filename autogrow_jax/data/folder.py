@@ -182,7 +182,8 @@ def _decode(
         return decode_image(path, "L" if grey else "RGB", image_size, ground)
 
     laid: list[Path] = []
-    with tqdm(total=len(headers), desc="decode", disable=len(headers) < _BAR_FROM) as bar:
+    hidden = True if len(headers) < _BAR_FROM else None  # None: but on a terminal.
+    with tqdm(total=len(headers), desc="decode", disable=hidden) as bar:
         for part, folders in listing.parts.items():
             rows = [(path, label) for _, label, files in folders for path in files]
             kept = np.asarray([path in headers for path, _ in rows])

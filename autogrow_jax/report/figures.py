@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from autogrow_jax.data import Augmentation, Dataset, augment
@@ -135,14 +137,48 @@ def draw_costs(
             axes.plot([x], [y], "o", fillstyle="full" if is_whole else "none", ms=5, **color)
             if depths == tuple(recommended):
                 axes.plot([x], [y], "*", color="#f0e442", markeredgecolor="k", ms=11, zorder=5)
-            right = x > (low * high) ** 0.5 if high > 8 * low else x > (low + high) / 2
-            how: dict[str, Any] = {"ha": "right" if right else "left", **color}
-            place = (4 if right else 5, -11)
-            axes.annotate(format_depths(depths), (x, y), place, textcoords="offset points", **how)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:,g} M")
-        axes.margins(0.06, 0.12)
+        axes.margins(0.06, 0.15)
+        _put_names(
+            axes, [(format_depths(depths), x, y) for depths, x, y, *_ in ends], grew, **color
+        )
         axes.set_xlabel("FLOPs of evaluating one image", labelpad=1)
         return inline(axes, "cost", "validation accuracy in percent, against FLOPs for one image")
+
+
+def _put_names(
+    axes: Axes,
+    names: Sequence[tuple[str, float, float]],
+    path: Sequence[tuple[float, float]],
+    **how: Any,
+) -> None:
+    """Writes each name, with the x and y of its point, where it hides least of what is drawn."""
+    axes.autoscale_view()  # Which would come with the drawing, and move all points.
+    points = axes.transData.transform([name[1:] for name in names])
+    corners = axes.transData.transform(path) if path else np.zeros((0, 2))
+    along = np.linspace(0, 1, 50)[:, None, None]
+    way = (corners[:-1] + along * np.diff(corners, axis=0)).reshape(-1, 2)
+    frame, dot = axes.get_window_extent(), axes.figure.dpi / 72
+    taken: list[Bbox] = []
+    for text, x, y in names:
+        label = axes.annotate(
+            text, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", **how
+        )
+        wide = label.get_window_extent().width / dot / 2
+        found = []
+        for up, across in product((-11, 11, -20, 20), (0, 0.8, -0.8)):
+            label.xyann = place = (across * wide, up)
+            box = label.get_window_extent()
+            # The worst first, as lists are compared so.
+            bad = [
+                not (frame.contains(*box.min) and frame.contains(*box.max)),
+                sum(box.overlaps(other) for other in taken),
+                box.padded(3 * dot).count_contains(points),
+                box.count_contains(way) > 0,
+            ]
+            found.append((bad, abs(up), abs(across), place, box))
+        *_, label.xyann, box = min(found, key=lambda each: each[:3])
+        taken.append(box.padded(dot))
 
 
 def data_uri(image: Image.Image) -> str:

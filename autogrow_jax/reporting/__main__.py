@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.console import EPOCH_HEADER, format_epoch
 from autogrow_jax.reporting.metrics import best_accuracy, read
@@ -17,13 +17,32 @@ from autogrow_jax.reporting.workdir import Workdir, read_config
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command on `argv`, by default the process's; returns its exit status."""
+    return run_command(_parse, _report, argv)
+
+
+def make_parser() -> Parser:
+    """The options of the command."""
     parser = Parser(
-        "autogrow_jax.reporting",
-        "Redraws plots/growth.png and report.html of a run and prints result.json.",
+        "autogrow report",
+        "Draws a run's report (report.html) and picture (plots/growth.png) again and prints its"
+        " result.",
+        usage="%(prog)s DIR [--svg]",
+        epilog="example: autogrow report runs/photos",
     )
-    parser.add_argument("workdir", type=Path, help="the workdir of a run, finished or going on")
+    where = "folder of the run, finished or going on; --workdir=DIR says the same"
+    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help=where)
+    parser.add_argument("--workdir", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--svg", action="store_true", help="write plots/growth.svg too")
-    return run_command(parser.read, _report, argv)
+    return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    given = make_parser().read(arguments)
+    named = [folder for folder in (given.folder, given.workdir) if folder is not None]
+    if len(named) != 1:
+        raise UsageError(f"{'two folders are' if named else 'no folder is'} given; name one run's")
+    (given.workdir,) = named
+    return given
 
 
 def _report(given: argparse.Namespace) -> None:

@@ -1,8 +1,11 @@
 """What a person sees of a run in a terminal: one line an epoch, a bar within it, each growth."""
 
 import math
+import os
 import sys
+import time
 from collections.abc import Sequence
+from statistics import median
 from typing import ClassVar, TextIO
 
 from tqdm import tqdm
@@ -17,14 +20,18 @@ EPOCH_HEADER = (
 )
 
 _LINES_PER_HEADER = 50
-_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+# Signs of a bar that is worth its place, and epochs that tell how long the next one takes.
+_BAR_WIDTH, _EPOCHS_TIMED = 10, 5
+# An epoch that is shorter has no bar before it begins.
+_SECONDS_SHOWN = 0.5
 
 
 class Reporter:
     """What the training loop tells about a run while it goes on; to be subclassed.
 
     Every method does nothing here. The order is `begin_run`, then for each epoch `growth` (where
-    the net grew before it), `epoch_progress` any number of times and `end_epoch`, then `end_run`.
+    the net grew before it), `begin_epoch`, `epoch_progress` any number of times and `end_epoch`,
+    then `end_run`.
     `message` may come at any time, and `close` last, also after an exception.
     """
 
@@ -32,6 +39,20 @@ class Reporter:
         """The run that `title` names in a line begins, after the epochs of the lines `previous`.
 
         It will have `num_epochs`, where that is known: a policy may still stop growth.
+        """
+
+    def begin_epoch(
+        self,
+        epoch: int,
+        phase: str,
+        depths: Sequence[int],
+        steps: int,
+        epochs_left: int | None = None,
+    ) -> None:
+        """An epoch of a phase begins, of so many training `steps`, with a net of `depths`.
+
+        `epochs_left` counts what is left of the phase, this epoch included: of "growth" the fewest,
+        as if accuracy rose no more, of a front the most, and None where nobody knows.
         """
 
     def epoch_progress(
@@ -79,6 +100,8 @@ class ConsoleReporter(Reporter):
         self._bar: _Bar | None = None
         self._lines: list[Line] = []
         self._num_shown = 0
+        # Of the running epoch: what begins the bar; phase and epochs that are left of it.
+        self._head, self._phase, self._began = "", ("", 0), 0.0
 
     def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
         self.close()
@@ -89,30 +112,60 @@ class ConsoleReporter(Reporter):
             depths = format_depths(kept_depths(previous)[-1])
             self.message(f"resumed after epoch {previous[-1]['epoch']}, depths {depths}")
 
+    def begin_epoch(
+        self,
+        epoch: int,
+        phase: str,
+        depths: Sequence[int],
+        steps: int,
+        epochs_left: int | None = None,
+    ) -> None:
+        best = best_accuracy(self._lines)
+        known = [format_depths(depths), *([] if math.isnan(best) else [f"best {best:.2f} %"])]
+        self._head, self._phase = f", {', '.join(known)}", (phase, epochs_left or 0)
+        self._began = time.perf_counter()
+        # At once, as the first steps may wait for a compiler; but not to be gone at once.
+        if not self._lines or (self._lines[-1].get("seconds") or 0.0) >= _SECONDS_SHOWN:
+            self.epoch_progress(epoch, 0, steps)
+
     def epoch_progress(
         self, epoch: int, steps_done: int, steps_total: int, images_per_second: float | None = None
     ) -> None:
         if not self._show_bar:
             return
-        rate = "" if images_per_second is None else f"{images_per_second:,.0f} images/s"
-        desc = f"epoch {epoch}"
+        desc = f"epoch {epoch}{self._head}"
+        rate = "" if images_per_second is None else f", {images_per_second:,.0f} images/s"
+        ends = self._tell_phase(steps_done / steps_total), rate
         if self._bar is None or desc != self._bar.desc:
             self.close()
             self._bar = _Bar(
                 # The clock starts now: the steps before count for the bar, not for the time left.
                 initial=steps_done,
                 total=steps_total,
-                postfix=rate,
                 desc=desc,
                 file=self._stderr,
                 leave=False,
                 dynamic_ncols=True,
                 miniters=1,
-                bar_format=_BAR,
+                bar_format=_choose_form(self._stderr, desc, steps_total, *ends),
             )
         else:
-            self._bar.set_postfix_str(rate, refresh=False)
+            self._bar.bar_format = _choose_form(self._stderr, desc, steps_total, *ends)
             self._bar.update(steps_done - self._bar.n)
+
+    def _tell_phase(self, part: float) -> str:
+        """What is left of the phase, in words, where `part` of the epoch is done."""
+        phase, epochs = self._phase
+        if not epochs:
+            return ""
+        spent = time.perf_counter() - self._began
+        lasted = [line["seconds"] for line in self._lines[-_EPOCHS_TIMED:] if line.get("seconds")]
+        if not lasted and not part:
+            return ""
+        each = median(lasted) if lasted else spent / part
+        left = (epochs - 1) * each + max(each - spent, 0.0)
+        more = "+" if phase == "growth" else ""
+        return f", {phase} {tqdm.format_interval(left)}{more} left"
 
     def end_epoch(self, line: Line) -> None:
         self.close()
@@ -187,6 +240,21 @@ def describe_growth(before: Sequence[int], after: Sequence[int], initializer: st
     stages = [str(stage) for stage, (old, new) in enumerate(pairs) if old != new]
     where = f"stage{'' if len(stages) == 1 else 's'} {', '.join(stages)}"
     return f"grew {where}: {format_depths(before)} -> {format_depths(after)} ({initializer})"
+
+
+def _choose_form(stream: TextIO, desc: str, steps: int, phase: str, rate: str) -> str:
+    """Leaves out of the bar what a narrow terminal has no room for, the least of it first."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns or math.inf
+    except (AttributeError, OSError, ValueError):  # No terminal, and no file perhaps.
+        width = math.inf
+    counts, digits = "{n_fmt}/{total_fmt} steps, ", 2 * len(str(steps)) + 9
+    needed = len(f"{desc} 100% ||  00:00 left{phase}") + _BAR_WIDTH
+    if needed + digits + len(rate) > width:
+        rate = ""
+    if needed + digits > width:
+        counts = ""
+    return f"{{desc}} {{percentage:3.0f}}% |{{bar}}| {counts}{{remaining}} left{phase}{rate}"
 
 
 class _Bar(tqdm):

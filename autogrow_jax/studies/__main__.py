@@ -145,7 +145,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def make_parser() -> Parser:
     """The options of the command, less those of the config."""
     parser = Parser(
-        "autogrow_jax.studies",
+        "autogrow studies",
         "Runs what is missing of a study, each run in a process of its own, and writes its table"
         " (text, Markdown, CSV, JSON) and figures. The same command again goes on.",
         more="--config.KEY=VALUE",

@@ -14,6 +14,9 @@ from autogrow_jax.training.run_state import RunState
 from autogrow_jax.training.state import Depths, TrainState
 from autogrow_jax.training.trainer import Trainer
 
+# Epochs that are looked ahead for the end of growth.
+_FORESEEN = 500
+
 
 class Trial(NamedTuple):
     """A net that was tried: which stage gained a block, and the line of metrics.jsonl on it."""
@@ -117,6 +120,8 @@ class Grower:
         self._policy, self._reporter = policy, reporter
         self._trials: Trials | None = None
         self._foreseen_from: Any = None
+        # Of growth, with the next: the fewest there can be. None where that is not known.
+        self.epochs_left: int | None = None
 
     @property
     def in_trials(self) -> bool:
@@ -146,6 +151,10 @@ class Grower:
         accuracy = line["validation_accuracy"]
         state.policy, decision = ask(self._policy, state.policy, kept, accuracy, measurements)
         line |= {"notes": decision.notes} if decision.notes else {}
+        if self._trainer.settings.log.progress and self._policy.foreseeable:
+            known = {**measurements, "validation_accuracy": accuracy}
+            given = self._policy, state.policy, decision, kept, known, line["seconds"]
+            self.epochs_left = foresee_end(*given)
         return decision
 
     def follow(self, decision: Decision | None, line: dict[str, Any]) -> None:
@@ -211,6 +220,28 @@ class Grower:
         epoch, initializer = self._state.epoch, self._trainer.settings.growth.initializer
         self._state.growth += [{"epoch": epoch, "stage": s, "depths": list(d)} for s, d in grown]
         self._reporter.growth(before, self._trainer.depths, initializer)
+
+
+def foresee_end(
+    policy: Policy,
+    state: dict[str, Any],
+    decision: Decision,
+    depths: Depths,
+    measurements: Mapping[str, float],
+    seconds: float,
+) -> int | None:
+    """Foresees how many epochs of growth are left, each of `seconds`, if nothing else changes.
+
+    None where they are `_FORESEEN` and no end. `decision` was the last, on a net of `depths`.
+    """
+    measured = dict(measurements)
+    for epochs in range(_FORESEEN):
+        if decision.action == "finetune":
+            return epochs
+        depths = depths if decision.action == "trial" else decision.depths
+        measured["seconds"] += seconds
+        state, decision = ask(policy, state, depths, measured["validation_accuracy"], measured)
+    return None
 
 
 def foresee_growths(

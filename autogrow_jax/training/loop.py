@@ -189,6 +189,9 @@ def _train(
                 stop_if_signalled()
                 length = settings.finetune.length(state.phase_start)
                 how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
+                left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
+                shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
+                reporter.begin_epoch(state.epoch, *shown)
                 line, measured = run_epoch(trainer, state, clock, reporter, *how)
                 decision = grower.decide(line, measured)
                 metrics.write(line)

@@ -51,6 +51,12 @@ class RunState:
             return len(self.candidates[self.candidate]["curve"])
         return self.epoch - self.phase_start
 
+    def epochs_left(self, length: int) -> int:
+        """Epochs that are left where `length` follow growth; of a front the most."""
+        if self.candidate is not None:
+            return sum(length - len(entry["curve"]) for entry in self.candidates)
+        return length - self.epoch_of_phase
+
     def is_over(self, length: int) -> bool:
         """Whether nothing is left to train, where `length` epochs follow growth."""
         if self.phase == "growth" or self.candidate is not None:
