@@ -169,6 +169,7 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
         "validation",
         "validation_fraction",
         "fraction",
+        "classes",
         "image_size",
         "layout",
         "background",

@@ -53,6 +53,9 @@ class Settings:
         " does", free=True)
     loss: str = keys.choice("cross_entropy", LOSSES,
         "what training makes small, for each image; `cross_entropy` of the softmax, in nats")
+    init_from: str = keys.text("", "the workdir of a finished run",
+        "start from the net that it found, of the same family, on the same or other images: its"
+        " depths are where growth starts, classes of the same name keep their outputs")
     # fmt: on
     model: table.Model = field(default_factory=table.Model)
     data: table.Data = field(default_factory=table.Data)

@@ -56,7 +56,7 @@ def fill_in(values: dict[str, Any]) -> None:
 # What an optimiser of the user's own does not take from the config.
 _OF_OURS = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 # What was decided when a data set was made.
-_OF_SETS = ("validation_fraction", "fraction", "image_size")
+_OF_SETS = ("validation_fraction", "fraction", "classes", "image_size")
 
 
 def fill_in_own(values: dict[str, Any], own: Own) -> None:

@@ -77,6 +77,8 @@ class Data:
         is_validation,
         "the images that steer growth; a fraction is taken even where the set has validation"
         " images")
+    classes: str = text("", "names of at least two classes with commas between; none means all",
+        "the classes whose images are used, such as '0,1,2,3,4' of `digits`")
     validation_fraction: float = number(0.1, "between 0 and 1",
         "part of train that `held-out` takes, where the set has no validation images",
         lambda v: 0 < v < 1)

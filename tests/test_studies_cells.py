@@ -81,6 +81,30 @@ def test_a_baseline_trains_the_net_that_was_found():
     assert found["model"]["family"] == cells[0].settings["model"]["family"]
 
 
+def test_a_row_can_start_from_the_net_of_another_seed_by_seed(tmp_path):
+    start = Row(("before",), DIGITS, {"data.classes": "0,1"})
+    row = Row(("after",), DIGITS, scratch={}, start=start)
+    cells, entries = expand(_study(row, Row(("anew",), DIGITS)))
+    assert [cell.label for cell in cells] == [
+        *(f"{row}, seed {seed}" for seed in (0, 1) for row in ("before", "anew")),
+        *(f"after{how}, seed {seed}" for how in ("", ", from scratch") for seed in (0, 1)),
+    ]
+    first, follows, baseline = cells[0], cells[4], cells[6]
+    assert (follows.found_by, follows.starts) == (first.name, True)
+    assert (baseline.found_by, baseline.starts) == (follows.name, False)
+    found = follows.starting_from(Folder(tmp_path, follows).found)
+    assert found["init_from"] == str(tmp_path / "cells" / first.name / "run")
+    assert follows.name not in [cell.name for cell in entries[1].cells]
+    with pytest.raises(UserError, match="row after, where again starts, has a start too"):
+        Row(("again",), start=row)
+
+
+def test_a_run_in_a_study_leaves_no_report_unless_it_is_asked_for():
+    cells, _ = expand(_study(Row(("a",), DIGITS), Row(("b",), DIGITS, {"log.report": True})))
+    assert not cells[0].settings["log"]["report"]
+    assert not cells[0].settings["log"]["tensorboard"]
+
+
 def test_changes_and_seeds_of_the_command_line_win():
     study = _study(Row(("a",), DIGITS, {"growth.interval": 5}, scratch={"data.fraction": 0.5}))
     cells, _ = expand(study, {"growth.interval": 2, "data.fraction": 0.1}, (7,))

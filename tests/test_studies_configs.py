@@ -56,7 +56,7 @@ def kinds(name: str) -> set[str]:
 # --- Files.
 
 
-@pytest.mark.parametrize("name", [*FULL, "smoke"])
+@pytest.mark.parametrize("name", [*FULL, "smoke", "lifelong"])
 def test_a_header_has_the_command_and_the_number_of_cells(name):
     header = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or ""
     command = re.search(r"^python -m autogrow_jax\.studies (.*\\\n.*)$", header, re.MULTILINE)
@@ -68,7 +68,7 @@ def test_a_header_has_the_command_and_the_number_of_cells(name):
     assert int(cells) == len(expanded(name)[0])
 
 
-@pytest.mark.parametrize("name", [*FULL, "smoke"])
+@pytest.mark.parametrize("name", [*FULL, "smoke", "lifelong"])
 def test_no_two_cells_compute_the_same(name):
     cells, _ = expanded(name)
     assert len({(repr(cell.settings), cell.found_by) for cell in cells}) == len(cells)

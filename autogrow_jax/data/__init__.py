@@ -10,7 +10,7 @@ from autogrow_jax.data.augment import (
 )
 from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.image_files import is_image, parse_ground, read_image
-from autogrow_jax.data.known import Known, list_changes
+from autogrow_jax.data.known import Known, list_changes, list_names
 from autogrow_jax.data.listing import walk_files
 from autogrow_jax.data.load import full_name, load_dataset
 from autogrow_jax.data.pixels import resize_center_crop
@@ -30,6 +30,7 @@ __all__ = [
     "full_name",
     "is_image",
     "list_changes",
+    "list_names",
     "load_dataset",
     "load_other",
     "normalize",

@@ -9,7 +9,12 @@ import numpy as np
 
 from autogrow_jax.data.known import Known, describe, know_part
 from autogrow_jax.data.npz import make_source
-from autogrow_jax.data.partition import hold_out_test, hold_out_validation, subset
+from autogrow_jax.data.partition import (
+    hold_out_test,
+    hold_out_validation,
+    keep_classes,
+    subset,
+)
 from autogrow_jax.data.pixels import channel_statistics, pad_split
 from autogrow_jax.data.types import Preprocessing, Source, Split, check_source
 from autogrow_jax.errors import UserError
@@ -102,6 +107,7 @@ class Dataset:
         validation: str = HELD_OUT,
         validation_fraction: float = 0.1,
         fraction: float = 1.0,
+        classes: str = "",
         seed: int = 0,
         image_size: int = 0,
         crop_padding: int | None = None,
@@ -116,8 +122,8 @@ class Dataset:
           x_val, y_val, x_test, y_test: likewise; what is left out is held out of train.
           class_names: K names; by default the numbers.
           name: what the set is called in results.
-          validation, validation_fraction, fraction, seed, image_size, crop_padding, flip: as for
-            `load_dataset`, for a set of no name.
+          validation, validation_fraction, fraction, classes, seed, image_size, crop_padding,
+            flip: as for `load_dataset`, for a set of no name.
 
         Raises:
           UserError: arrays of another form, a class without training images, a choice out of range.
@@ -135,7 +141,8 @@ class Dataset:
         arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
         how = Choices(validation, validation_fraction, fraction, seed, crop_padding, flip)
         how.check()
-        return make_dataset(make_source(arrays, name), name, how, image_size)
+        source = keep_classes(make_source(arrays, name), classes)
+        return make_dataset(source, name, how, image_size)
 
     def normalized_as(self, known: Known) -> "Dataset":
         """The same, normalised by the mean and standard deviation that a run began with."""

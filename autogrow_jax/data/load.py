@@ -16,6 +16,7 @@ from autogrow_jax.data.official import (
     read_official,
     search_folders,
 )
+from autogrow_jax.data.partition import keep_classes
 from autogrow_jax.data.tfds_source import read_tfds
 from autogrow_jax.data.types import Preprocessing, Source, make_split
 from autogrow_jax.errors import UserError
@@ -31,6 +32,7 @@ def load_dataset(
     validation: str = HELD_OUT,
     validation_fraction: float = 0.1,
     fraction: float = 1.0,
+    classes: str = "",
     seed: int = 0,
     image_size: int = 0,
     crop_padding: int | None = None,
@@ -75,6 +77,7 @@ def load_dataset(
       validation: see above; a number lies between 0 and 1.
       validation_fraction: in (0, 1).
       fraction: in (0, 1]; the part of train that is used, for training and for "held-out".
+      classes: names of the classes to keep, with commas between; "" for all. They keep their order.
       seed: 0 or more; draws the held-out part and the subset.
       image_size: side of the images in pixels, 0 for the set's own. Folders and "tfds:NAME" are
         resized and centre-cropped to it; others are zero-padded, centred, and never shrunk.
@@ -102,6 +105,7 @@ def load_dataset(
     if image_size != int(image_size) or image_size < 0:
         raise UserError(f"image_size is {image_size}, expected a whole number from 0")
     source = read_source(name, directory, image_size, cache_directory, layout, background)
+    source = keep_classes(source, classes)
     side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
     return make_dataset(source, name, how, side, _own_preprocessing(name))
 

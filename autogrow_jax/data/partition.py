@@ -14,11 +14,12 @@ which harms nothing. Only an image that stayed as the last of its class can beco
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Split
-from autogrow_jax.errors import UserError
+from autogrow_jax.data.types import Source, Split, plain_name
+from autogrow_jax.errors import UserError, nearest
 
 # Every use of the seed draws from a stream of its own, so that one never shifts another. Any
 # numbers would do; with these scikit-learn's digits come close to the fractions in every class.
@@ -60,6 +61,35 @@ def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
         return min(max(int(fraction * len(ranked) + 0.5), least), len(ranked))
 
     return _take(part, _choose(part, _SUBSET, seed, count))
+
+
+def keep_classes(source: Source, names: str) -> Source:
+    """Leaves out the images of all classes but those named, with commas between; "" keeps all.
+
+    Classes stay in their order, and an image is in the same part as without this.
+
+    Raises:
+      UserError: a name that no class has, fewer than two names.
+    """
+    if not names:
+        return source
+    wanted = {plain_name(name.strip()) for name in names.split(",")}
+    for name in sorted(wanted - set(source.class_names)):
+        raise UserError(f"{source.where} has no class {name!r}{nearest(name, source.class_names)}")
+    if len(wanted) < 2:
+        raise UserError(f"classes is {names!r}, one class of {source.where}; name at least two")
+    kept = np.array([name in wanted for name in source.class_names])
+    changes: dict[str, Any] = {"class_names": tuple(c for c in source.class_names if c in wanted)}
+    files = {**source.files}
+    for name in ("train", "validation", "test"):
+        if (part := getattr(source, name)) is not None:
+            mask = kept[part.labels]
+            taken = _take(part, mask)
+            places = np.cumsum(kept, dtype=np.int32) - 1
+            changes[name] = taken._replace(labels=places[taken.labels])
+            if name in files:
+                files[name] = [files[name][row] for row in np.flatnonzero(mask).tolist()]
+    return source._replace(**changes, files=files)
 
 
 def _draw(ids: np.ndarray, stream: int, seed: int) -> np.ndarray:

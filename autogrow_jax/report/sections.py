@@ -92,6 +92,16 @@ def _show_tested(facts: Facts, depths: Markup, steered: str) -> Iterator[Markup]
     yield paragraph(", ".join(words), ".")
 
 
+def _show_start(facts: Facts) -> str:
+    """Where the net came from, to stand behind its depths; "" where it came from nowhere."""
+    if not (path := facts.config.get("init_from")):
+        return ""
+    if start := facts.result.get("init_from"):
+        kept = format_count(len(start["classes_kept"]), "class").replace("classs", "classes")
+        return f", the net that {path} found on {start['dataset']} ({kept} of the same name),"
+    return f", the net that {path} found,"
+
+
 def show_growth(facts: Facts) -> Iterator[Markup]:
     """The course of the run."""
     lines, events = facts.lines, growth_events(facts.lines)
@@ -102,9 +112,11 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
     epochs = {name: sum(line.get("phase") == name for line in lines) for name in PHASES}
     trials = on_trial(sum(line.get("trial") is not None for line in lines))
     words = f"{format_depths(facts.depths)} was trained from scratch: nothing grew."
+    if start := _show_start(facts):
+        words = f"{format_depths(facts.depths)}{start} was trained on: nothing grew."
     if epochs["growth"]:
         words = (
-            f"Growth began with {format_depths(first)} and took"
+            f"Growth began with {format_depths(first)}{_show_start(facts)} and took"
             f" {format_count(epochs['growth'], 'epoch')}{trials}, in which the net grew"
             f" {count_times(len(events)) if events else 'not once'}"
             + (f", to {format_depths(events[-1]['depths'])}." if events else ".")

@@ -110,6 +110,7 @@ def format_result(result: Mapping[str, Any]) -> str:
     seconds, trials = result.get("seconds") or {}, on_trial(result.get("trial_epochs"))
     rows = {
         "found depths": "depths" in result and _format_growth(result),
+        "started from": describe_start(result.get("init_from")),
         "test accuracy": "test_accuracy" in result and _format_percent(result["test_accuracy"]),
         "  by class": _format_classes(result),
         "  commonest class": _format_commonest(result),
@@ -209,6 +210,16 @@ def _format_growth(result: Mapping[str, Any]) -> str:
     if (front := result.get("front")) and front[-1]["depths"] != list(depths or ()):
         course += f"; growth went on to {format_depths(front[-1]['depths'])}"
     return f"{format_depths(depths or ())} ({course})"
+
+
+def describe_start(start: Mapping[str, Any] | None) -> str:
+    """The net that a run went on from, `init_from` of its result.json; "" where there is none."""
+    if not start:
+        return ""
+    kept = len(start["classes_kept"])
+    classes = f"{kept} class{'' if kept == 1 else 'es'} of the same name" if kept else "no class"
+    net = f"{format_depths(start['depths'])} on {start['dataset']}, {classes}"
+    return f"{net}; {start['workdir']}"
 
 
 def _format_best(result: Mapping[str, Any]) -> str:

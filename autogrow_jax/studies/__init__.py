@@ -41,6 +41,8 @@ class Row:
         mode "scratch", for the column of differences; empty to train it as its config says.
       published: what the paper has here.
       found: draw this row as the net that was found, among rows of fixed depths.
+      start: a row whose net, of the same seed, this one starts from, see `config.init_from`. It is
+        run too, whether or not a section holds it.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class Row:
     scratch: Mapping[str, Any] | None = None
     published: Published | None = None
     found: bool = False
+    start: "Row | None" = None
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
@@ -60,6 +63,8 @@ class Row:
                 raise UserError(
                     f"row {self.label} overrides 'seed'; seeds are the study's, or its section's"
                 )
+        if self.start and self.start.start:
+            raise UserError(f"row {self.start.label}, where {self.label} starts, has a start too")
 
     @property
     def label(self) -> str:

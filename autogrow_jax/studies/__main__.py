@@ -90,8 +90,8 @@ def _list(cells: Sequence[Cell], workdir: Path) -> int:
     first = sum(not cell.found_by for cell in cells)
     if first < len(cells):
         print(
-            f"cells {first} to {len(cells) - 1} train from scratch what earlier ones find: as a job"
-            f" array, run 0 to {first - 1} first",
+            f"cells {first} to {len(cells) - 1} train what earlier ones find, from scratch or on:"
+            f" as a job array, run 0 to {first - 1} first, then by what each is after",
             file=sys.stderr,
         )
     return 0

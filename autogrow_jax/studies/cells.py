@@ -40,11 +40,17 @@ class Cell:
     label: str  # For people.
     seed: int
     settings: dict[str, Any]  # Nested; `model.depths` is open where `found_by` is given.
-    found_by: str = ""  # The name of the cell whose found net this one trains from scratch.
+    # The name of the cell whose found net this one trains from scratch, or `starts` from.
+    found_by: str = ""
+    starts: bool = False
 
     def with_depths(self, depths: Sequence[int]) -> dict[str, Any]:
         """The settings for training from scratch a net of these depths."""
         return nest(flatten(self.settings) | {"model.depths": tuple(depths)})
+
+    def starting_from(self, workdir: Path) -> dict[str, Any]:
+        """The settings for starting from the net of a run."""
+        return nest(flatten(self.settings) | {"init_from": str(workdir.absolute())})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +123,18 @@ def expand(
     for section in study.sections:
         for row in section.rows:
             try:
-                base = _QUIET | load(row.config) | dict(row.overrides)
-                found = [
-                    _make_cell(row, base | changes | {"seed": seed})
-                    for seed in seeds or section.seeds or study.seeds
-                ]
+                base = load(row.config) | _QUIET | dict(row.overrides)
+                before = row.start and load(row.start.config) | _QUIET | dict(row.start.overrides)
+                found = []
+                for seed in seeds or section.seeds or study.seeds:
+                    more, first = changes | {"seed": seed}, None
+                    if row.start and before:
+                        first = _make_cell(row.start, before | more)
+                        cells.setdefault(first.name, first)
+                    found.append(_make_cell(row, base | more, first.name if first else "", True))
                 scratch = base | _SCRATCH | dict(row.scratch or {}) | changes
                 trained = [
-                    _make_cell(row, scratch | {"seed": cell.seed}, cell.name)
+                    _make_cell(row, scratch | {"seed": cell.seed}, cell.name, False)
                     for cell in (found if row.scratch is not None else ())
                 ]
             except UserError as error:
@@ -134,10 +144,16 @@ def expand(
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
     seen = list(dict.fromkeys(cell.seed for cell in cells.values()))
-    return sorted(cells.values(), key=lambda c: (bool(c.found_by), seen.index(c.seed))), entries
+
+    def turn(cell: Cell) -> int:
+        return 1 + turn(cells[cell.found_by]) if cell.found_by else 0
+
+    return sorted(cells.values(), key=lambda c: (turn(c), seen.index(c.seed))), entries
 
 
-def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
+def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "", starts: bool = False) -> Cell:
+    """A row's cell, which trains what `found_by` finds from scratch or `starts` from it."""
+    starts = starts and bool(found_by)
     settings = resolve(nest(flat)).to_dict()
     if settings["mode"] == "evaluate":
         raise UserError("mode 'evaluate' trains nothing; a study takes 'grow' and 'scratch'")
@@ -149,7 +165,8 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
         for name, value in flatten(settings).items()
         if not keys[name].free and value != keys[name].was
     }
-    text = json.dumps([computed, found_by], sort_keys=True, default=list)
+    known_by = [computed, found_by, *(["starts"] if starts else [])]
+    text = json.dumps(known_by, sort_keys=True, default=list)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     seed = settings["seed"]
     # Nothing of the row: two rows that compute the same are one cell.
@@ -158,5 +175,5 @@ def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "") -> Cell:
         dataset = Path(dataset.split(":")[-1]).stem
     words = [settings["model"]["family"], dataset, settings["mode"]]
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(words)).strip("-.").lower()[:60]
-    label = f"{row.label}{', from scratch' if found_by else ''}, seed {seed}"
-    return Cell(f"{slug}-s{seed}-{digest}", label, seed, settings, found_by)
+    label = f"{row.label}{', from scratch' if found_by and not starts else ''}, seed {seed}"
+    return Cell(f"{slug}-s{seed}-{digest}", label, seed, settings, found_by, starts)

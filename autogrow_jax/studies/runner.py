@@ -199,13 +199,15 @@ def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
 
 
 def _complete(folder: Folder) -> dict[str, Any]:
-    """The settings of a cell, with the depths that another one has found."""
+    """The settings of a cell, with what another one has found: its depths, or its net."""
     cell, found = folder.cell, Workdir(folder.found).result
     if not cell.found_by:
         return cell.settings
     if not found.is_file():
         raise UserError(
-            f"the net to train from scratch is what cell {cell.found_by} finds, which is not done;"
-            " run that one first"
+            f"the net to {'start' if cell.starts else 'train'} from{' scratch' * (not cell.starts)}"
+            f" is what cell {cell.found_by} finds, which is not done; run that one first"
         )
+    if cell.starts:
+        return cell.starting_from(folder.found)
     return cell.with_depths(read_result(found)["depths"])

@@ -75,6 +75,7 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "mean": dataset.preprocessing.mean,
             "std": dataset.preprocessing.std,
             "image_shape": dataset.image_shape,
+            **({"init_from": state.init_from} if state.init_from else {}),
             **({"own": own} if (own := settings.own.named()) else {}),
             **({"front": state.front, "recommended": trainer.depths} if state.front else {}),
         },

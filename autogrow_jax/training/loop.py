@@ -36,10 +36,11 @@ from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished, report
-from autogrow_jax.training.evaluation import evaluate_run, keep_known
+from autogrow_jax.training.evaluation import evaluate_run
 from autogrow_jax.training.feed import MakeFeed, make_feed
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
+from autogrow_jax.training.inherited import load_data, settle_inherited
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.snapshots import Snapshots
@@ -125,6 +126,7 @@ def run_as(
         with hold(there.lock):
             jax.devices()  # Which takes a while, and longer on a GPU.
             seconds = {"start": time.perf_counter() - started}
+            settings = settle_inherited(settings, there)
             settings = settle_convolution(settings, reporter, find_begun(there))
             seconds["build"] = time.perf_counter() - started - seconds["start"]
             open_workdir(there, settings.to_dict(), differences)
@@ -149,14 +151,15 @@ def _train(
             reporter.message(f"{workdir.root} is finished; this is its result.")
             reporter.end_run(result.to_dict())
             return result
-        dataset = build.load_data(settings)
-        dataset = keep_known(workdir, dataset, settings.data.allow_changes)
+        restored = find_start(workdir, store, reporter.message)
+        dataset, inherited = load_data(settings, workdir, is_new=restored is None)
         trainer = Trainer(settings, dataset, make_feed)
         opened.callback(trainer.programs.close)
         trainer.seconds |= seconds
         data = dataset.image_shape, dataset.num_classes, len(dataset.validation.labels)
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
-        state = begin(trainer, find_start(workdir, store, reporter.message), policy)
+        state = begin(trainer, restored, policy, inherited and inherited.put_into)
+        state.init_from = inherited.told if inherited else state.init_from
         schedule = build.make_schedule(settings, policy)
         front = Front(trainer, state, workdir.candidates, reporter)
         grower = Grower(trainer, state, policy, reporter, front.keep)
@@ -167,7 +170,9 @@ def _train(
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
         own = [f"{part} ({name})" for part, name in settings.own.named().items()]
-        for note in (*dataset.notes, *([f"given as objects: {', '.join(own)}"] if own else [])):
+        notes = [inherited.describe(dataset.class_names)] if inherited else []
+        notes += [f"given as objects: {', '.join(own)}"] if own else []
+        for note in (*dataset.notes, *notes):
             reporter.message(note)
         with MetricsWriter(workdir.metrics) as metrics:
             folder = workdir.tensorboard if settings.log.tensorboard else None

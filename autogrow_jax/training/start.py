@@ -11,6 +11,7 @@ from autogrow_jax.training.arrays import Restored
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
 from autogrow_jax.training.front import find_lacking
 from autogrow_jax.training.run_state import RunState
+from autogrow_jax.training.state import Tree
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -47,8 +48,16 @@ def resume(trainer: Trainer, restored: Restored, to_train: bool = True) -> RunSt
     return RunState.from_dict(restored.memory)
 
 
-def begin(trainer: Trainer, restored: Restored | None, policy: Policy | None) -> RunState:
-    """Resumes from a checkpoint, or starts a new run; without a policy nothing grows."""
+def begin(
+    trainer: Trainer,
+    restored: Restored | None,
+    policy: Policy | None,
+    replace: Callable[[Tree], Tree] | None = None,
+) -> RunState:
+    """Resumes from a checkpoint, or starts a new run; without a policy nothing grows.
+
+    `replace` is as for `Trainer.start`.
+    """
     compile_ahead = trainer.settings.growth.compile_ahead
     if restored is not None:
         state = resume(trainer, restored)
@@ -59,5 +68,5 @@ def begin(trainer: Trainer, restored: Restored | None, policy: Policy | None) ->
     policy_state = policy.init() if policy else {}
     if compile_ahead:
         trainer.compile_ahead(grows=policy is not None)
-    trainer.start()
+    trainer.start(replace)
     return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)

@@ -5,6 +5,7 @@ are padded to a capacity and the depth is data, so that growth within the capaci
 program. Slots beyond the depth are dead: the network never reads them.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,13 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; `image_shape` is height and width in pixels, channels."""
     variables = network.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return make_state(variables, optimizer, ema)
+
+
+def make_state(
+    variables: Mapping[str, Tree], optimizer: optax.GradientTransformation, ema: bool
+) -> TrainState:
+    """The state of a net of some variables before the first step."""
     params = variables["params"]
     # Copies: the training step donates its input, and one buffer must not be given away twice.
     average = jax.tree.map(jnp.copy, params) if ema else {}

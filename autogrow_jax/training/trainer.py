@@ -30,9 +30,11 @@ from autogrow_jax.training.programs import EXACT, Programs, choose_programs, cho
 from autogrow_jax.training.state import (
     Depths,
     TrainState,
+    Tree,
     choose_capacities,
     init_state,
     make_mesh,
+    make_state,
     pad_state,
     replicate,
 )
@@ -105,8 +107,11 @@ class Trainer:
         spent = time.perf_counter() - start
         self.seconds[what] += spent - (self.programs.seconds - compiled)
 
-    def start(self) -> None:
-        """Makes the state before the first epoch."""
+    def start(self, replace: Callable[[Tree], Tree] | None = None) -> None:
+        """Makes the state before the first epoch.
+
+        Its variables are fresh, or what `replace` makes of these, at exact depth, on the host.
+        """
         if self.settings.mode == "grow":  # Before an hour of training, not after it.
             check_identity(self._network, get_initializer(self.settings.growth.initializer))
         # At the capacity and then cut: a block's draws do not depend on the depth, and one program
@@ -114,6 +119,10 @@ class Trainer:
         init = partial(self._init_state, self._recipe.network)
         roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
         exact = cut(jax.device_get(roomy), self.depths)
+        if replace is not None:
+            fresh = {"params": exact.params, "batch_stats": exact.batch_stats}
+            given = replace(fresh), self._recipe.transformation(), self._recipe.ema > 0
+            exact = make_state(*given)
         self._state = replicate(pad_state(exact, roomy), self._mesh)
 
     def _init_state(self, network: Network, key: jax.Array) -> TrainState:
