@@ -116,8 +116,8 @@ class Growth:
         "J, epochs over which the gain is measured; `convergent` takes the interval")
     threshold: float = number(0.05, "of at least 0, in percentage points",
         "gain below which a stage is frozen")
-    noise: float = number(0.0, "of at least 0, in standard errors of the validation accuracy",
-        "a smaller gain counts as none; 0, the paper's, counts every gain")
+    noise: float = number(1.0, "of at least 0, in standard errors of the validation accuracy",
+        "a smaller gain counts as none; 0, the paper's, counts every gain", before=0.0)
     max_gap: float = number(5.0, "of at least 0, in percentage points",
         "`gap`: how far train may be ahead of validation before a stalled stage is frozen")
     price: float = number(0.5, "of at least 0, in percentage points for a doubling of FLOPs",

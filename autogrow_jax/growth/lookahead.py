@@ -1,4 +1,4 @@
-"""Lookahead growth: periodic, with a trial of each open stage's next block; see docs/policies.md."""
+"""Lookahead growth: periodic, with a trial of each stage's next block; see docs/policies.md."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -24,6 +24,7 @@ _BASE: dict[str, Any] = {
     "growth.interval": 2,
     "growth.window": 4,
     "growth.threshold": 0.5,
+    "growth.noise": 0.0,
     "growth.initializer": "gaussian",
     "finetune.total_epochs": 12,
     "finetune.epochs": 4,

@@ -28,6 +28,7 @@ _BASE: dict[str, Any] = {
     "data.batch_size": 32,
     "growth.window": 4,
     "growth.threshold": 2.0,
+    "growth.noise": 0.0,
     # All of them fit into the first program: none is compiled on the way.
     "growth.max_depths": (8,),
     "finetune.epochs": 6,

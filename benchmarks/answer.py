@@ -1,0 +1,256 @@
+"""Growth against a sweep, successive halving and Optuna: the table and figure of a study's runs.
+
+python -m benchmarks.answer --study=configs/studies/answer_small.py --workdir=runs/answer_small \\
+    --out=results/answer/small
+
+Reads what `python -m autogrow_jax.studies` left of `configs/studies/answer.py` or
+`answer_small.py`, and what has run of it so far. Nets that are trained from scratch by the same
+recipe and seed are the same whoever trains them, so a sweep, halving whose rungs go on, and
+Optuna's trials are played back from those nets' own curves, epoch by epoch: exact, but for the
+seconds, in which a net's start and compilation count once. Writes `table.md`, `table.json`,
+`answer.png` and `answer.svg`.
+"""
+
+import argparse
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from autogrow_jax.growth import standard_error
+from autogrow_jax.process import user_path
+from autogrow_jax.reporting import Workdir, metrics, replace_file, to_json
+from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.settings_files import load_study, take_changes
+from autogrow_jax.studies.cells import Entry, Folder, expand
+from autogrow_jax.studies.records import Record, read_record
+from benchmarks.answer_figure import draw
+from benchmarks.depth_search import Found, Train, halve, optuna_search, sweep
+
+SWEEP, DEFAULT = "sweep, one standard error", "growth, the default"
+_NAMES = {
+    "default": DEFAULT,
+    "periodic": "growth, the paper's periodic",
+    "convergent": "growth, the paper's convergent",
+}
+# As many as there are depths.
+_TRIALS = 6
+
+
+class Outcome(NamedTuple):
+    """What a method answered with one seed, and all that was spent on the answer.
+
+    Accuracy is in percent, on the test set; `training_flops` are three times the forward FLOPs for
+    each image of each epoch; `flops` those of the net, forward, of one image.
+    """
+
+    method: str
+    seed: int
+    depths: tuple[int, ...]
+    test_accuracy: float
+    training_flops: float
+    seconds: float
+    num_params: int
+    flops: int
+
+
+class Net(NamedTuple):
+    """A net from scratch: its record, and of each epoch accuracy on validation, and seconds."""
+
+    record: Record
+    accuracies: list[float]
+    seconds: list[float]
+
+    def flops_of(self, epochs: int) -> float:
+        """Training FLOPs of its first epochs, all of which cost the same."""
+        return (self.record.training_flops or 0.0) * epochs / len(self.accuracies)
+
+    def seconds_of(self, epochs: int) -> float:
+        """Seconds of its first epochs, with all that is no epoch; 0 of a net not begun."""
+        rest = (self.record.seconds or 0.0) - sum(self.seconds)
+        return rest + sum(self.seconds[:epochs]) if epochs else 0.0
+
+
+def read_outcomes(entries: Sequence[Entry], workdir: Path) -> list[Outcome]:
+    """What all methods answered on one set, of the seeds that are done so far.
+
+    Args:
+      entries: the rows of a section.
+      workdir: of the study.
+    """
+    outcomes: list[Outcome] = []
+    nets: dict[int, list[Net]] = {}
+    whole = sum(entry.row.names[0].isdigit() for entry in entries)
+    for entry in entries:
+        (name,) = entry.row.names
+        for cell in entry.cells:
+            record = read_record(cell, workdir)
+            if record.state != "done":
+                continue
+            if name.isdigit():
+                lines = metrics.read(Workdir(Folder(workdir, cell).run).metrics)
+                curve = [line["validation_accuracy"] for line in lines]
+                net = Net(record, curve, [line["seconds"] for line in lines])
+                nets.setdefault(cell.seed, []).append(net)
+            method = _NAMES.get(name, f"from scratch, {name} a stage")
+            outcomes.append(_outcome(method, record))
+    for seed, found in nets.items():
+        if len(found) == whole:
+            found.sort(key=lambda net: net.record.flops or 0)
+            outcomes += [_play(name, search, found, seed) for name, search in _searches(found)]
+    return outcomes
+
+
+def _searches(nets: Sequence[Net]) -> list[tuple[str, Callable[[Train, int], Found]]]:
+    """What users do, each as a function of how to train and of the seed."""
+    number, epochs = len(nets), len(nets[0].accuracies)
+    images = nets[0].record.num_validation or 1
+    found: list[tuple[str, Callable[[Train, int], Found]]] = [
+        (SWEEP, lambda train, seed: sweep(train, number, epochs, images)),
+        ("successive halving", lambda train, seed: halve(train, number, epochs)),
+    ]
+    if importlib.util.find_spec("optuna"):
+        tpe = "Optuna, TPE and Hyperband"
+        found.append((tpe, lambda train, s: optuna_search(train, number, epochs, _TRIALS, s)))
+    return found
+
+
+def _play(
+    name: str, search: Callable[[Train, int], Found], nets: Sequence[Net], seed: int
+) -> Outcome:
+    found = search(lambda place, epoch: nets[place].accuracies[epoch], seed)
+    pairs = list(zip(nets, found.epochs, strict=True))
+    return _outcome(name, nets[found.place].record)._replace(
+        training_flops=sum(net.flops_of(epochs) for net, epochs in pairs),
+        seconds=sum(net.seconds_of(epochs) for net, epochs in pairs),
+    )
+
+
+def _outcome(method: str, record: Record) -> Outcome:
+    numbers = "training_flops", "seconds", "num_params", "flops"
+    known: dict[str, Any] = {name: getattr(record, name) for name in numbers}
+    accuracy = record.test_accuracy or 0.0
+    return Outcome(method, record.cell.seed, record.depths or (), accuracy, **known)
+
+
+class Line(NamedTuple):
+    """A method over its seeds; `of_sweep` is its cost as a part of the sweep's, seed by seed."""
+
+    method: str
+    outcomes: list[Outcome]
+    of_sweep: float | None
+
+    def mean(self, name: str) -> float:
+        return fmean(getattr(outcome, name) for outcome in self.outcomes)
+
+    def deviation(self, name: str) -> float:
+        """The sample standard deviation, 0 of one seed."""
+        values = [getattr(outcome, name) for outcome in self.outcomes]
+        return stdev(values) if len(values) > 1 else 0.0
+
+
+def summarize(outcomes: Sequence[Outcome]) -> list[Line]:
+    """A line for each method, in the order in which they come."""
+    swept = {o.seed: o.training_flops for o in outcomes if o.method == SWEEP}
+    lines = []
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.method == method]
+        parts = [o.training_flops / swept[o.seed] for o in own if o.seed in swept]
+        lines.append(Line(method, own, fmean(parts) if parts else None))
+    return lines
+
+
+def format_table(lines: Sequence[Line]) -> str:
+    """The table in Markdown."""
+    rows = [
+        "| method | seeds | depths | test accuracy % | training GFLOP | of the sweep's | seconds"
+        " | parameters | MFLOP of the net |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for line in lines:
+        depths = ", ".join(dict.fromkeys(format_depths(o.depths) for o in line.outcomes))
+        spread = f" ± {line.deviation('test_accuracy'):.2f}" if len(line.outcomes) > 1 else ""
+        part = "" if line.of_sweep is None else f"{100 * line.of_sweep:.0f} %"
+        rows.append(
+            f"| {line.method} | {len(line.outcomes)} | {depths}"
+            f" | {line.mean('test_accuracy'):.2f}{spread}"
+            f" | {line.mean('training_flops') / 1e9:,.0f} | {part}"
+            f" | {line.mean('seconds'):,.0f} | {line.mean('num_params'):,.0f}"
+            f" | {line.mean('flops') / 1e6:,.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def describe_aim(lines: Sequence[Line], images: int) -> str:
+    """Says whether growth's default is as good as the sweep, at a third of its cost; or why not.
+
+    Of the seeds that both have; `images` are those of the test set.
+    """
+    own = {line.method: {o.seed: o for o in line.outcomes} for line in lines}
+    both = sorted(own.get(DEFAULT, {}).keys() & own.get(SWEEP, {}).keys())
+    if not both:
+        return "The default and the sweep have no seed in common yet."
+    grown, swept = ([own[name][seed] for seed in both] for name in (DEFAULT, SWEEP))
+    behind = fmean(s.test_accuracy - g.test_accuracy for g, s in zip(grown, swept, strict=True))
+    error = standard_error(fmean(s.test_accuracy for s in swept), images)
+    part = fmean(g.training_flops / s.training_flops for g, s in zip(grown, swept, strict=True))
+    net = fmean(g.flops / s.flops for g, s in zip(grown, swept, strict=True))
+    said = {
+        f"test accuracy {-behind:+.2f} points against the sweep's (one standard error on"
+        f" {images:,} images: {error:.2f})": behind <= error,
+        f"{100 * part:.0f} % of its training FLOPs (wanted: a third at most)": part <= 1 / 3,
+        f"{net:.2f} times the FLOPs of its net (wanted: 1 at most)": net <= 1,
+    }
+    seeds = f"seed{'s' * (len(both) > 1)} {', '.join(map(str, both))}"
+    marked = [f"{text}, {'reached' if ok else 'NOT reached'}" for text, ok in said.items()]
+    return f"The default, over {seeds}: {'; '.join(marked)}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes table and figure; status 1 where nothing has run yet."""
+    given, changes = take_changes(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="benchmarks.answer", description=__doc__)
+    parser.add_argument("--study", default="configs/studies/answer.py")
+    parser.add_argument("--workdir", default="runs/answer")
+    parser.add_argument("--out", default="results/answer/whole")
+    options = parser.parse_args(given)
+    study = load_study(options.study)
+    workdir, out = user_path(options.workdir), user_path(options.out)
+    cells, entries = expand(study, changes)
+    parts, content, panels = [], {}, {}
+    for section in study.sections:
+        own = [entry for entry in entries if entry.section is section]
+        outcomes = read_outcomes(own, workdir)
+        if not outcomes:
+            continue
+        lines = summarize(outcomes)
+        images = _test_images(own, workdir)
+        parts += [f"## {section.title}", format_table(lines), describe_aim(lines, images)]
+        content[section.title] = [outcome._asdict() for outcome in outcomes]
+        panels[section.title] = lines
+    if not panels:
+        print(f"nothing of {options.study} has run in {workdir} yet", file=sys.stderr)
+        return 1
+    done = sum(Folder(workdir, cell).is_done for cell in cells)
+    parts.insert(0, f"{study.title}: {done} of {len(cells)} runs are done.")
+    replace_file(out / "table.md", ("\n\n".join(parts) + "\n").encode())
+    replace_file(out / "table.json", (to_json(content, "table", indent=1) + "\n").encode())
+    draw(panels, out)
+    print("\n\n".join(parts))
+    print(f"\nwrote {shlex.quote(str(out))}/table.md, table.json, answer.png, answer.svg")
+    return 0
+
+
+def _test_images(entries: Sequence[Entry], workdir: Path) -> int:
+    for entry in entries:
+        for cell in entry.cells:
+            if (result := Folder(workdir, cell).result()) is not None:
+                return int(result["test_examples"])
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Growth against a sweep: what was spent is counted by hand, and searches are played back."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from autogrow_jax.models import build_network, estimate_cost
+from autogrow_jax.settings_files import load_study
+from autogrow_jax.studies.cells import Folder, expand
+from benchmarks import answer
+from benchmarks.answer_figure import find_front
+from benchmarks.depth_search import Found, halve, optuna_search, sweep
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "studies"
+# Of six nets, the cheapest first; after each of eight epochs.
+CURVES = [[60] * 7 + [80], [70] * 8, [50] * 7 + [90], [75] * 8, [74] * 8, [73] * 8]
+IMAGES, EPOCHS = 100, 8
+
+
+class _Nets:
+    """Trains by heart, and checks that epochs come in their order and once."""
+
+    def __init__(self):
+        self.trained = [0] * len(CURVES)
+
+    def __call__(self, place, epoch):
+        assert epoch == self.trained[place]
+        self.trained[place] += 1
+        return float(CURVES[place][epoch])
+
+
+def test_a_sweep_trains_all_and_keeps_the_cheapest_within_a_standard_error():
+    assert sweep(_Nets(), 6, EPOCHS, IMAGES) == Found(2, [8] * 6)
+    # Of 90 % on 9 images it is 10.8 points.
+    assert sweep(_Nets(), 6, EPOCHS, 9) == Found(0, [8] * 6)
+
+
+def test_halving_goes_on_with_the_better_half_where_it_was_left():
+    nets = _Nets()
+    found = halve(nets, 6, EPOCHS)
+    # After 2 epochs 3, 4, 5 are ahead, and after 4 of these 3 alone. Net 2 was dropped too early.
+    assert found == Found(3, [2, 2, 2, 8, 4, 4])
+    assert found.epochs == nets.trained
+
+
+def test_optuna_pays_for_no_epoch_twice_and_takes_its_best_trial():
+    pytest.importorskip("optuna")
+    nets = _Nets()
+    found = optuna_search(nets, 6, EPOCHS, 6, seed=0)
+    assert found.epochs == nets.trained
+    finals = [CURVES[place][-1] for place in range(6) if found.epochs[place] == EPOCHS]
+    assert CURVES[found.place][-1] == max(finals)
+    assert found == optuna_search(_Nets(), 6, EPOCHS, 6, seed=0)
+
+
+def test_the_front_is_of_those_that_no_other_beats():
+    points = [(3.0, 90.0), (1.0, 80.0), (2.0, 80.0), (1.0, 70.0), (4.0, 95.0), (5.0, 94.0)]
+    assert find_front(points) == [(1.0, 80.0), (3.0, 90.0), (4.0, 95.0)]
+
+
+# --- From the files of runs.
+
+
+@functools.cache
+def _small():
+    return load_study(str(FOLDER / "answer_small.py"))
+
+
+def _flops(depths):
+    return estimate_cost(build_network("plain3", depths, 10, 1), (8, 8, 1)).flops
+
+
+def _write(workdir, cell, depths, lines, test):
+    run = Folder(workdir, cell).run
+    run.mkdir(parents=True)
+    text = "".join(json.dumps({"epoch": i, **line}) + "\n" for i, line in enumerate(lines))
+    (run / "metrics.jsonl").write_text(text)
+    result = {
+        "depths": depths,
+        "test_accuracy": test,
+        "best_validation_accuracy": 90.0,
+        "epochs": len(lines),
+        "num_params": 7,
+        "versions": {},
+        "validation": "held-out",
+        "validation_examples": IMAGES,
+        "test_examples": 359,
+        "image_shape": [8, 8, 1],
+        "num_classes": 10,
+        "seconds": {"total": 10.0 + len(lines), "compile": 1.0},
+    }
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def _line(depths, accuracy=50.0):
+    known = {"train_images": 1000, "seconds": 1.0, "validation_accuracy": accuracy}
+    return {"depths": depths, **known}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """One seed: growth through a front of three nets, and the six nets from scratch."""
+    folder = tmp_path_factory.mktemp("answer")
+    cells, entries = expand(_small(), seeds=(0,))
+    own = {entry.row.names[0]: cell for entry, cell in zip(entries, cells, strict=True)}
+    grown = [[1, 1, 1], [2, 1, 1], [2, 2, 1]]
+    tuned = [[2, 2, 1], [1, 1, 1], [2, 2, 1], [2, 1, 1]]
+    _write(folder, own["default"], [2, 1, 1], [_line(d) for d in (*grown, *tuned)], 88.0)
+    for place, blocks in enumerate((1, 2, 3, 5, 8, 12)):
+        lines = [_line([blocks] * 3, float(accuracy)) for accuracy in CURVES[place]]
+        _write(folder, own[str(blocks)], [blocks] * 3, lines, 80.0 + place)
+    return folder
+
+
+def _outcomes(workdir):
+    _, entries = expand(_small(), seeds=(0,))
+    return {outcome.method: outcome for outcome in answer.read_outcomes(entries, workdir)}
+
+
+def test_growth_costs_all_its_epochs_each_at_its_depths(workdir):
+    """Three passes for each image; epochs are those of growth and of every net of the front."""
+    epochs = {(1, 1, 1): 2, (2, 1, 1): 2, (2, 2, 1): 3}
+    by_hand = sum(3 * 1000 * number * _flops(depths) for depths, number in epochs.items())
+    found = _outcomes(workdir)[answer.DEFAULT]
+    assert found.training_flops == pytest.approx(by_hand, rel=1e-12)
+    assert (found.depths, found.flops, found.seconds) == ((2, 1, 1), _flops((2, 1, 1)), 17.0)
+
+
+def test_a_sweep_costs_the_sum_of_its_nets_and_halving_what_it_trained(workdir):
+    found = _outcomes(workdir)
+    epoch = [3 * 1000 * _flops((n, n, n)) for n in (1, 2, 3, 5, 8, 12)]
+    swept = found[answer.SWEEP]
+    assert swept.training_flops == pytest.approx(8 * sum(epoch), rel=1e-12)
+    assert (swept.depths, swept.test_accuracy, swept.seconds) == ((3, 3, 3), 82.0, 6 * 18.0)
+    halved = found["successive halving"]
+    by_hand = sum(n * cost for n, cost in zip([2, 2, 2, 8, 4, 4], epoch, strict=True))
+    assert halved.training_flops == pytest.approx(by_hand, rel=1e-12)
+    assert (halved.depths, halved.test_accuracy, halved.seconds) == ((5, 5, 5), 83.0, 60.0 + 22.0)
+
+
+def test_the_table_says_what_was_reached_and_what_not(workdir, tmp_path, capsys):
+    study = str(FOLDER / "answer_small.py")
+    assert answer.main([f"--study={study}", f"--workdir={workdir}", f"--out={tmp_path}"]) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "7 of 27 runs are done" in table
+    assert "| growth, the default | 1 | 2-1-1 | 88.00 |" in table
+    assert "+6.00 points against the sweep's" in table
+    assert "NOT reached" not in table
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"table.md", "table.json", "answer.png", "answer.svg"}
+
+
+def test_where_nothing_has_run_nothing_is_written(tmp_path, capsys):
+    study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
+    assert answer.main([f"--study={study}", f"--workdir={tmp_path}", f"--out={out}"]) == 1
+    assert not out.exists()
+    assert "nothing of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, count", [("answer", 108), ("answer_small", 27)])
+def test_all_methods_have_one_recipe(name, count):
+    """They differ in growth, depth and front alone; nets of a set in nothing else."""
+    cells, entries = expand(load_study(str(FOLDER / f"{name}.py")))
+    assert len(cells) == count
+    assert f"{count} cells" in (FOLDER / f"{name}.py").read_text()
+    sections = {entry.section.title: [] for entry in entries}
+    for entry in entries:
+        sections[entry.section.title] += [cell.settings for cell in entry.cells]
+    for settings in sections.values():
+        for part in ("data", "optimizer"):
+            assert all(each[part] == settings[0][part] for each in settings)
+        for key in ("total_epochs", "schedule"):
+            assert len({each["finetune"][key] for each in settings}) == 1
+        assert len({each["model"]["family"] for each in settings}) == 1
