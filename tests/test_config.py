@@ -105,6 +105,7 @@ REFUSED = [
     ("growth.interval", 0, "at least 1"),
     ("growth.window", 2.0, "whole number of epochs"),
     ("growth.threshold", -0.1, "at least 0"),
+    ("growth.noise", -1.0, "in standard errors"),
     ("growth.max_gap", -1.0, "in percentage points"),
     ("growth.price", -0.5, "for a doubling of FLOPs"),
     ("growth.metric", "mean", "Known: max, avg"),
@@ -308,7 +309,7 @@ def _probe_policy(config):
 
 def _probe_measured_policy(config):
     """What the policy decides on the way, where it is told what training measures."""
-    policy = make_policy(config, image_shape=(8, 8, 1), num_classes=10)
+    policy = make_policy(config, image_shape=(8, 8, 1), num_classes=10, images=100)
     state, decisions = policy.init(), []
     for epoch in range(60):
         accuracy = 80 * (1 - math.exp(-epoch / 10))
@@ -390,6 +391,7 @@ PROBES = {
         "growth.max_epochs": 9,
     },
     _probe_measured_policy: {
+        "growth.noise": 3.0,
         "growth.max_gap": 12.0,
         "growth.price": 20.0,
         "growth.max_params": 60_000,
@@ -424,6 +426,7 @@ BASE = {
     "growth.rate": {"growth.mode": "rate", "growth.rate": 0.3},
     "growth.metric": {"growth.window": 30, "growth.threshold": 1.0},
     "growth.threshold": {"growth.window": 30},
+    "growth.noise": {"growth.window": 10},
     "growth.max_gap": {"growth.policy": "gap", "growth.window": 10, "growth.threshold": 3.0},
     "growth.price": {"growth.policy": "efficiency", "growth.window": 10},
     "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},

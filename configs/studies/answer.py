@@ -73,7 +73,7 @@ def make_section(title: str, base: dict[str, Any], config: str = "") -> Section:
     """
     paper = {"finetune.front": False, "growth.noise": 0.0, "growth.threshold": 0.05}
     convergent = {"growth.policy": "convergent", "growth.interval": 8}
-    grown = {
+    grown: dict[str, dict[str, Any]] = {
         "default": {},
         "periodic": paper | {"growth.interval": 2, "growth.window": 16},
         "convergent": paper | convergent,
