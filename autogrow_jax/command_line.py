@@ -17,7 +17,7 @@ from absl import logging
 
 from autogrow_jax import __version__, end_import
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import is_busy, skip_closed_loops
+from autogrow_jax.process import is_busy, is_one_of_several, skip_closed_loops
 
 Options = TypeVar("Options")
 _PACKAGE = Path(__file__).resolve().parent
@@ -196,7 +196,7 @@ def leave(status: int) -> None:
             stream.flush()
         except OSError:
             silence(stream)
-    if status > 128 or is_busy():
+    if status > 128 or is_busy() or (status and is_one_of_several()):
         # What a signal handler raised may have gone through XLA's compiler, which then crashes as
         # the interpreter ends. All files are closed by now.
         os._exit(status)

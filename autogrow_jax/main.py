@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from autogrow_jax import hosts
 from autogrow_jax.command_line import Parser, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start
@@ -48,6 +49,12 @@ def make_parser() -> Parser:
     parser.add_argument("--workdir", metavar="DIR", help=folder)
     quiet = "print nothing but mistakes; the result is in the folder"
     parser.add_argument("--quiet", action="store_true", help=quiet)
+    several = parser.add_argument_group("several processes, which no scheduler started")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, of any free port"
+    )
+    several.add_argument("--num_processes", metavar="N", type=int, help="how many there are")
+    several.add_argument("--process_id", metavar="I", type=int, help="of this one, from 0")
     return parser
 
 
@@ -78,8 +85,10 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     def work(given: argparse.Namespace) -> None:
         # A key that the file leaves as it is is not asked for; one that is given here is.
         config = nest(named(load_config(given.config)) | given.changes)
+        hosts.join(given.coordinator, given.num_processes, given.process_id)
         reporter = QuietReporter() if given.quiet else None
-        run(config, given.workdir, reporter=reporter, started=started)
+        with hosts.tell_of_the_lost():
+            run(config, given.workdir, reporter=reporter, started=started)
 
     def how_to_go_on(given: argparse.Namespace) -> str:
         return f"the same command goes on from the last checkpoint in {given.workdir}"

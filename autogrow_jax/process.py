@@ -110,6 +110,12 @@ def submit(executor: Executor, work: Callable[[], Any]) -> Future[Any]:
     return future
 
 
+def is_one_of_several() -> bool:
+    """Whether others wait for this process: JAX's end of it would wait for them."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
 def is_busy() -> bool:
     """Whether anything that was submitted runs now."""
     return any(future.running() for future in list(_submitted))

@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     "errors",
     "process",
+    "hosts",
     "children",
     "macs",
     "derivatives",

@@ -27,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import skip_closed_loops
 from autogrow_jax.reporting import Workdir, read_result, replace_file, to_json
@@ -64,7 +65,16 @@ class CheckpointStore:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def _keep(self, keep: int) -> dict[str, Any]:
-        """Orbax's options about which stay; mends the accuracies by which it chooses the best."""
+        """Orbax's options about which stay."""
+        hosts.first(self._mend)
+        policies = checkpoint_managers.preservation_policy
+        best = itemgetter(_METRIC)
+        kept = policies.BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False)
+        both = policies.AnyPreservationPolicy([policies.LatestN(keep), kept])
+        return {"preservation_policy": both, "best_fn": best}
+
+    def _mend(self) -> None:
+        """Mends the accuracies by which Orbax chooses the best."""
         for folder in self._directory.glob("epoch_*"):
             file, accuracy = folder / "metrics" / "metrics", _read_accuracy(folder)
             if file.exists() and accuracy != _read_number(file):
@@ -72,11 +82,6 @@ class CheckpointStore:
                     file.unlink()  # A damaged file keeps Orbax from opening any of them.
                 else:
                     replace_file(file, to_json({_METRIC: accuracy}).encode())
-        policies = checkpoint_managers.preservation_policy
-        best = itemgetter(_METRIC)
-        kept = policies.BestN(get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False)
-        both = policies.AnyPreservationPolicy([policies.LatestN(keep), kept])
-        return {"preservation_policy": both, "best_fn": best}
 
     def save(self, epoch: int, tree: Tree, memory: dict[str, Any], accuracy: float) -> None:
         """Starts saving and returns once the arrays, of exact depth, are copied.
@@ -164,11 +169,13 @@ class CheckpointStore:
     ) -> None:
         for epoch, reason in passed.items():
             aside = self._directory / f"damaged.epoch_{epoch}"
-            shutil.rmtree(aside, ignore_errors=True)
-            with suppress(FileNotFoundError):
-                self._folder(epoch).rename(aside)
+            if hosts.is_first():
+                shutil.rmtree(aside, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    self._folder(epoch).rename(aside)
             tell(f"{reason}; it is now {aside.name}, and the run goes on from epoch {chosen}")
         if passed:
+            hosts.from_first(None)  # Others look once it is done.
             self._manager.reload()
 
     def _folder(self, epoch: int) -> Path:

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from autogrow_jax import native
+from autogrow_jax import hosts, native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import NATIVE, XLA
@@ -40,8 +40,12 @@ def _what_rules_it_out(settings: Settings) -> str:
 
 def find_begun(workdir: Workdir) -> str | None:
     """The convolution that a run was begun with; None where none was."""
-    model = read_config(workdir).get("model") if workdir.is_begun else None
-    return model.get("convolution") if isinstance(model, dict) else None
+
+    def look() -> str | None:
+        model = read_config(workdir).get("model") if workdir.is_begun else None
+        return model.get("convolution") if isinstance(model, dict) else None
+
+    return hosts.first(look)
 
 
 def settle_convolution(

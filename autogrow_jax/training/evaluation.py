@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.data import (
     Dataset,
     Known,
@@ -78,6 +78,13 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
         dataset = dataset.normalized_as(old)
         new = dataclasses.replace(new, mean=old.mean, std=old.std)
     content = to_json(new.to_dict(), "dataset", indent=1)
+    if hosts.from_first(content) != content:
+        raise UserError(
+            f"process {hosts.index()} has other images than process 0; let all of them find the"
+            " same, in a folder that they share or in copies of it"
+        )
+    if not hosts.is_first():
+        return dataset
     buffer = io.BytesIO()
     np.save(buffer, dataset.train.ids)
     replace_file(workdir.train_ids, buffer.getvalue())
@@ -101,6 +108,7 @@ def evaluate_run(
     Raises:
       UserError: where there is no checkpoint, or the data do not fit it.
     """
+    hosts.refuse("mode 'evaluate'")
     own, now = _read_own(workdir), flatten(settings)
     ours = {name: now[name] for name in now if name.startswith("log.")}
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from autogrow_jax.data import Dataset, Split
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, replicate
+from autogrow_jax.training.state import TrainState, replicate, spread_batch
 from autogrow_jax.training.step import (
     Mask,
     Recipe,
@@ -91,7 +91,8 @@ class Feed:
         order, masks = self._order(epoch), () if mask is None else (mask,)
         sums, total, done = replicate(Sums.zero(), self._mesh), self.steps_per_epoch, 0
         while done < total:
-            is_whole = progress is None or recipe.exact
+            # Several processes do the same, and not each as its own clock says.
+            is_whole = progress is None or recipe.exact or self._mesh.is_multi_process
             steps = self.most_steps if is_whole else self._steps_while_watched
             steps = min(steps, total - done)
             function = self._train_program(recipe, steps)
@@ -112,7 +113,7 @@ class Feed:
                     self._steps_while_watched = min(2 * self._steps_while_watched, self.most_steps)
                 elif seconds > SECONDS_PER_DISPATCH * 2:
                     self._steps_while_watched = max(1, self._steps_while_watched // 2)
-        if progress is not None and recipe.exact:
+        if progress is not None and (recipe.exact or self._mesh.is_multi_process):
             jax.block_until_ready(sums)
             progress(total, total * self._batch_size)
         return state, sums
@@ -236,7 +237,8 @@ class HostFeed(Feed):
         self.most_steps = self._known_batches = 1
 
     def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
-        return self._read(self._parts["train"], np.arange(min(count, self._num_train)))
+        rows, split = np.arange(min(count, self._num_train)), self._parts["train"]
+        return replicate((_images(split, rows), _labels(split, rows)), self._mesh)
 
     def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
         return self._programs.make(make_batch_step, recipe)
@@ -257,9 +259,18 @@ class HostFeed(Feed):
             whole = jnp.int32(0), jnp.int32(min(size, count - first))
             yield *self._read(split, rows), *whole, depths
 
-    def _read(self, split: Split, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        # Sorted reading is kinder to a memory map; the order within the batch is put back.
-        by_place = np.argsort(rows)
-        images = np.empty((len(rows), *split.images.shape[1:]), np.uint8)
-        images[by_place] = split.images[rows[by_place]]
-        return replicate((images, split.labels[rows].astype(np.int32)), self._mesh)
+    def _read(self, split: Split, rows: np.ndarray) -> tuple[jax.Array, ...]:
+        reads = partial(_images, split), partial(_labels, split)
+        return tuple(spread_batch(rows, read, self._mesh) for read in reads)
+
+
+def _images(split: Split, rows: np.ndarray) -> np.ndarray:
+    # Sorted reading is kinder to a memory map; the order within the batch is put back.
+    by_place = np.argsort(rows)
+    images = np.empty((len(rows), *split.images.shape[1:]), np.uint8)
+    images[by_place] = split.images[rows[by_place]]
+    return images
+
+
+def _labels(split: Split, rows: np.ndarray) -> np.ndarray:
+    return split.labels[rows].astype(np.int32)

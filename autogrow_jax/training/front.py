@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import standard_error
 from autogrow_jax.models import estimate_cost
@@ -102,7 +103,7 @@ class Front:
         self._named = [*self._named, files][-keep - 1 :]
         if len(self._named) > keep:
             named = {path for files in self._named for path in files}
-            for path in set(self._folder.glob("*.npz")) - named:
+            for path in set(self._folder.glob("*.npz")) - named if hosts.is_first() else ():
                 path.unlink(missing_ok=True)
 
     def _begin(self, lines: Sequence[Mapping[str, Any]], length: int) -> None:
@@ -215,7 +216,8 @@ class Front:
         entry["saved"] = self._state.epoch
         memory = {"epoch": self._state.epoch, **entry}
         with self._trainer.timed("checkpoint"):
-            write_arrays(self._path(entry), self._trainer.exact_state(), memory)
+            if hosts.is_first():
+                write_arrays(self._path(entry), self._trainer.exact_state(), memory)
 
     def _switch(self, entry: Mapping[str, Any]) -> None:
         """Gives the trainer a candidate's net, and the state what was told of it."""

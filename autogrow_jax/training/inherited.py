@@ -1,12 +1,13 @@
 """A run that goes on from the net that another run has found: `init_from`."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.data import Dataset, list_names
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
@@ -127,7 +128,8 @@ def load_data(
       UserError: the data cannot be used, changed since the run began, or have other channels than
         the net to start from takes.
     """
-    dataset, inherited, known = build.load_data(settings), None, None
+    dataset = hosts.in_turn(partial(build.load_data, settings))
+    inherited, known = None, None
     if settings.init_from and is_new:
         loaded = load(settings.init_from)
         inherited, known = _inherit(loaded, settings, dataset), loaded.known

@@ -9,12 +9,13 @@ the test set, once.
 import os
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
 import optax
 
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.command_line import stop_if_signalled
 from autogrow_jax.data import Augmentation, Dataset
 from autogrow_jax.growth import Policy
@@ -42,7 +43,7 @@ from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.inherited import load_data, settle_inherited
 from autogrow_jax.training.programs import choose_folder
-from autogrow_jax.training.run_state import Clock, RunState
+from autogrow_jax.training.run_state import Clock, RunState, save
 from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.start import begin, find_start
 from autogrow_jax.training.step import mean_loss, percent
@@ -113,6 +114,7 @@ def run_as(
     keep_freed_memory()
     settings = build.resolve(config, own)
     reporter = reporter or ConsoleReporter(show_bar=None if settings.log.progress else False)
+    reporter = reporter if hosts.is_first() else Reporter()
     try:
         try:
             choose_folder(settings.compilation_cache)
@@ -123,13 +125,14 @@ def run_as(
             # Dicts may name a few keys only, and then name what they mean; others have them all.
             given = flatten(config) if isinstance(config, dict) else named(settings)
             return evaluate_run(settings, given, there, reporter, started)
-        with hold(there.lock):
+        with ExitStack() as held:
+            hosts.first(partial(held.enter_context, hold(there.lock)))
             jax.devices()  # Which takes a while, and longer on a GPU.
             seconds = {"start": time.perf_counter() - started}
             settings = settle_inherited(settings, there)
             settings = settle_convolution(settings, reporter, find_begun(there))
             seconds["build"] = time.perf_counter() - started - seconds["start"]
-            open_workdir(there, settings.to_dict(), differences)
+            hosts.first(partial(open_workdir, there, settings.to_dict(), differences))
             return _train(settings, there, reporter, started, seconds, make_feed)
     finally:
         reporter.close()
@@ -146,7 +149,7 @@ def _train(
     with ExitStack() as opened:
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
         opened.callback(store.close)
-        if workdir.result.exists():
+        if hosts.first(workdir.result.exists):
             result = read_finished(settings, workdir, store)
             reporter.message(f"{workdir.root} is finished; this is its result.")
             reporter.end_run(result.to_dict())
@@ -164,7 +167,7 @@ def _train(
         front = Front(trainer, state, workdir.candidates, reporter)
         grower = Grower(trainer, state, policy, reporter, front.keep)
         clock = Clock(state, trainer, started)
-        lines = truncate(workdir.metrics, state.epoch)
+        lines = hosts.first(partial(truncate, workdir.metrics, state.epoch))
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
@@ -174,8 +177,9 @@ def _train(
         notes += [f"given as objects: {', '.join(own)}"] if own else []
         for note in (*dataset.notes, *notes):
             reporter.message(note)
-        with MetricsWriter(workdir.metrics) as metrics:
-            folder = workdir.tensorboard if settings.log.tensorboard else None
+        is_first = hosts.is_first()  # Others leave nothing behind.
+        with MetricsWriter(workdir.metrics if is_first else os.devnull) as metrics:
+            folder = workdir.tensorboard if settings.log.tensorboard and is_first else None
             board = TensorBoardWriter(folder, first_epoch=state.epoch)
             opened.callback(board.close)
             # Do not change the order of what follows:
@@ -190,7 +194,7 @@ def _train(
             #   the saving.
             # - In a round of trials the trainer's net may not be the one that is kept: nothing is
             #   saved, and a killed run begins the round again.
-            while not _is_done(settings, state):
+            while not state.is_over(settings.finetune):
                 stop_if_signalled()
                 length = settings.finetune.length(state.phase_start)
                 how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
@@ -208,7 +212,7 @@ def _train(
                 grower.follow(decision, line)
                 front.advance(lines, measured)
                 grower.compile_ahead(line, measured)
-                if not grower.in_trials and _save(trainer, state, store, clock):
+                if not grower.in_trials and save(trainer, state, store, clock):
                     front.after_saving(settings.checkpoint.keep)
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
@@ -220,29 +224,14 @@ def _train(
         with trainer.timed("checkpoint"):
             store.wait()
             front.after_saving(0)
-        write_result(workdir.result, result.to_dict())
+        if is_first:
+            write_result(workdir.result, result.to_dict())
         plot(workdir, lines, trainer, result)
         reporter.end_run(result.to_dict())
         if settings.log.report:
             report(workdir, trainer, reporter)
+        hosts.from_first(None)  # Who would end before the first would not wait for it for long.
         return result
-
-
-def _is_done(settings: Settings, state: RunState) -> bool:
-    return state.is_over(settings.finetune.length(state.phase_start))
-
-
-def _save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> bool:
-    """Saves when it is time, right after a growth, and at the end; says whether it did."""
-    settings = trainer.settings
-    grew = bool(state.growth) and state.growth[-1]["epoch"] == state.epoch
-    if state.epoch % settings.checkpoint.every and not grew and not _is_done(settings, state):
-        return False
-    with trainer.timed("checkpoint"):
-        clock.update()
-        saved = trainer.exact_state(), state.to_dict(trainer)
-        store.save(state.epoch, *saved, state.validation_accuracy)
-    return True
 
 
 def run_epoch(
@@ -296,8 +285,10 @@ def run_epoch(
     if is_last:
         dataset = trainer.dataset
         line |= measure_classes(validated, dataset.validation, dataset.class_names)
+    told = measured | {"seconds": state.seconds["total"], "latency": latency}
+    line, measured = hosts.from_first((line, told))  # All decide by the clock of one.
     if state.trial is None:
         state.record(line)
     else:
         state.trial_epochs += 1
-    return line, {**measured, "seconds": state.seconds["total"], "latency": latency}
+    return line, measured

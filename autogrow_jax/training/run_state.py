@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autogrow_jax.reporting.result import AHEAD
+from autogrow_jax.settings_table import Finetune
+from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -59,10 +61,11 @@ class RunState:
             return sum(length - len(entry["curve"]) for entry in self.candidates)
         return length - self.epoch_of_phase
 
-    def is_over(self, length: int) -> bool:
-        """Whether nothing is left to train, where `length` epochs follow growth."""
+    def is_over(self, finetune: Finetune) -> bool:
+        """Whether nothing is left to train, where that follows growth."""
         if self.phase == "growth" or self.candidate is not None:
             return False
+        length = finetune.length(self.phase_start)
         return bool(self.front) or self.epoch_of_phase >= length
 
     def record(self, line: Mapping[str, Any]) -> None:
@@ -106,3 +109,17 @@ class Clock:
         state.compilations = dict(Counter(before.compilations) + Counter(programs.counts))
         ahead = Counter(before.compilations_ahead) + Counter(programs.counts_ahead)
         state.compilations_ahead = dict(ahead)
+
+
+def save(trainer: Trainer, state: RunState, store: CheckpointStore, clock: Clock) -> bool:
+    """Saves when it is time, right after a growth, and at the end; says whether it did."""
+    settings = trainer.settings
+    grew = bool(state.growth) and state.growth[-1]["epoch"] == state.epoch
+    is_over = state.is_over(settings.finetune)
+    if state.epoch % settings.checkpoint.every and not grew and not is_over:
+        return False
+    with trainer.timed("checkpoint"):
+        clock.update()
+        saved = trainer.exact_state(), state.to_dict(trainer)
+        store.save(state.epoch, *saved, state.validation_accuracy)
+    return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.layers import NATIVE, XLA
 from autogrow_jax.own import NOTHING, Own
@@ -52,6 +52,7 @@ def run_seeds(
     Raises:
       UserError: as for `run`; a seed that failed is named, once the others have ended.
     """
+    hosts.refuse("run_seeds")
     given = flatten(config)
     first = build.resolve(given, own).seed
     chosen = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)

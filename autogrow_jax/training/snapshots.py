@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import replace_file
 from autogrow_jax.training.trainer import Trainer
@@ -47,7 +48,7 @@ class Snapshots:
         The epochs after the checkpoint are trained again and leave the same snapshots again, so a
         run that was killed and resumed has those of one that was not.
         """
-        for path in snapshot_files(self._directory):
+        for path in snapshot_files(self._directory) if hosts.is_first() else ():
             if int(path.stem[-_DIGITS:]) > epoch:
                 path.unlink()
         if epoch == 0:
@@ -66,7 +67,8 @@ class Snapshots:
     def _write(self, trainer: Trainer, epoch: int) -> None:
         with trainer.timed("checkpoint"):
             snapshot = Snapshot(epoch, trainer.depths, trainer.exact_variables())
-            write_snapshot(self._directory, snapshot)
+            if hosts.is_first():
+                write_snapshot(self._directory, snapshot)
 
 
 def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Path:

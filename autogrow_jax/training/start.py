@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from autogrow_jax import hosts
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.metrics import truncate
@@ -23,7 +25,8 @@ def find_start(
     None where there is none. `tell` is told of those that are passed over and why; UserError where
     that is all of them.
     """
-    epochs = [line["epoch"] for line in truncate(workdir.metrics, math.inf)]
+    lines = hosts.first(partial(truncate, workdir.metrics, math.inf))
+    epochs = [line["epoch"] for line in lines]
     gap = next((i for i, epoch in enumerate(epochs) if i != epoch), len(epochs))
 
     def why_not(memory: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ are padded to a capacity and the depth is data, so that growth within the capaci
 program. Slots beyond the depth are dead: the network never reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -105,6 +106,11 @@ def make_mesh(num_devices: int, batch_size: int) -> Mesh:
             f"config.num_devices is {count}, but JAX sees {len(devices)} {devices[0].platform}"
             " device(s); lower it, or 0 for all there are"
         )
+    if count < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"config.num_devices is {count}, but {jax.process_count()} processes have"
+            f" {len(devices)} devices, and none may be left without; leave it at 0, or start fewer"
+        )
     if batch_size % count:
         fitting = max(n for n in range(1, count + 1) if batch_size % n == 0)
         raise UserError(
@@ -115,8 +121,34 @@ def make_mesh(num_devices: int, batch_size: int) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on each device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy of every leaf on each device of the mesh, of all processes, who have it alike."""
+    place = NamedSharding(mesh, PartitionSpec())
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, place)
+    return jax.tree.map(partial(_spread, place), tree)
+
+
+def spread_batch(rows: np.ndarray, read: Callable[[np.ndarray], Any], mesh: Mesh) -> jax.Array:
+    """Puts on each device the part of a batch that it trains on; a process reads its own alone.
+
+    `read` gives an array of the chosen `rows`, one after the other.
+    """
+    shape = (len(rows), *read(rows[:0]).shape[1:])
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def read_part(at: Any) -> Any:
+        return read(rows[at[0]])
+
+    return jax.make_array_from_callback(shape, place, read_part)
+
+
+def _spread(place: NamedSharding, leaf: Any) -> jax.Array:
+    if isinstance(leaf, jax.core.Tracer):
+        return jax.lax.with_sharding_constraint(leaf, place)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, place)
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, place, lambda at: array[at])
 
 
 def split_batch(array: jax.Array, mesh: Mesh) -> jax.Array:

@@ -186,15 +186,14 @@ def make_batch_step(recipe: Recipe) -> Callable[..., Trained]:
 
     Returns:
       batch_step(state, sums, images, labels, key, depths, rate, step, mask=None) -> (state, sums)
-      with images uint8 [batch_size, H, W, C].
+      with images uint8 [batch_size, H, W, C], which lie as `spread_batch` puts them.
     """
 
     def batch_step(state, sums, images, labels, key, depths, rate, step, mask=None):
-        rows = _own_rows(recipe)
-        batch = tuple(lax.dynamic_slice_in_dim(array, *rows) for array in (images, labels))
+        batch = images, labels
         return _train_on(recipe, (state, sums), batch, key, depths, rate, step, mask)
 
-    return _everywhere(batch_step, recipe)
+    return _everywhere(batch_step, recipe, parted=(2, 3))
 
 
 def _own_rows(recipe: Recipe) -> tuple[Any, int]:
@@ -205,14 +204,20 @@ def _own_rows(recipe: Recipe) -> tuple[Any, int]:
     return lax.axis_index(AXIS) * size, size
 
 
-def _everywhere(function: Callable, recipe: Recipe) -> Callable:
-    """Under "pmap": runs `function` on every device with all arguments; it picks its own rows."""
+def _everywhere(function: Callable, recipe: Recipe, parted: tuple[int, ...] = ()) -> Callable:
+    """Under "pmap": runs `function` on every device with its part of some arguments, all others."""
     if recipe.parallel == "jit":
         return function
-    whole = PartitionSpec()
-    return jax.shard_map(
-        function, mesh=recipe.mesh, in_specs=whole, out_specs=whole, check_vma=False
-    )
+    own, whole = PartitionSpec(AXIS), PartitionSpec()
+
+    def everywhere(*given):
+        places = tuple(own if i in parted else whole for i in range(len(given)))
+        made = jax.shard_map(
+            function, mesh=recipe.mesh, in_specs=places, out_specs=whole, check_vma=False
+        )
+        return made(*given)
+
+    return everywhere
 
 
 def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[..., Sums]:
