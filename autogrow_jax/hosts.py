@@ -25,6 +25,8 @@ from autogrow_jax.errors import UserError
 _HEARTBEAT = 30
 # So long processes wait for the last to start, as images may have to be pulled; and to end.
 _START, _END = 600, 60
+# And so long for the last to have compiled a program, or for the first to have written a file.
+_LATEST = 3600
 # Between two looks for a signal while the first is waited for.
 _PATIENCE = 2
 # Of what the first told, so much is kept for those who have not read it: no one is further behind.
@@ -124,7 +126,7 @@ def from_first(value: Any) -> Any:
     return first(lambda: value)
 
 
-_numbers = itertools.count()
+_numbers, _meetings = itertools.count(), itertools.count()
 
 
 def first(work: Callable[[], Any]) -> Any:
@@ -162,6 +164,16 @@ def _wait_for(client: Any, key: str) -> str:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+
+
+def meet() -> None:
+    """Waits until all processes have come so far.
+
+    Collectives of CPUs give up on whoever comes half a minute late, as from a slower compiler.
+    """
+    client = distributed.global_state.client
+    if count() > 1 and client is not None:
+        client.wait_at_barrier(f"autogrow_jax/meeting/{next(_meetings)}", 1000 * _LATEST)
 
 
 def in_turn(work: Callable[[], Any]) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from autogrow_jax import hosts
 from autogrow_jax.process import machine_key, submit, user_path
 from autogrow_jax.settings_table import Growth
 
@@ -157,6 +158,7 @@ class Programs:
                 self.counts_ahead[kind] += 1
             self.seconds += time.perf_counter() - start
             self.counts[kind] += 1
+            hosts.meet()
         self._compiled[key] = program  # The newest last.
         if len(self._compiled) > _MOST_KEPT:
             del self._compiled[next(iter(self._compiled))]

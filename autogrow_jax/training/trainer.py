@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import deepen, get_initializer
@@ -197,6 +197,7 @@ class Trainer:
         self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
     ) -> Sums:
         """Trains for one epoch; returns its sums on the host."""
+        hosts.meet()
         with self.timed("train"):
             given = self.padded_state, self._describe_epoch(epoch, learning_rate), progress
             self._state, sums = self._feed.train_epoch(self._recipe, *given)
@@ -208,12 +209,14 @@ class Trainer:
 
     def evaluate(self, part: str) -> Sums:
         """Evaluates the "validation" or "test" part; returns the sums on the host."""
+        hosts.meet()
         with self.timed("evaluate"):
             arguments = self.padded_state.variables(), part, self._live_depths()
             return jax.device_get(self._feed.evaluate(self._recipe, *arguments))
 
     def predict(self, part: str) -> np.ndarray:
         """The logits of the "validation" or "test" part, float32 [N, num_classes]."""
+        hosts.meet()
         arguments = self.padded_state.variables(), part, self._live_depths()
         return self._feed.predict(self._recipe, *arguments)
 
