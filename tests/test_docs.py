@@ -1,26 +1,38 @@
 """What the README and docs/ show is so: their Python runs, their commands, keys and links exist."""
 
+import ast
 import contextlib
+import csv
 import importlib.util
 import inspect
 import io
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import autogrow_jax
-from autogrow_jax import training
+from autogrow_jax import cli, training
 from autogrow_jax.cli import COMMANDS
-from autogrow_jax.config import resolve
+from autogrow_jax.config import default_config, resolve
 from autogrow_jax.data import AUGMENTATIONS
 from autogrow_jax.growth import INITIALIZERS, POLICIES
 from autogrow_jax.models import FAMILIES
 from autogrow_jax.optim import LOSSES, OPTIMIZERS, SCHEDULES
 from autogrow_jax.own import Own
+from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.console import EPOCH_HEADER
+from autogrow_jax.reporting.metrics import read
 from autogrow_jax.settings import check_key
 
+pytestmark = pytest.mark.reports
 REGISTRIES = (INITIALIZERS, FAMILIES, POLICIES, LOSSES, OPTIMIZERS, SCHEDULES, AUGMENTATIONS)
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -43,10 +55,8 @@ def registries():
             del registry[name]
 
 
-@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path, "python")])
-def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, monkeypatch, registries):
-    # A whole run is the notebook's test; here its config has to be right.
-    monkeypatch.setattr(training, "run", lambda config, workdir, **own: resolve(config, Own(**own)))
+def play(page: str) -> dict[str, object]:
+    """Runs a page's Python, holds what it prints to what it says, and returns what it defined."""
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks(PAGES[page], "python"):
         printed = io.StringIO()
@@ -54,6 +64,94 @@ def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, monkeypat
             exec(compile(block, page, "exec"), namespace)
         expected = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
         assert printed.getvalue().splitlines() == expected
+    return namespace
+
+
+@pytest.fixture
+def no_run(monkeypatch):
+    """A whole run is too long: its config has to be right."""
+    monkeypatch.setattr(training, "run", lambda config, workdir, **own: resolve(config, Own(**own)))
+
+
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path, "python")])
+def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, no_run, registries):
+    play(page)
+
+
+def define(page: str, *names: str) -> dict[str, object]:
+    """What a page imports, defines and registers, and the `names` that it assigns; runs no more."""
+    kept = []
+    for node in ast.parse("\n".join(blocks(PAGES[page], "python"))).body:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.ClassDef():
+                kept.append(node)
+            case ast.FunctionDef(decorator_list=[]):
+                kept.append(node)
+            case ast.Expr(ast.Call(ast.Name(id=name))) if name.startswith("register_"):
+                kept.append(node)
+            case ast.Assign([ast.Name(id=name)]) if name in names:
+                kept.append(node)
+    namespace: dict[str, object] = {"__name__": "page"}
+    exec(compile(ast.Module(kept, []), page, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.slow
+def test_what_a_page_registers_trains(registries, tmp_path):
+    own = ("labels", "x_train", "dataset", "convnext", "preactivation")
+    dataset = define("extending.md", *own)["dataset"]
+    config = default_config()
+    config.model.family, config.model.depths = "preactivation2", (1, 1)
+    config.growth.policy, config.growth.initializer = "until_it_falls", "copy"
+    config.loss, config.data.augment = "smooth", "cut_out"
+    config.optimizer.name, config.finetune.schedule = "clipped_lion", "falling"
+    config.finetune.epochs, config.finetune.front = 2, False
+    config.data.batch_size, config.num_devices = 32, 1
+    config.log.progress = config.log.tensorboard = False
+    result = training.run(config, tmp_path, dataset=dataset, reporter=QuietReporter())
+    lines = read(tmp_path / "metrics.jsonl")
+    assert len(result.growth) >= 1
+    assert result.depths == (1, 1 + len(result.growth))
+    assert [line["phase"] for line in lines[-3:]] == ["growth", "finetune", "finetune"]
+    assert [line["learning_rate"] for line in lines[-3:]] == [1e-3, 1e-3, 5e-4]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_ones_own_images_do_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for kind, bright in (("cat", 40), ("dog", 200)):
+        folder = tmp_path / "photos" / kind
+        folder.mkdir(parents=True)
+        for number in range(40):
+            size = (*random.integers(20, 60, 2), 3)
+            pixels = random.integers(bright - 30, bright + 30, size, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    tiny = ["growth.max_epochs=1", "growth.interval=1", "finetune.epochs=1", "data.batch_size=16"]
+    for line in "".join(blocks(PAGES["own_images.md"], "sh")).splitlines():
+        _, command, *rest = shlex.split(line)
+        more = [f"--config.{key}" for key in tiny] if command == "train" else []
+        assert cli.main([command, *rest, *more]) == 0, f"{line}\n{capsys.readouterr().err}"
+    with open("found.csv") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == 80
+    assert {row["class"] for row in found} <= {"cat", "dog"}
+    assert (tmp_path / "runs" / "photos" / "report.html").exists()
+    assert list((tmp_path / "runs" / "photos").rglob("*.npz"))
+
+
+@pytest.mark.slow
+def test_the_picture_of_growth_is_drawn_by_the_command_beside_it(tmp_path):
+    curve = [(1, 1), (2, 1), (2, 2), (2, 2)]
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for epoch, depths in enumerate(curve):
+            line = {"epoch": epoch, "phase": "growth", "depths": depths, "validation_accuracy": 50}
+            file.write(json.dumps(line) + "\n")
+    command = [sys.executable, ROOT / "docs" / "draw_growth.py", tmp_path, tmp_path / "a.png"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, env=environment)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (990, 594)
 
 
 @pytest.mark.parametrize("page", PAGES)
