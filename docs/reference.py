@@ -190,10 +190,13 @@ def _outside(text: str, folder: Path) -> list[Path]:
 
 def _take(path: Path, config):
     """A file of the repository, for the site."""
-    from mkdocs.structure.files import File  # Whoever builds no site need not have it.
+    # Whoever builds no site need not have it.
+    from mkdocs.structure.files import File, InclusionLevel
 
+    # A link to it is enough, the menu need not have it.
+    how = {"inclusion": InclusionLevel.NOT_IN_NAV}
     name = path.relative_to(ROOT).as_posix()
-    return File(name, str(ROOT), config.site_dir, config.use_directory_urls)
+    return File(name, str(ROOT), config.site_dir, config.use_directory_urls, **how)
 
 
 def on_files(files, config):
