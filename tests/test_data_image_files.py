@@ -89,6 +89,26 @@ def test_a_file_that_is_called_an_image_and_is_none_is_named(root, data, suffix)
         read(root)
 
 
+def test_all_that_cannot_be_read_is_named_at_once(root):
+    (root / "cat" / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    whole = (root / "cat" / "a0.png").read_bytes()
+    (root / "dog").mkdir(exist_ok=True)
+    (root / "dog" / "fine.png").write_bytes(whole)
+    (root / "dog" / "half.png").write_bytes(whole[: len(whole) // 2])  # Its header can be read.
+    with pytest.raises(UserError) as told:
+        read(root)
+    first, *names = str(told.value).splitlines()
+    assert first == "2 images cannot be read; mend, convert or remove them:"
+    assert [words.partition(": not readable as an image (")[0] for words in names] == [
+        f"  {root / 'cat/x.jpg'}",
+        f"  {root / 'dog/half.png'}",
+    ]
+    for number in range(30):
+        (root / "cat" / f"y{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"(?s)32 images .*\n  and 12 more$"):
+        read(root)
+
+
 def test_a_pipe_among_the_images_does_not_hang(root):
     os.mkfifo(root / "cat" / "pipe")
     assert "passed over as no images: 1 without suffix" in read(root)[1]

@@ -48,6 +48,7 @@ ROOMS = [
 ]
 # What may be imported within a function: heavy, or not on every machine.
 LATE = {
+    "IPython",
     "jax",  # By commands that can do without it.
     "jax2onnx",
     "matplotlib",

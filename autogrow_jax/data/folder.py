@@ -23,6 +23,7 @@ from autogrow_jax.data.cache import (
 from autogrow_jax.data.image_files import (
     Decoded,
     Header,
+    UnreadableImage,
     decode_image,
     image_header,
     is_image,
@@ -32,6 +33,7 @@ from autogrow_jax.data.listing import Listing, list_folder
 from autogrow_jax.data.types import Source
 from autogrow_jax.errors import UserError, printable
 
+_NAMED = 20  # broken images, in one error
 _BAR_FROM = 2000  # images; below, decoding is over before a bar is read
 _CHUNK = 512  # images in memory at a time
 
@@ -72,8 +74,11 @@ def read_image_folder(
     def fill(folder: Path) -> None:
         with warnings.catch_warnings(), ThreadPoolExecutor() as threads:
             warnings.filterwarnings("ignore", module="PIL")  # What cannot be read is an error.
-            headers = _read_headers(listing, image_size, threads)
-            laid = _decode(listing, headers, image_size, ground, folder, threads)
+            try:
+                headers = _read_headers(listing, image_size, threads)
+                laid = _decode(listing, headers, image_size, ground, folder, threads)
+            except UnreadableImage as error:
+                raise _name_all(error, listing, ground, threads) from None
         notes = _describe(listing, headers)
         if laid:
             notes.append(f"transparent in part, laid on {background}: {_some(laid)}")
@@ -124,6 +129,30 @@ def _read_headers(
         if not image_size and header.size != headers[first].size:
             raise _differ(first, headers[first].size, path, header.size)
     return headers
+
+
+def _name_all(
+    first: UserError, listing: Listing, ground: tuple[int, int, int], threads: ThreadPoolExecutor
+) -> UserError:
+    """All images that cannot be read, as one error, so that nobody starts again for each."""
+
+    def check(path: Path) -> str:
+        try:
+            if image_header(path):
+                decode_image(path, "RGB", 0, ground)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    broken = [words for words in threads.map(check, listing.class_files()) if words]
+    if len(broken) < 2:
+        return first
+    shown = [words.partition("; mend, convert")[0] for words in broken[:_NAMED]]
+    more = f"\n  and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+    lines = "".join(f"\n  {words}" for words in shown)
+    return UserError(
+        f"{len(broken):,} images cannot be read; mend, convert or remove them:{lines}{more}"
+    )
 
 
 def _differ(first: Path, expected: tuple[int, ...], path: Path, size: tuple[int, ...]) -> UserError:

@@ -132,8 +132,12 @@ def _pillow_knows() -> frozenset[str]:
     return frozenset(Image.OPEN)
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
+class UnreadableImage(UserError):
+    """A file that should be an image and is none."""
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+    return UnreadableImage(
         f"{path}: not readable as an image ({reason(error)}); mend, convert or remove it"
     )
 
