@@ -57,9 +57,9 @@ def number(
     return key(default, f"a number {words}", accepts, help, **more)
 
 
-def choice(default: str, names: Iterable[str], help: str) -> Any:
+def choice(default: str, names: Iterable[str], help: str, **more: Any) -> Any:
     """Of one of some names: themselves, not words made of them, as users register more later."""
-    return key(default, names, lambda v: isinstance(v, str) and v in names, help)
+    return key(default, names, lambda v: isinstance(v, str) and v in names, help, **more)
 
 
 def flag(default: bool, help: str, **more: Any) -> Any:

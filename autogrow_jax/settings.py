@@ -56,6 +56,9 @@ class Settings:
     init_from: str = keys.text("", "the workdir of a finished run",
         "start from the net that it found, of the same family, on the same or other images: its"
         " depths are where growth starts, classes of the same name keep their outputs")
+    on_divergence: str = keys.choice("stop", ("stop", "restart"),
+        "where the loss is no longer finite: `stop`, or `restart` from the last checkpoint with"
+        " half the learning rate, at most five times", free=True)
     # fmt: on
     model: table.Model = field(default_factory=table.Model)
     data: table.Data = field(default_factory=table.Data)

@@ -19,8 +19,8 @@ from autogrow_jax.reporting.plots import figure
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.training import run
 from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.growing import Grower
-from autogrow_jax.training.loop import run_epoch
 from autogrow_jax.training.run_state import Clock, RunState
 from autogrow_jax.training.trainer import Trainer
 

@@ -10,7 +10,6 @@ import os
 import time
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import jax
 import optax
@@ -36,17 +35,17 @@ from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import find_begun, settle_convolution
-from autogrow_jax.training.ending import finish, measure_classes, plot, read_finished, report
+from autogrow_jax.training.ending import finish, plot, read_finished, report
+from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.evaluation import evaluate_run
 from autogrow_jax.training.feed import MakeFeed, make_feed
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.inherited import load_data, settle_inherited
 from autogrow_jax.training.programs import choose_folder
-from autogrow_jax.training.run_state import Clock, RunState, save
+from autogrow_jax.training.run_state import Clock, save
 from autogrow_jax.training.snapshots import Snapshots
-from autogrow_jax.training.start import begin, find_start
-from autogrow_jax.training.step import mean_loss, percent
+from autogrow_jax.training.start import Divergences, begin, calm, find_start, go_on_if_diverged
 from autogrow_jax.training.trainer import Trainer
 
 
@@ -133,7 +132,9 @@ def run_as(
             settings = settle_convolution(settings, reporter, find_begun(there))
             seconds["build"] = time.perf_counter() - started - seconds["start"]
             hosts.first(partial(open_workdir, there, settings.to_dict(), differences))
-            return _train(settings, there, reporter, started, seconds, make_feed)
+            train = partial(_train, settings, there, reporter, make_feed)
+            is_wanted = settings.on_divergence == "restart"
+            return go_on_if_diverged(train, started, seconds, is_wanted, reporter.message)
     finally:
         reporter.close()
 
@@ -142,9 +143,10 @@ def _train(
     settings: Settings,
     workdir: Workdir,
     reporter: Reporter,
+    make_feed: MakeFeed,
     started: float,
     seconds: dict[str, float],
-    make_feed: MakeFeed,
+    divergences: Divergences,
 ) -> Result:
     with ExitStack() as opened:
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
@@ -163,6 +165,8 @@ def _train(
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
         state = begin(trainer, restored, policy, inherited and inherited.put_into)
         state.init_from = inherited.told if inherited else state.init_from
+        divergences[:] = divergences or state.divergences
+        state.divergences = divergences
         schedule = build.make_schedule(settings, policy)
         front = Front(trainer, state, workdir.candidates, reporter)
         grower = Grower(trainer, state, policy, reporter, front.keep)
@@ -197,11 +201,12 @@ def _train(
             while not state.is_over(settings.finetune):
                 stop_if_signalled()
                 length = settings.finetune.length(state.phase_start)
-                how = schedule(state.phase, state.epoch_of_phase, length), grower.prepare()
+                rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)
+                given = trainer, state, clock, reporter, rate, grower.prepare()
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
                 shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
                 reporter.begin_epoch(state.epoch, *shown)
-                line, measured = run_epoch(trainer, state, clock, reporter, *how)
+                line, measured = run_epoch(*given)
                 decision = grower.decide(line, measured)
                 metrics.write(line)
                 board.write(line)
@@ -232,63 +237,3 @@ def _train(
             report(workdir, trainer, reporter)
         hosts.from_first(None)  # Who would end before the first would not wait for it for long.
         return result
-
-
-def run_epoch(
-    trainer: Trainer, state: RunState, clock: Clock, reporter: Reporter, rate: float, draws_of: int
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Trains and validates, and notes it in `state`; of a trial only that it took place.
-
-    Order of batches and augmentation are those of the epoch `draws_of`.
-
-    Returns:
-      The line of metrics.jsonl, and the `MEASUREMENTS`, which are what the policy may look at.
-
-    Raises:
-      DivergedError: when the loss or a weight is no longer finite.
-    """
-    start, epoch = time.perf_counter(), state.epoch
-
-    def progress(steps: int, images: int) -> None:
-        seconds = max(time.perf_counter() - start, 1e-9)
-        reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
-
-    watch = progress if trainer.settings.log.progress else None
-    trained = trainer.train_epoch(draws_of, rate, watch)
-    before = trainer.seconds["evaluate"]
-    validated = trainer.evaluate("validation")
-    latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
-    trainer.check_finite(epoch, rate, trained)
-    clock.update()
-    measured = {
-        "train_loss": mean_loss(trained),
-        "train_accuracy": percent(trained),
-        "validation_loss": mean_loss(validated),
-    }
-    line = {
-        "epoch": epoch,
-        "phase": state.phase,
-        **({} if state.trial is None else {"trial": state.trial}),
-        **({} if state.kept is None else {"kept": state.kept}),
-        **({} if state.candidate is None else {"candidate": state.candidate}),
-        "depths": list(trainer.depths),
-        "train_images": int(trained.examples),
-        **measured,
-        "validation_accuracy": percent(validated),
-        "learning_rate": rate,
-        "seconds": time.perf_counter() - start,
-        "elapsed": state.seconds["total"],
-    }
-    length = trainer.settings.finetune.length(state.phase_start)
-    is_last = state.phase != "growth" and state.epoch_of_phase + 1 >= length
-    state.epoch, state.kept = state.epoch + 1, None
-    if is_last:
-        dataset = trainer.dataset
-        line |= measure_classes(validated, dataset.validation, dataset.class_names)
-    told = measured | {"seconds": state.seconds["total"], "latency": latency}
-    line, measured = hosts.from_first((line, told))  # All decide by the clock of one.
-    if state.trial is None:
-        state.record(line)
-    else:
-        state.trial_epochs += 1
-    return line, measured

@@ -42,6 +42,8 @@ class RunState:
     front: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # Once it is over.
     # Of the net that the run goes on from, if any; see `inherited.Inherited.told`.
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Of each time that the loss was no longer finite: epoch, depths, learning rate.
+    divergences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     # By what on, over all starts; "total" too, and `AHEAD`, of a thread beside.
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     # Of programs that were called, by kind; and of these, those made by the thread beside.

@@ -103,6 +103,7 @@ def _settle(given: dict[str, Any], own: Own) -> dict[str, Any]:
         "model.convolution": settings.model.convolution == NATIVE,
         "growth.programs": settings.growth.programs not in ("auto", SHARED),
         "growth.capacity": settings.growth.capacity == 0,
+        "on_divergence": settings.on_divergence != "stop",
         # What an image takes a net is not seen where several compute at once.
         "growth.max_latency": settings.growth.max_latency > 0,
         "finetune.max_latency": settings.finetune.max_latency > 0,

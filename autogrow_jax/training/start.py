@@ -1,13 +1,15 @@
 """Where a run begins: anew, or at the newest checkpoint that it can go on from."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from autogrow_jax import hosts
+from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import Policy
-from autogrow_jax.reporting import Workdir
+from autogrow_jax.reporting import Result, Workdir
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.training.arrays import Restored
 from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
@@ -15,6 +17,48 @@ from autogrow_jax.training.front import find_lacking
 from autogrow_jax.training.run_state import RunState
 from autogrow_jax.training.state import Tree
 from autogrow_jax.training.trainer import Trainer
+
+# After each divergence the learning rate is so much of what it was, and so often is it tried again.
+_CALMER, _MOST_RESTARTS = 0.5, 5
+
+Divergences = list[dict[str, Any]]
+
+
+def go_on_if_diverged(
+    train: Callable[[float, dict[str, float], Divergences], Result],
+    started: float,
+    seconds: dict[str, float],
+    is_wanted: bool,
+    tell: Callable[[str], None],
+) -> Result:
+    """Trains, and where the loss diverges again from the last checkpoint, as a later start would.
+
+    A run that is killed in between diverges at the same step again, so its end is the same.
+
+    Args:
+      train: takes `started`, `seconds` spent before and all divergences so far, to which it adds.
+      is_wanted: whether it is to be tried again at all.
+      tell: is told of each divergence.
+    """
+    divergences: Divergences = []
+    while True:
+        try:
+            return train(started, seconds, divergences)
+        except DivergedError as error:
+            if not is_wanted or len(divergences) > _MOST_RESTARTS:
+                raise
+            what = str(error).partition(". ")[0]
+            times = f"restart {len(divergences)} of at most {_MOST_RESTARTS}"
+            rate = calm(divergences)
+            tell(
+                f"{what}; back to the last checkpoint with {rate:g} of the learning rate ({times})"
+            )
+        started, seconds = time.perf_counter(), {}
+
+
+def calm(divergences: Divergences) -> float:
+    """The factor on the learning rate of all epochs that follow."""
+    return _CALMER ** len(divergences)
 
 
 def find_start(

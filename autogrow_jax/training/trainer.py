@@ -274,5 +274,6 @@ class Trainer:
         raise DivergedError(
             f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g},"
             f" depths {format_depths(self.depths)}). Checkpoints of earlier epochs are kept. Lower"
-            " config.optimizer.learning_rate and start in another --workdir."
+            " config.optimizer.learning_rate and start in another --workdir, or go on with"
+            " config.on_divergence=restart."
         )

@@ -1,0 +1,1 @@
+"""What breaks while a run goes on, done on purpose: `python -m tests.faults --help`."""
