@@ -45,7 +45,8 @@ def find_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float
 def _draw(panel: Axes, lines: Sequence[Any], name: str) -> None:
     points = []
     scratch = [line for line in lines if line.method.startswith("from scratch")]
-    for number, line in enumerate(lines):
+    number = 0
+    for line in lines:
         x, y = line.mean(name), line.mean("test_accuracy")
         points.append((x, y))
         if line in scratch:
@@ -53,6 +54,7 @@ def _draw(panel: Axes, lines: Sequence[Any], name: str) -> None:
             style: dict[str, Any] = {"fmt": "o", "color": str(1 - shade), "ms": 5}
         else:
             style = {"fmt": "Ds^v*P"[number % 6], "color": f"C{number % 10}", "ms": 8}
+            number += 1
         spread = {
             "xerr": line.deviation(name) or None,
             "yerr": line.deviation("test_accuracy") or None,
