@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from autogrow_jax import optim
-from autogrow_jax.data import AUGMENTATIONS, Augmentation, Dataset, load_dataset
+from autogrow_jax.data import AUGMENTATIONS, Augmentation, Choices, Dataset, load_dataset
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.growth.start import check_start
@@ -25,6 +25,7 @@ from autogrow_jax.settings import (
     flatten,
 )
 from autogrow_jax.settings_left import fill_in, fill_in_own
+from autogrow_jax.stream import is_streamed, load_stream
 
 # Names that say how a run trains and grows, which whoever reads a run does not do.
 _OF_TRAINING = (*GIVEN_KEYS.values(), "growth.initializer", OWN)
@@ -174,12 +175,28 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
         "layout",
         "background",
     )
+    crop_padding = None if data.crop_padding < 0 else data.crop_padding
+    flip = {"auto": None, "yes": True, "no": False}[data.flip]
+    where = data.name, data.dir, data.image_size, data.layout
+    if is_streamed(data.stream, *where):
+        how = data.validation, data.validation_fraction, data.fraction, settings.seed
+        dataset = load_stream(
+            data.name,
+            data.image_size,
+            Choices(*how, crop_padding, flip),
+            directory=data.dir,
+            classes=data.classes,
+            layout=data.layout,
+            background=data.background,
+            workers=data.workers,
+        )
+        return _check_batch(dataset, settings, to_train)
     dataset = load_dataset(
         **{name: getattr(data, name) for name in as_it_is},
         directory=data.dir,
         seed=settings.seed,
-        crop_padding=None if data.crop_padding < 0 else data.crop_padding,
-        flip={"auto": None, "yes": True, "no": False}[data.flip],
+        crop_padding=crop_padding,
+        flip=flip,
         cache_directory=data.cache_dir,
     )
     return _check_batch(dataset, settings, to_train)

@@ -47,6 +47,12 @@ def machine_key() -> str:
     return f"jaxlib-{metadata.version('jaxlib')}-{features}"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    mine = getattr(os, "sched_getaffinity", None)
+    return len(mine(0)) if mine else os.cpu_count() or 1
+
+
 def processor_name() -> str:
     """What the processor calls itself."""
     names = [line.partition(":")[2].strip() for line in _cpu_lines("model name")]

@@ -32,7 +32,8 @@ from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.official import OFFICIAL_SETS, read_official
 from autogrow_jax.models import Network
 from autogrow_jax.training import make_optimizer
-from autogrow_jax.training.feed import Epoch, make_feed
+from autogrow_jax.training.feed import Epoch
+from autogrow_jax.training.host_feed import make_feed
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, make_mesh, replicate
 from autogrow_jax.training.step import Recipe

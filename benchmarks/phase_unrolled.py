@@ -12,7 +12,8 @@ from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network, get_family, num_params
 from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.convolutions import choose_convolution
-from autogrow_jax.training.feed import Epoch, make_feed
+from autogrow_jax.training.feed import Epoch
+from autogrow_jax.training.host_feed import make_feed
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState, init_state, make_mesh, replicate
 from autogrow_jax.training.step import Recipe, mean_loss, percent

@@ -21,6 +21,22 @@ from ml_collections import ConfigDict
 from autogrow_jax.config import default_config
 
 
+def imagenet_config(family: str) -> ConfigDict:
+    """The paper's protocol for ImageNet: K = 2, J = 30, 90 epochs of fine-tuning in thirds."""
+    config = paper_config(family, "folder:imagenet")
+    config.model.stem = "imagenet"
+    config.data.image_size = 224
+    config.data.stream = "yes"
+    config.data.flip = "yes"
+    config.data.batch_size = 256
+    config.growth.interval = 2
+    config.growth.window = 30
+    config.optimizer.weight_decay = 1e-4
+    config.finetune.epochs = 90
+    config.finetune.schedule = "thirds"
+    return config
+
+
 def paper_config(family: str, dataset: str) -> ConfigDict:
     """Periodic growth as in the paper's main table: K = 3, J = 100, Gaussian start.
 

@@ -19,6 +19,7 @@ MARK = "Experimental: "
 DOORS: dict[str, tuple[str, ...]] = {
     "config": (),
     "data": (),
+    "stream": (),
     "models": (),
     "growth": (),
     "training": (),

@@ -433,8 +433,8 @@ BASE = {
     "finetune.total_epochs": {"finetune.epochs": 4},
 }
 # Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py,
-# test_training_compile_ahead.py, test_training_compilation_cache.py, test_training_front.py and
-# test_training_snapshots.py.
+# test_training_compile_ahead.py, test_training_compilation_cache.py, test_training_front.py,
+# test_training_snapshots.py and test_stream.py.
 IN_RUNS = {
     "mode",
     "compilation_cache",
@@ -442,6 +442,8 @@ IN_RUNS = {
     "data.augment",
     "data.allow_changes",
     "data.cache_dir",
+    "data.stream",
+    "data.workers",
     "finetune.front",
     "finetune.choose",
     "finetune.max_latency",

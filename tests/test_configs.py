@@ -88,8 +88,13 @@ def test_a_config_of_the_paper_has_its_protocol(name):
     assert not config.finetune.front
 
 
-def test_imagenet_has_the_protocol_of_its_own():
-    config = load(cell("imagenet_basic4"))
+@pytest.mark.parametrize("family", ["basic4", "bottleneck4", "plain4"])
+def test_imagenet_has_the_protocol_of_its_own(family):
+    config = load(cell(f"imagenet_{family}"))
+    assert config.model.family == family
+    assert (config.data.stream, config.data.flip, config.data.image_size) == ("yes", "yes", 224)
+    assert config.data.crop_padding == -1
+    assert min(config.growth.max_depths) >= 17
     assert config.model.stem == "imagenet"
     assert (config.growth.interval, config.growth.window) == (2, 30)
     assert (config.data.batch_size, config.optimizer.weight_decay) == (256, 1e-4)

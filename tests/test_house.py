@@ -25,6 +25,7 @@ ROOMS = [
     "trees",
     "optim",
     "data",
+    "stream",
     "models",
     "interop",
     "growth",
@@ -49,6 +50,7 @@ ROOMS = [
 # What may be imported within a function: heavy, or not on every machine.
 LATE = {
     "IPython",
+    "grain",
     "jax",  # By commands that can do without it.
     "jax2onnx",
     "matplotlib",

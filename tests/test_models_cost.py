@@ -98,6 +98,35 @@ def test_multiply_adds_of_the_residual_nets_of_imagenet(family, depths, millions
     assert round(estimate_cost(net, (224, 224, 3)).macs / 1e6) == millions
 
 
+@pytest.mark.parametrize(
+    ("family", "depths", "published", "more", "millions"),
+    [
+        ("basic4", (2, 2, 2, 2), 11_689_512, (0, 0, 0, 0), 0),
+        ("basic4", (3, 4, 6, 3), 21_797_672, (0, 0, 0, 0), 0),
+        ("bottleneck4", (3, 4, 6, 3), 25_557_032, (0, 0, 0, 0), 0),
+        # What the paper found, from ResNet-34 and ResNet-50 on.
+        ("basic4", (12, 12, 11, 11), 21_797_672, (9, 8, 5, 8), 231),
+        ("bottleneck4", (6, 6, 6, 17), 25_557_032, (3, 2, 0, 14), 218),
+    ],
+)
+def test_imagenets_nets_are_torchvisions_and_blocks_more(family, depths, published, more, millions):
+    """Of ResNet-18, 34 and 50 all parameters are those that torchvision publishes."""
+    bottleneck = family == "bottleneck4"
+    expected = published
+    for width, count in zip((64, 128, 256, 512), more, strict=True):
+        # Kernels, then two numbers a channel for batch normalisation.
+        block = 17 * width**2 + 12 * width if bottleneck else 18 * width**2 + 4 * width
+        expected += count * block
+    net = build_network(family, depths, num_classes=1000, stem="imagenet")
+    cost = estimate_cost(net, (224, 224, 3))
+    assert cost.num_params == expected
+    if millions:
+        seed = {"basic4": (3, 4, 6, 3), "bottleneck4": (3, 4, 6, 3)}[family]
+        before = estimate_cost(net, (224, 224, 3), seed).macs
+        # A block costs the same in every stage: half the side, twice the width.
+        assert round((cost.macs - before) / sum(more) / 1e6) == millions
+
+
 # --- Against the variables, and against the network traced at that very depth.
 
 

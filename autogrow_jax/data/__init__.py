@@ -8,7 +8,7 @@ from autogrow_jax.data.augment import (
     normalize,
     register_augmentation,
 )
-from autogrow_jax.data.dataset import Dataset
+from autogrow_jax.data.dataset import Choices, Dataset
 from autogrow_jax.data.image_files import is_image, parse_ground, read_image
 from autogrow_jax.data.known import Known, list_changes, list_names
 from autogrow_jax.data.listing import walk_files
@@ -19,6 +19,7 @@ from autogrow_jax.data.types import NoTrainingPart, Preprocessing, Split
 __all__ = [
     "AUGMENTATIONS",
     "Augmentation",
+    "Choices",
     "Dataset",
     "Known",
     "NoTrainingPart",

@@ -10,7 +10,7 @@ from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
 from autogrow_jax.data.pixels import pad_images
-from autogrow_jax.data.types import Preprocessing, Split
+from autogrow_jax.data.types import Preprocessing, Split, take
 from autogrow_jax.errors import UserError
 
 # Pillow's, by which a colour image becomes a grey one.
@@ -123,9 +123,10 @@ def adapt(
     labels, lines = _match(part, class_names, known, where)
     kept = labels >= 0
     if not kept.all():
-        part = Split(np.asarray(part.images[kept]), part.labels[kept], part.ids[kept])
+        part = take(part, kept)
+    labels = labels[kept]
     images, more = fit_images(part.images, known, where)
-    return Split(images, labels[kept], part.ids), lines + more
+    return Split(images, labels, part.ids), lines + more
 
 
 def fit_images(images: np.ndarray, known: Known, where: str) -> tuple[np.ndarray, list[str]]:

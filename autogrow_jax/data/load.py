@@ -135,7 +135,7 @@ def read_source(
         return read_tfds(rest, image_size, directory, cache)
     if kind == "folder":
         return read_image_folder(
-            _path(rest, directory),
+            set_path(rest, directory),
             image_size,
             layout=layout,
             background=background,
@@ -145,7 +145,7 @@ def read_source(
         )
     is_npz = name.lower().endswith(".npz") and not is_misspelt(name, directory)
     if kind == "npz" or is_npz:
-        return read_npz(_path(rest if kind == "npz" else name, directory))
+        return read_npz(set_path(rest if kind == "npz" else name, directory))
     known = ["digits", *OFFICIAL_SETS, *_FORMS]
     raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
 
@@ -156,10 +156,11 @@ def full_name(name: str, directory: str) -> str:
     if kind not in ("npz", "folder") and not name.lower().endswith(".npz"):
         return name
     text = rest if colon and kind in ("npz", "folder") else name
-    return str(_path(text, directory).resolve())
+    return str(set_path(text, directory).resolve())
 
 
-def _path(text: str, directory: str) -> Path:
+def set_path(text: str, directory: str) -> Path:
+    """The path of a set: as it is, or inside `directory` where only that exists."""
     path = user_path(text)
     inside = user_path(directory) / path
     return inside if not path.exists() and inside.exists() else path

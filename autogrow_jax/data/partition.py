@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split, plain_name
+from autogrow_jax.data.types import Source, Split, plain_name, take
 from autogrow_jax.errors import UserError, nearest
 
 # Every use of the seed draws from a stream of its own, so that one never shifts another. Any
@@ -60,7 +60,7 @@ def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     def count(ranked: np.ndarray) -> int:
         return min(max(int(fraction * len(ranked) + 0.5), least), len(ranked))
 
-    return _take(part, _choose(part, _SUBSET, seed, count))
+    return take(part, _choose(part, _SUBSET, seed, count))
 
 
 def keep_classes(source: Source, names: str) -> Source:
@@ -84,7 +84,7 @@ def keep_classes(source: Source, names: str) -> Source:
     for name in ("train", "validation", "test"):
         if (part := getattr(source, name)) is not None:
             mask = kept[part.labels]
-            taken = _take(part, mask)
+            taken = take(part, mask)
             places = np.cumsum(kept, dtype=np.int32) - 1
             changes[name] = taken._replace(labels=places[taken.labels])
             if name in files:
@@ -113,7 +113,7 @@ def _hold_out(
             f"{where}: no class has two images, so none can be held out of the {len(chosen)}; "
             "bring more images, or a validation and a test part of its own"
         )
-    return _take(part, ~chosen), _take(part, chosen)
+    return take(part, ~chosen), take(part, chosen)
 
 
 def _choose(part: Split, stream: int, seed: int, count: Callable[[np.ndarray], int]) -> np.ndarray:
@@ -131,8 +131,3 @@ def _choose(part: Split, stream: int, seed: int, count: Callable[[np.ndarray], i
         ranked = np.unique(draws)
         chosen[members] = draws < np.append(ranked, 1.0)[count(ranked)]
     return chosen
-
-
-def _take(part: Split, mask: np.ndarray) -> Split:
-    # Copies what it takes into memory; only parts left whole stay memory maps.
-    return Split(np.asarray(part.images[mask]), part.labels[mask], part.ids[mask])

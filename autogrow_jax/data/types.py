@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,10 +39,34 @@ class NoTrainingPart(UserError):
     """A set cannot be trained on, as all its images are for validation or for testing."""
 
 
+class Images(Protocol):
+    """Images that are read when they are asked for: of an array, what a part of a set needs."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W, C]."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the pixels, uint8."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them, decoded."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+    def select(self, mask: np.ndarray) -> "Images":
+        """The images of a mask, bool [N], still unread."""
+
+
 class Split(NamedTuple):
     """One part of a data set."""
 
-    images: np.ndarray  # uint8 [N, H, W, C], pixels 0..255; may be a read-only memory map.
+    # uint8 [N, H, W, C], pixels 0..255; a read-only memory map it may be, or a stream's `Images`.
+    images: Any
     labels: np.ndarray  # int32 [N], class indices from 0.
     ids: np.ndarray  # uint64 [N], see `image_ids`; copies of one image have one.
 
@@ -66,6 +90,13 @@ def image_ids(images: Iterable[np.ndarray | bytes]) -> np.ndarray:
     contents = (image if isinstance(image, bytes) else image.tobytes() for image in images)
     digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def take(part: Split, mask: np.ndarray) -> Split:
+    """Takes the images of a mask, bool [N]: a copy in memory, of a stream names alone."""
+    lazily = getattr(part.images, "select", None)
+    images = lazily(mask) if lazily else np.asarray(part.images[mask])
+    return Split(images, part.labels[mask], part.ids[mask])
 
 
 class Source(NamedTuple):

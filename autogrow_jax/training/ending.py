@@ -1,6 +1,5 @@
 """How a run ends: the test set, once, and its result."""
 
-import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +13,7 @@ from autogrow_jax import build
 from autogrow_jax.data import Split
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
-from autogrow_jax.process import processor_name
+from autogrow_jax.process import cores, processor_name
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
@@ -194,11 +193,11 @@ def find_versions() -> dict[str, str]:
 
 def describe_devices() -> dict[str, Any]:
     """What the run computed on: the devices, the processor's name and the cores it may use."""
-    devices, mine = jax.devices(), getattr(os, "sched_getaffinity", None)
+    devices = jax.devices()
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
         "processor": processor_name(),
-        "cores": len(mine(0)) if mine else os.cpu_count(),
+        "cores": cores(),
     }

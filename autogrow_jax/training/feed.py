@@ -1,4 +1,4 @@
-"""Brings examples to the programs: from arrays on the device, or batch by batch from the host.
+"""Brings examples to the programs: from arrays on the device; `host_feed` does from the host.
 
 Both feeds give the same batches in the same order, as both read the same permutation. A feed keeps
 no account of the run: what to train with comes as a recipe at each call.
@@ -13,29 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autogrow_jax.data import Dataset, Split
+from autogrow_jax.data import Dataset
 from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, replicate, spread_batch
+from autogrow_jax.training.state import TrainState, replicate
 from autogrow_jax.training.step import (
     Mask,
     Recipe,
     Sums,
     Trained,
     epoch_order,
-    make_batch_step,
     make_evaluate,
     make_train_steps,
 )
 
-# Sets up to this size are put on the device as a whole.
-ON_DEVICE_BYTES = 4 * 2**30
 # About so long runs one dispatch while somebody watches the bar.
 SECONDS_PER_DISPATCH = 0.5
 
 Arguments = tuple[Any, ...]
+Batch = tuple[jax.Array, jax.Array]  # Images uint8 [N, H, W, C] and labels int32 [N].
 Progress = Callable[[int, int], None]
-# Of a data set, a recipe, programs and what `data.on_device` says.
-MakeFeed = Callable[[Dataset, Recipe, Programs, str], "Feed"]
 
 
 class Epoch(NamedTuple):
@@ -45,14 +41,6 @@ class Epoch(NamedTuple):
     augment_key: jax.Array  # Decides crops and flips.
     depths: jax.Array  # Live, int32 [num_stages].
     learning_rate: float
-
-
-def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: str) -> "Feed":
-    """Makes a feed from the device where the set fits ("auto"), or as "yes" or "no" say."""
-    size = sum(s.images.nbytes for s in (dataset.train, dataset.validation, dataset.test))
-    if on_device == "yes" or (on_device == "auto" and size <= ON_DEVICE_BYTES):
-        return DeviceFeed(dataset, recipe, programs)
-    return HostFeed(dataset, recipe, programs)
 
 
 class Feed:
@@ -66,7 +54,7 @@ class Feed:
     _known_batches: int  # That one call evaluates, if the recipe is exact.
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
-        self._num_train = len(dataset.train.labels)
+        self._num_train, self._shape = len(dataset.train.labels), dataset.image_shape
         self.steps_per_epoch = self.most_steps = self._num_train // recipe.batch_size
         self._batch_size, self._mesh = recipe.batch_size, recipe.mesh
         self._evaluated_at_once = recipe.images_evaluated_at_once
@@ -139,7 +127,7 @@ class Feed:
             found.append(np.asarray(sums.logits)[: int(count)])
         return np.concatenate(found)
 
-    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
+    def first_images(self, count: int) -> Batch:
         """Training images uint8 [count, H, W, C] and labels, for initialisers that look at data."""
         raise NotImplementedError
 
@@ -150,12 +138,16 @@ class Feed:
         """
         # In the order in which they will be asked for.
         sums, order = replicate(Sums.zero(), self._mesh), self._order(epoch)
-        given = self._train_arguments(epoch, order, 0, 1)
+        given, evaluated = self._examples(epoch, order)
         train = self._train_program(recipe, self.most_steps)
         self._programs.compile_ahead(train, state, sums, *given, donate=(0,))
-        given = next(self._evaluate_arguments("validation", epoch.depths))
         evaluate = self._evaluate_program(recipe)
-        self._programs.compile_ahead(evaluate, state.variables(), *given)
+        self._programs.compile_ahead(evaluate, state.variables(), *evaluated)
+
+    def _examples(self, epoch: Epoch, order: jax.Array) -> tuple[Arguments, Arguments]:
+        """Arguments of training and of evaluation, of which only the shapes matter."""
+        evaluated = next(self._evaluate_arguments("validation", epoch.depths))
+        return self._train_arguments(epoch, order, 0, 1), evaluated
 
     def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
         """What trains for so many steps; called with any, if the recipe is not exact."""
@@ -202,7 +194,7 @@ class DeviceFeed(Feed):
         labels = np.concatenate([split.labels for split in splits]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
 
-    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
+    def first_images(self, count: int) -> Batch:
         count = min(count, self._num_train)
         return self._images[:count], self._labels[:count]
 
@@ -225,52 +217,3 @@ class DeviceFeed(Feed):
         for first in range(0, count, piece):
             whole = jnp.int32(start + first), jnp.int32(min(piece, count - first))
             yield self._images, self._labels, *whole, depths
-
-
-class HostFeed(Feed):
-    """The feed of sets that do not fit: images stay on the host, or in a memory-mapped file."""
-
-    def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
-        super().__init__(dataset, recipe, programs)
-        splits = dataset.train, dataset.validation, dataset.test
-        self._parts = dict(zip(("train", "validation", "test"), splits, strict=True))
-        self.most_steps = self._known_batches = 1
-
-    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
-        rows, split = np.arange(min(count, self._num_train)), self._parts["train"]
-        return replicate((_images(split, rows), _labels(split, rows)), self._mesh)
-
-    def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
-        return self._programs.make(make_batch_step, recipe)
-
-    def _train_arguments(self, epoch: Epoch, order: jax.Array, first: int, steps: int) -> Arguments:
-        rows = np.asarray(order)[first * self._batch_size :][: steps * self._batch_size]
-        rate, batch = jnp.float32(epoch.learning_rate), self._read(self._parts["train"], rows)
-        return *batch, epoch.augment_key, epoch.depths, rate, jnp.int32(first)
-
-    def _evaluate_arguments(
-        self, part: str, depths: jax.Array, batches: int = 0
-    ) -> Iterator[Arguments]:
-        split, size = self._parts[part], self._evaluated_at_once
-        count = len(split.labels)
-        for first in range(0, count, size):
-            # The last batch is filled up with images that then count for nothing.
-            rows = np.minimum(np.arange(first, first + size), count - 1)
-            whole = jnp.int32(0), jnp.int32(min(size, count - first))
-            yield *self._read(split, rows), *whole, depths
-
-    def _read(self, split: Split, rows: np.ndarray) -> tuple[jax.Array, ...]:
-        reads = partial(_images, split), partial(_labels, split)
-        return tuple(spread_batch(rows, read, self._mesh) for read in reads)
-
-
-def _images(split: Split, rows: np.ndarray) -> np.ndarray:
-    # Sorted reading is kinder to a memory map; the order within the batch is put back.
-    by_place = np.argsort(rows)
-    images = np.empty((len(rows), *split.images.shape[1:]), np.uint8)
-    images[by_place] = split.images[rows[by_place]]
-    return images
-
-
-def _labels(split: Split, rows: np.ndarray) -> np.ndarray:
-    return split.labels[rows].astype(np.int32)

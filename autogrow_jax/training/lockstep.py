@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset
+from autogrow_jax.errors import UserError
+from autogrow_jax.stream import Streamed
 from autogrow_jax.training.feed import DeviceFeed, Epoch, Feed, Progress
 from autogrow_jax.training.programs import Programs
 from autogrow_jax.training.state import TrainState
@@ -119,6 +121,11 @@ class _Group:
         self._programs, self._lanes = programs, len(feeds)
         at_once = max(feed.recipe.images_evaluated_at_once for feed in feeds)
         self._recipe = feeds[0].recipe._replace(evaluation_batch_size=at_once)
+        if isinstance(feeds[0].dataset.train.images, Streamed):
+            raise UserError(
+                "seeds in lockstep need their images in memory, but these are streamed; run the"
+                " seeds one by one, or set data.stream=no"
+            )
         parts = [(feed, name, part) for feed in feeds for name, part in feed.dataset.parts.items()]
         self._num_rows = max(len(part.labels) for *_, part in parts)
         # Copies of an image may have several labels.

@@ -38,9 +38,9 @@ from autogrow_jax.training.convolutions import find_begun, settle_convolution
 from autogrow_jax.training.ending import finish, plot, read_finished, report
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.evaluation import evaluate_run
-from autogrow_jax.training.feed import MakeFeed, make_feed
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
+from autogrow_jax.training.host_feed import MakeFeed, make_feed
 from autogrow_jax.training.inherited import load_data, settle_inherited
 from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, save

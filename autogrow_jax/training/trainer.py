@@ -24,8 +24,9 @@ from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED, format_depths
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.convolutions import choose_convolution
-from autogrow_jax.training.feed import Epoch, MakeFeed, make_feed
+from autogrow_jax.training.feed import Epoch
 from autogrow_jax.training.grow_step import make_grow_state, pretrain
+from autogrow_jax.training.host_feed import MakeFeed, make_feed
 from autogrow_jax.training.programs import EXACT, Programs, choose_programs, choose_threads
 from autogrow_jax.training.state import (
     Depths,

@@ -1,0 +1,257 @@
+"""Sets whose images stay in their files: what is read, in which order, and runs on them."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import StopAt
+
+from autogrow_jax import build
+from autogrow_jax.config import default_config
+from autogrow_jax.data.dataset import Choices
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import QuietReporter, Workdir
+from autogrow_jax.reporting.predictions import Predictions
+from autogrow_jax.stream import is_streamed, load_stream, read_batches
+from autogrow_jax.stream import load as stream_load
+from autogrow_jax.stream.crops import draw_box
+from autogrow_jax.training import run
+
+pytest.importorskip("grain")
+pytestmark = pytest.mark.reports
+
+CLASSES, TRAINED, TESTED = ("blue", "green", "red"), 25, 9
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Photographs of several sizes in ImageNet's layout: 75 in train, 27 in val."""
+    root, draw = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for part, count in (("train", TRAINED), ("val", TESTED)):
+        for channel, name in enumerate(CLASSES):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (*draw.integers(20, 60, 2), 3), np.uint8)
+                pixels[..., 2 - channel] //= 2
+                Image.fromarray(pixels).save(folder / f"{number}.JPEG")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(tree):
+    return load_stream(f"folder:{tree}", 16, Choices("test"), workers=0)
+
+
+def make_config(tree, **changes):
+    config = default_config()
+    config.data.update(name=f"folder:{tree}", stream="yes", image_size=16, batch_size=32)
+    config.data.update(workers=0, validation="test", flip="yes")
+    config.growth.update(interval=1, max_depths=(2, 1, 1))
+    config.finetune.update(epochs=2, front=False)
+    config.log.update(tensorboard=False, progress=False, report=False)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tree, tmp_path_factory):
+    """A run that grew, to its end."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run(make_config(tree, **{"log.report": True}), workdir, reporter=QuietReporter())
+    return workdir, result
+
+
+def read_lines(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in ("seconds", "elapsed")} for line in lines]
+
+
+def test_boxes_at_random_lie_within_the_image_and_differ_by_epoch_and_image():
+    boxes = {draw_box(key, row)(300, 400) for key in range(4) for row in range(50)}
+    assert len(boxes) == 200 and draw_box(3, 7)(300, 400) in boxes
+    for left, top, right, bottom in boxes:
+        assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+        # Sides are rounded to whole pixels.
+        assert 0.079 < (right - left) * (bottom - top) / (300 * 400) <= 1
+        assert 0.73 < (right - left) / (bottom - top) < 1.36
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) / (300 * 400) for b in boxes]
+    assert 0.4 < np.mean(areas) < 0.6
+
+
+def test_where_no_box_fits_the_largest_in_the_centre_is_taken():
+    assert draw_box(0, 0)(10, 1000) == (493, 0, 506, 10)
+    assert draw_box(0, 0)(1000, 9) == (0, 494, 9, 506)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (333, 500), (256, 256), (300, 90), (2000, 1500)])
+def test_an_image_is_evaluated_on_the_centre_of_its_shorter_side_resized_to_256(tmp_path, size):
+    draw = np.random.default_rng(0)
+    coarse = Image.fromarray(draw.integers(0, 256, (20, 20, 3), np.uint8))
+    for number, name in enumerate("ab"):
+        for part in ("train", "val"):
+            (tmp_path / part / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "train" / name / "1.bmp")
+        coarse.resize(size).save(tmp_path / "val" / name / "1.bmp")
+    dataset = load_stream(f"folder:{tmp_path}", 224, Choices("test"), workers=0)
+    short = 256 / min(size)
+    whole = [256 if side == min(size) else int(side * short) for side in size]
+    resized = np.asarray(coarse.resize(size).resize(whole, Image.Resampling.BILINEAR), int)
+    top, left = (round((side - 224) / 2) for side in resized.shape[:2])
+    expected = resized[top : top + 224, left : left + 224]
+    assert np.abs(dataset.test.images[0] - expected).max() <= 1
+
+
+def test_a_large_jpeg_is_decoded_coarsely_and_looks_the_same(tmp_path):
+    gradient = np.linspace(0, 255, 1200 * 1600).reshape(1200, 1600, 1).astype(np.uint8)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(9):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+        Image.fromarray(np.repeat(gradient, 3, 2)).save(tmp_path / name / "large.jpg")
+    images = load_stream(f"folder:{tmp_path}", 56, workers=0).train.images
+    large = next(
+        row for row in range(len(images)) if images.contents[images.rows[row]].suffix == ".jpg"
+    )
+    whole = np.asarray(Image.fromarray(np.repeat(gradient, 3, 2)).resize((85, 64)), int)
+    assert np.abs(images[large] - whole[4:60, 14:70]).max() <= 6
+
+
+def test_what_is_read_depends_on_epoch_and_image_alone(dataset):
+    """Not on the number of workers, the size of batches or where reading begins."""
+    images, rows = dataset.train.images, np.random.default_rng(1).permutation(75)
+    whole = np.concatenate([*read_batches(images, rows, 32, b"epoch 0")])
+    workers = replace(images, workers=2)
+    assert np.array_equal(np.concatenate([*read_batches(workers, rows, 16, b"epoch 0")]), whole)
+    late = np.concatenate([*read_batches(images, rows[40:], 32, b"epoch 0")])
+    assert np.array_equal(late, whole[40:])
+    other = np.concatenate([*read_batches(images, rows, 32, b"epoch 1")])
+    assert not np.array_equal(other, whole)
+    evaluated = np.concatenate([*read_batches(images, rows, 32)])
+    assert np.array_equal(evaluated, images[rows])
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("psm_")]
+
+
+def test_parts_are_held_out_as_of_other_sets_and_stay_unread(tree):
+    dataset = load_stream(f"folder:{tree}", 16, Choices("0.2", fraction=0.5), workers=0)
+    sizes = {name: len(part.labels) for name, part in dataset.parts.items()}
+    # The set has no test part of its own, and its validation part is passed over.
+    assert 5 < sizes["test"] < 27 and 25 < sizes["train"] + sizes["validation"] < 45
+    assert not np.isin(dataset.train.ids, dataset.validation.ids).any()
+    assert dataset.train.images.random and not dataset.validation.images.random
+    with pytest.raises(TypeError, match=r"streamed images .* would be read into memory"):
+        np.asarray(dataset.train.images)
+    for name in ("validation", "test"):
+        part = dataset.parts[name]
+        classes = [path.split("/")[-2] for path in dataset.files[name]]
+        assert [CLASSES[label] for label in part.labels] == classes
+
+
+def test_a_run_on_a_stream_grows_and_evaluates_every_image_once(finished, dataset):
+    workdir, result = finished
+    assert result.depths == (2, 1, 1)
+    known = json.loads((workdir / "dataset.json").read_text())
+    counts = {name: part["images"] for name, part in known["parts"].items()}
+    assert counts == {"train": 75, "validation": 27, "test": 27}
+    assert known["class_names"] == list(CLASSES)
+    predictions = Predictions.read(Workdir(workdir).test_predictions)
+    assert predictions.labels.tolist() == dataset.test.labels.tolist()
+    right = int((predictions.predicted == predictions.labels).sum())
+    assert math.isclose(result.test_accuracy, 100 * right / 27)
+    assert (workdir / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tree, finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(tree), tmp_path / "run", reporter=StopAt(1))
+    run(make_config(tree), tmp_path / "run", reporter=StopAt(-1))
+    assert read_lines(tmp_path / "run") == read_lines(finished[0])
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_with_any_number_of_workers(tree, finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(tree, **{"data.workers": 1}), tmp_path / "run", reporter=StopAt(1))
+    run(make_config(tree, **{"data.workers": 2}), tmp_path / "run", reporter=StopAt(-1))
+    assert read_lines(tmp_path / "run") == read_lines(finished[0])
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_reading_with_an_error(dataset):
+    import multiprocessing
+
+    images = replace(dataset.train.images, workers=1)
+    batches = read_batches(images, np.tile(np.arange(75), 100), 32, b"")
+    next(batches)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"a worker that decodes images ended .*data\.workers"):
+        list(batches)
+
+
+def test_a_damaged_or_lost_image_is_named(tree, dataset, tmp_path):
+    for name in CLASSES[:2]:
+        (tmp_path / name).mkdir()
+        for number in range(9):
+            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    images = load_stream(f"folder:{tmp_path}", 16, workers=0).train.images
+    for number in range(3, 9):
+        (tmp_path / "green" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"green/\d\.png: not readable as an image"):
+        list(read_batches(images, np.arange(len(images)), 4))
+    for path in (tmp_path / "green").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"green/\d\.png: cannot be read"):
+        list(read_batches(images, np.arange(len(images)), 4))
+
+
+def test_other_files_are_another_set(tree, dataset):
+    again = load_stream(f"folder:{tree}", 16, Choices("test"), workers=3)
+    assert again.known() == dataset.known()
+    more = tree / "train" / "red" / "more.JPEG"
+    Image.new("RGB", (20, 20)).save(more)
+    try:
+        changed = load_stream(f"folder:{tree}", 16, Choices("test"), workers=0).known()
+        assert changed.parts["train"].images == 76
+        more.rename(tree / "train" / "red" / "0.5.JPEG")
+        renamed = load_stream(f"folder:{tree}", 16, Choices("test"), workers=0).known()
+        assert renamed.parts["train"].fingerprint != changed.parts["train"].fingerprint
+    finally:
+        for path in (tree / "train" / "red").glob("*[.m]*e.JPEG"):
+            path.unlink()
+        (tree / "train" / "red" / "0.5.JPEG").unlink(missing_ok=True)
+
+
+def test_folders_that_are_large_when_decoded_are_streamed(tree, monkeypatch):
+    asked = "auto", f"folder:{tree}", "", 16
+    assert not is_streamed(*asked)
+    monkeypatch.setattr(stream_load, "LARGE", 101 * 16 * 16 * 3)
+    assert is_streamed(*asked)
+    assert not is_streamed("no", *asked[1:])
+    monkeypatch.setattr(stream_load, "LARGE", 102 * 16 * 16 * 3)
+    assert not is_streamed(*asked)
+
+
+def test_a_crop_padding_of_ones_own_is_kept(tree):
+    settings = build.resolve(make_config(tree, **{"data.crop_padding": 2}))
+    dataset = build.load_data(settings)
+    assert not dataset.train.images.random and dataset.preprocessing.crop_padding == 2
+    assert dataset.preprocessing.flip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.image_size": 0}, r"data\.stream is 'yes' and data\.image_size is 0"),
+        ({"data.name": "digits"}, r"data\.stream is 'yes', but 'digits' is no folder:PATH"),
+        ({"data.on_device": "yes"}, r"config\.data\.on_device is 'yes', but the images are stream"),
+    ],
+)
+def test_what_streams_cannot_do_is_said(tree, tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        run(make_config(tree, **changes), tmp_path / "run", reporter=QuietReporter())
