@@ -62,6 +62,8 @@ def test_each_command_tells_what_it_takes(command, capsys):
         (["--config.data.nmae=mnist"], "did you mean 'data.name'"),
         (["predict", "--workdir=nowhere", "a.png"], "nowhere holds no run"),
         (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
+        (["report"], "no folder is given; name that of a run, as autogrow report runs/photos does"),
+        (["report", "a", "--workdir=b"], "two folders are given"),
     ],
 )
 def test_the_module_is_the_command(tmp_path, arguments, part):

@@ -40,7 +40,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     given = make_parser().read(arguments)
     named = [folder for folder in (given.folder, given.workdir) if folder is not None]
     if len(named) != 1:
-        raise UsageError(f"{'two folders are' if named else 'no folder is'} given; name one run's")
+        count = "two folders are" if named else "no folder is"
+        raise UsageError(f"{count} given; name that of a run, as autogrow report runs/photos does")
     (given.workdir,) = named
     return given
 
