@@ -46,6 +46,10 @@ class Settings:
         lambda v: keys.is_whole(v) and 0 <= v < _SEEDS, "of all randomness")
     parallel: str = keys.choice("jit", ("jit", "pmap"),
         "batch statistics of the whole batch (`jit`) or of each device's part (`pmap`)")
+    gradient_accumulation: int = keys.whole(1, 1, "parts",
+        "parts of a batch that a step takes one after the other, where the whole does not fit")
+    deterministic: bool = keys.flag(False,
+        "have a GPU compute the same bits at each start, somewhat slower; a CPU always does")
     num_devices: int = keys.whole(0, 0, "", "how many devices to use", "0 means all there are")
     compilation_cache: str = keys.text("",
         "a folder for compiled programs, '' for ~/.cache/autogrow_jax/compiled, or 'none'",

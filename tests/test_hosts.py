@@ -5,6 +5,8 @@ The slow ones start two processes of two CPU devices each and compare them with 
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
+from autogrow_jax.main import make_parser, parse_arguments
 from autogrow_jax.training.state import make_mesh, spread_batch
 
 _CONFIG = """
@@ -208,3 +212,39 @@ def test_when_a_process_is_killed_the_other_ends_and_all_go_on_on_any_number(tmp
     log = (tmp_path / "killed.0.log").read_text()
     assert "another task died" in log or "lost another of the 2 processes" in log
     _compare(_run(workdir, 1, 1, "finetune.epochs=8", "model.convolution=xla"), whole, rtol=1e-3)
+
+
+# --- Job files of docs/hosts.md.
+
+_PAGE = Path(__file__).resolve().parents[1] / "docs" / "hosts.md"
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", _PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_scripts_of_jobs_are_those_of_a_shell():
+    cluster, sky = (yaml.safe_load(block) for block in _blocks("yaml"))
+    scripts = [*_blocks("bash"), sky["setup"], sky["run"]]
+    assert len(scripts) == 4 and cluster["kind"] == "JobSet"
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_the_options_of_jobs_are_those_of_the_command():
+    cluster, sky = (yaml.safe_load(block) for block in _blocks("yaml"))
+    template = cluster["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = template["template"]["spec"]["containers"]
+    assert template["completions"] == template["parallelism"] == 2
+    index = {"$(JOB_COMPLETION_INDEX)": "1"}
+    given = [arg.replace(*pair) for arg in container["args"] for pair in index.items()]
+    read = parse_arguments(given)
+    assert (read.num_processes, read.process_id) == (template["completions"], 1)
+    # The name that a JobSet gives its first pod.
+    name, job = cluster["metadata"]["name"], cluster["spec"]["replicatedJobs"][0]["name"]
+    assert read.coordinator.startswith(f"{name}-{job}-0-0.{name}:")
+    known = {action.dest for action in make_parser()._actions}
+    for script in (sky["run"], _blocks("bash")[0], _blocks("bash")[1]):
+        options = re.findall(r"--(\w+)=", script[script.index("autogrow train") :])
+        assert "workdir" in options and set(options) <= known

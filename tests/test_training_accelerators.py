@@ -273,3 +273,22 @@ def test_with_a_progress_bar_an_epoch_is_a_few(dispatches, monkeypatch):
     steps = trainer.steps_per_epoch
     assert len(called) <= np.ceil(np.log2(steps)) + 2 < steps / 4
     assert seen == sorted(seen)
+
+
+@pytest.mark.slow
+def test_a_net_trained_in_parts_of_batches_is_that_of_whole_batches():
+    changes = {
+        "model.family": "plain3_nobn",
+        "model.depths": (2, 1, 1),
+        "data.augment": "crop_flip",
+    }
+    trainers = [_make_trainer(gradient_accumulation=parts, **changes) for parts in (1, 4)]
+    losses = []
+    for trainer in trainers:
+        trainer.start()
+        sums = trainer.train_epoch(0, 0.01, None)
+        losses.append(float(sums.loss))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    whole, parts = (jax.tree.leaves(trainer.exact_variables()) for trainer in trainers)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax import native
+from autogrow_jax import derivatives, native
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.chain import find_chain, run_chain
 from autogrow_jax.models.families import Family, get_family
@@ -160,7 +160,7 @@ class Network(nn.Module):
             for axis in (1, 2):
                 edge = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
                 x = jnp.concatenate([edge, x, edge], axis)
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+            x = derivatives.max_pool(x) if train else nn.max_pool(x, (3, 3), strides=(2, 2))
         return x
 
 

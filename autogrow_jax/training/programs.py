@@ -26,7 +26,11 @@ from autogrow_jax.settings_table import Growth
 # What a program that runs seldom is compiled with on a CPU. There LLVM's optimisation takes nearly
 # all of the time, up to a second for each random draw. Level 1 takes a quarter of it and computes
 # the same bits; level 0 would not: it does not fuse multiplications with additions.
-_RUNS_SELDOM = {"xla_backend_optimization_level": "1"}
+_RUNS_SELDOM: dict[str, Any] = {"xla_backend_optimization_level": "1"}
+
+# What has a GPU compute the same bits at each start: nothing that adds in any order, and no kernel
+# chosen by measuring, so that there is no file of choices to keep. XLA refuses what it cannot do.
+_DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 # Of those called last: a program for each depth would fill the memory of a long run.
 _MOST_KEPT = 64
@@ -111,8 +115,8 @@ def choose_threads(growth: Growth) -> int:
 class Programs:
     """Compiles functions for the shapes they meet and keeps account; ahead in some threads."""
 
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, threads: int = 1, deterministic: bool = False) -> None:
+        self.threads, self._deterministic = threads, deterministic
         self.seconds = 0.0  # That callers waited for tracing and compilation so far.
         self.seconds_ahead = 0.0  # Spent in the background on programs that are finished.
         # Programs of each kind that were called; and of these, those compiled in the background.
@@ -123,6 +127,12 @@ class Programs:
         self._ahead: dict[Any, Future[Any]] = {}
         # Its threads start with the first programs.
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="compiles ahead")
+
+    def _options(self, runs_seldom: bool) -> dict[str, Any] | None:
+        platform = jax.default_backend()
+        if platform == "gpu" and self._deterministic:
+            return dict(_DETERMINISTIC)
+        return _RUNS_SELDOM if runs_seldom and platform == "cpu" else None
 
     def make(self, make: Callable[..., Callable], recipe: Any, *more: Any) -> Callable:
         """`make(recipe, *more)`, once: a program made ahead is found again by its function."""
@@ -153,7 +163,7 @@ class Programs:
             start = time.perf_counter()
             program = self._take(key)
             if program is None:
-                program = _compile(function, args, donate, runs_seldom)
+                program = _compile(function, args, donate, self._options(runs_seldom))
             else:
                 self.counts_ahead[kind] += 1
             self.seconds += time.perf_counter() - start
@@ -187,7 +197,7 @@ class Programs:
             if jax.config.values != settings:
                 return None
             start = time.perf_counter()
-            compiled = _compile(function, args, donate, runs_seldom)
+            compiled = _compile(function, args, donate, self._options(runs_seldom))
             self.seconds_ahead += time.perf_counter() - start
             return compiled
 
@@ -238,8 +248,7 @@ def _make_key(function: Callable, args: tuple[Any, ...]) -> Any:
 
 
 def _compile(
-    function: Callable, args: tuple[Any, ...], donate: tuple[int, ...], runs_seldom: bool
+    function: Callable, args: tuple[Any, ...], donate: tuple[int, ...], options: Any
 ) -> Any:
-    options: Any = _RUNS_SELDOM if runs_seldom and jax.default_backend() == "cpu" else None
     lowered = jax.jit(function, donate_argnums=donate).lower(*args)
     return lowered.compile(compiler_options=options)

@@ -99,6 +99,7 @@ def _settle(given: dict[str, Any], own: Own) -> dict[str, Any]:
         "mode": settings.mode == "evaluate",
         "parallel": settings.parallel != "jit",
         "num_devices": settings.num_devices > 1,
+        "deterministic": settings.deterministic,
         "data.on_device": settings.data.on_device == "no",
         "model.convolution": settings.model.convolution == NATIVE,
         "growth.programs": settings.growth.programs not in ("auto", SHARED),

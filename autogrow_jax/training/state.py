@@ -97,7 +97,7 @@ def pad_state(state: TrainState, template: TrainState) -> TrainState:
 # --- Where arrays lie.
 
 
-def make_mesh(num_devices: int, batch_size: int) -> Mesh:
+def make_mesh(num_devices: int, batch_size: int, parts: int = 1) -> Mesh:
     """A mesh of the first `num_devices` devices (0 for all), which have to divide the batch."""
     devices = jax.devices()
     count = num_devices or len(devices)
@@ -110,6 +110,12 @@ def make_mesh(num_devices: int, batch_size: int) -> Mesh:
         raise UserError(
             f"config.num_devices is {count}, but {jax.process_count()} processes have"
             f" {len(devices)} devices, and none may be left without; leave it at 0, or start fewer"
+        )
+    if parts > 1 and batch_size % (count * parts):
+        raise UserError(
+            f"config.data.batch_size is {batch_size}, which {parts} parts"
+            f" (config.gradient_accumulation) on {count} devices do not divide; make it a multiple"
+            f" of {count * parts}"
         )
     if batch_size % count:
         fitting = max(n for n in range(1, count + 1) if batch_size % n == 0)

@@ -18,6 +18,7 @@ from autogrow_jax.data import Augmentation, Preprocessing, augment, normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.optim import LOSSES, Loss, Steps, as_steps, measure_loss
+from autogrow_jax.training.accumulation import differentiate_parts
 from autogrow_jax.training.state import AXIS, TrainState, Tree, replicate, split_batch
 
 
@@ -66,6 +67,7 @@ class Recipe(NamedTuple):
     loss: Loss = LOSSES["cross_entropy"]
     # (key, images uint8 [N, H, W, C]) -> images of this shape, pixels 0..255; None is `augment`.
     augmentation: Augmentation | None = None
+    accumulation: int = 1  # Parts of a batch, taken one after the other.
 
     def transformation(self, rate: Any = 1.0) -> optax.GradientTransformationExtraArgs:
         """The optimiser at a learning rate, which makes no difference to its state's form."""
@@ -99,19 +101,24 @@ def _update(recipe: Recipe, state: TrainState, images, labels, depths, learning_
     network = recipe.network
     images = normalize(images, recipe.preprocessing)
 
-    def loss_fn(params):
-        logits, updated = network.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            live_depths=recipe.live(depths),
-            mutable=["batch_stats"],
-        )
-        losses = measure_loss(recipe.loss, logits, labels)
-        return jnp.mean(losses), (logits, updated.get("batch_stats", state.batch_stats))
+    def differentiate(stats, images, labels):
+        def loss_fn(params):
+            logits, updated = network.apply(
+                {"params": params, "batch_stats": stats},
+                images,
+                train=True,
+                live_depths=recipe.live(depths),
+                mutable=["batch_stats"],
+            )
+            losses = measure_loss(recipe.loss, logits, labels)
+            correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+            return jnp.mean(losses), (correct, updated.get("batch_stats", stats))
 
-    (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+        return jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+
+    spread = partial(split_batch, mesh=recipe.mesh) if recipe.parallel == "jit" else jnp.asarray
+    given = recipe.accumulation, state.batch_stats, (images, labels), spread
+    (loss, (correct, stats)), grads = differentiate_parts(differentiate, *given)
     if recipe.parallel == "pmap":
         grads, stats, loss = lax.pmean((grads, stats, loss), AXIS)
         correct = lax.psum(correct, AXIS)

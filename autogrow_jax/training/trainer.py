@@ -59,7 +59,9 @@ class Trainer:
     def __init__(self, settings: Settings, dataset: Dataset, make_feed: MakeFeed = make_feed):
         self.settings, self.dataset = settings, dataset
         self._image_shape = dataset.image_shape
-        self._mesh = make_mesh(settings.num_devices, settings.data.batch_size)
+        self._mesh = make_mesh(
+            settings.num_devices, settings.data.batch_size, settings.gradient_accumulation
+        )
         self.depths = tuple(settings.model.depths)
         self.is_exact = choose_programs(settings.growth) == EXACT
         first_capacities = (settings.growth.capacity,) * len(self.depths)
@@ -70,9 +72,10 @@ class Trainer:
         options = network.options._replace(convolution=self.convolution)
         self._network = network.clone(options=options)
         self._root = jax.random.key(settings.seed)
-        self.programs = Programs(choose_threads(settings.growth))
+        self.programs = Programs(choose_threads(settings.growth), settings.deterministic)
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        sizes = settings.data.batch_size, len(dataset.validation.labels), self._mesh.size
+        at_once = settings.data.batch_size // settings.gradient_accumulation
+        sizes = at_once, len(dataset.validation.labels), self._mesh.size
         self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
             build.make_optimizer(settings),
@@ -85,6 +88,7 @@ class Trainer:
             choose_evaluation_batch_size(*sizes),
             build.find_loss(settings),
             build.find_augmentation(settings),
+            settings.gradient_accumulation,
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
         self.steps_per_epoch = self._feed.steps_per_epoch
@@ -256,7 +260,7 @@ class Trainer:
         growth = self.settings.growth
         how = growth.initializer, growth.reset_optimizer
         function = self.programs.make(make_grow_state, recipe, *how)
-        images = self._feed.first_images(recipe.batch_size)
+        images = self._feed.first_images(recipe.batch_size // recipe.accumulation)
         return function, state, key, jnp.int32(stage), self._live_depths(), *images
 
     def exact_variables(self) -> dict[str, Any]:
