@@ -37,6 +37,11 @@ class Own(NamedTuple):
 
         return {part: name(given) for part, given in self.given().items()}
 
+    def describe(self) -> tuple[str, ...]:
+        """A line that names what is there, if anything is."""
+        found = ", ".join(f"{part} ({name})" for part, name in self.named().items())
+        return (f"given as objects: {found}",) if found else ()
+
 
 NOTHING = Own()
 # The key that says "own" for each.

@@ -62,8 +62,8 @@ class Model:
 class Data:
     """The images."""
 
-    name: str = text("digits", "digits, mnist, fashion_mnist, cifar10, cifar100, svhn, tfds:NAME,"
-        " npz:PATH or folder:PATH", "the set of images")
+    name: str = text("digits", "digits, mnist5k, mnist, fashion_mnist, cifar10, cifar100, svhn,"
+        " tfds:NAME, npz:PATH or folder:PATH", "the set of images")
     dir: str = text("", "the folder of the set's files", "where official files lie", free=True)
     cache_dir: str = text("", "the folder for decoded sets; none means data.dir, or where that is"
         " none ~/.cache/autogrow_jax", "where decoded folders and prepared sets are kept",
@@ -225,6 +225,9 @@ class Log:
 
     progress: bool = flag(True, "a bar within each epoch", free=True)
     tensorboard: bool = flag(True, "TensorBoard events, where tensorboardX is installed", free=True)
+    tracker: str = key("", "'' for none, wandb, trackio or mlflow",
+        lambda v: v in ("", "wandb", "trackio", "mlflow"),
+        "a tracker of experiments that is told of the run, too; its package is an extra", free=True)
     report: bool = flag(True, "at the end `report.html`, and the net's answers in files", free=True)
     plot_every: int = whole(0, 0, "epochs", "epochs between two drawings of the plot",
         "0 means at the end only", free=True)

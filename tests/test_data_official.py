@@ -21,7 +21,7 @@ import scipy.io
 from autogrow_jax.data import load_dataset
 from autogrow_jax.data.cifar import load_arrays
 from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.official import search_folders
+from autogrow_jax.data.official import OFFICIAL_SETS, search_folders
 from autogrow_jax.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -106,6 +106,29 @@ def test_mnist_and_fashion_mnist_are_not_mixed_up(tmp_path):
     assert load_dataset("fashion_mnist", directory=str(tmp_path)).preprocessing.flip
     with pytest.raises(UserError, match="no such folder"):
         load_dataset("fashion_mnist", directory=str(tmp_path / "mnist"))
+
+
+def test_fashion_mnist_is_found_where_debians_package_puts_it(tmp_path, monkeypatch):
+    official = OFFICIAL_SETS["fashion_mnist"]
+    assert official.packaged == "/usr/share/datasets/fashion-mnist"
+    there = tmp_path / "datasets" / "fashion-mnist"
+    missing = official._replace(packaged=str(there))
+    monkeypatch.setitem(OFFICIAL_SETS, "fashion_mnist", missing)
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="Debian's package dataset-fashion-mnist") as refused:
+        load_dataset("fashion_mnist", directory=nowhere)
+    assert f"{there} (no such folder)" in str(refused.value)
+    write_idx(there, train=30)
+    for directory in ("", nowhere):
+        dataset = load_dataset("fashion_mnist", directory=directory, validation="test")
+        assert (len(dataset.train.labels), dataset.where) == (30, str(there))
+    own = tmp_path / "own" / "fashion_mnist"
+    write_idx(own, train=20)
+    dataset = load_dataset("fashion_mnist", directory=str(own.parent), validation="test")
+    assert dataset.where == str(own)
+    with pytest.raises(UserError) as refused:
+        load_dataset("mnist", directory=nowhere)
+    assert "Debian" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ LATE = {
     "jax",  # By commands that can do without it.
     "jax2onnx",
     "matplotlib",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "safetensors",
@@ -63,6 +64,8 @@ LATE = {
     "tensorboardX",
     "tensorflow_datasets",
     "torch",
+    "trackio",
+    "wandb",
 }
 # Our own modules that import something of these, or all of training, as soon as they are imported.
 HEAVY = {

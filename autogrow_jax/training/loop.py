@@ -28,6 +28,7 @@ from autogrow_jax.reporting import (
     Result,
     TensorBoardWriter,
     Workdir,
+    track,
     write_result,
 )
 from autogrow_jax.reporting.metrics import truncate
@@ -128,6 +129,7 @@ def run_as(
             hosts.first(partial(held.enter_context, hold(there.lock)))
             jax.devices()  # Which takes a while, and longer on a GPU.
             seconds = {"start": time.perf_counter() - started}
+            reporter = track(reporter, settings.log.tracker, there, flatten(settings))
             settings = settle_inherited(settings, there)
             settings = settle_convolution(settings, reporter, find_begun(there))
             seconds["build"] = time.perf_counter() - started - seconds["start"]
@@ -163,8 +165,7 @@ def _train(
         trainer.seconds |= seconds
         data = dataset.image_shape, dataset.num_classes, len(dataset.validation.labels)
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
-        state = begin(trainer, restored, policy, inherited and inherited.put_into)
-        state.init_from = inherited.told if inherited else state.init_from
+        state = begin(trainer, restored, policy, inherited)
         divergences[:] = divergences or state.divergences
         state.divergences = divergences
         schedule = build.make_schedule(settings, policy)
@@ -176,10 +177,7 @@ def _train(
         snapshots.begin(trainer, state.epoch)
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
-        own = [f"{part} ({name})" for part, name in settings.own.named().items()]
-        notes = [inherited.describe(dataset.class_names)] if inherited else []
-        notes += [f"given as objects: {', '.join(own)}"] if own else []
-        for note in (*dataset.notes, *notes):
+        for note in (*dataset.notes, *settings.own.describe()):
             reporter.message(note)
         is_first = hosts.is_first()  # Others leave nothing behind.
         with MetricsWriter(workdir.metrics if is_first else os.devnull) as metrics:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from autogrow_jax import hosts
 from autogrow_jax.errors import DivergedError
@@ -61,6 +61,15 @@ def calm(divergences: Divergences) -> float:
     return _CALMER ** len(divergences)
 
 
+class Origin(Protocol):
+    """The net of another run that a new one goes on from; see `inherited.Inherited`."""
+
+    @property
+    def told(self) -> dict[str, Any]: ...
+
+    def put_into(self, fresh: Tree) -> Tree: ...
+
+
 def find_start(
     workdir: Workdir, store: CheckpointStore, tell: Callable[[str], None]
 ) -> Restored | None:
@@ -99,11 +108,11 @@ def begin(
     trainer: Trainer,
     restored: Restored | None,
     policy: Policy | None,
-    replace: Callable[[Tree], Tree] | None = None,
+    origin: Origin | None = None,
 ) -> RunState:
     """Resumes from a checkpoint, or starts a new run; without a policy nothing grows.
 
-    `replace` is as for `Trainer.start`.
+    A new one starts with what its origin, if any, puts into fresh variables.
     """
     compile_ahead = trainer.settings.growth.compile_ahead
     if restored is not None:
@@ -115,5 +124,7 @@ def begin(
     policy_state = policy.init() if policy else {}
     if compile_ahead:
         trainer.compile_ahead(grows=policy is not None)
-    trainer.start(replace)
-    return RunState(0, "growth" if policy else "scratch", 0, trainer.depths, policy_state)
+    trainer.start(origin.put_into if origin else None)
+    phase = "growth" if policy else "scratch"
+    told = origin.told if origin else {}
+    return RunState(0, phase, 0, trainer.depths, policy_state, init_from=told)
