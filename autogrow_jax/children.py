@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autogrow_jax.errors import UserError
 
@@ -98,7 +98,7 @@ class Child(subprocess.Popen):
         os.close(self._parent_end)
 
 
-def stop_children(children: Sequence[Child], seconds: float) -> None:
+def stop_children(children: Sequence[Any], seconds: float) -> None:
     """Lets every process save what it has, or else kills it after so many seconds."""
     for child in children:
         child.terminate()

@@ -61,6 +61,7 @@ LATE = {
     "scipy",
     "shtab",
     "sklearn",
+    "submitit",
     "tensorboardX",
     "tensorflow_datasets",
     "torch",

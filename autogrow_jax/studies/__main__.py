@@ -4,19 +4,21 @@ python -m autogrow_jax.studies --study=configs/studies/smoke.py --workdir=runs/s
 """
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.children import make_slots, stop_with_parent
+from autogrow_jax.children import Slot, make_slots, stop_with_parent
 from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start, user_path
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Folder, expand
+from autogrow_jax.studies.engines import ENGINES, make_starter
 from autogrow_jax.studies.records import Table, collect
 from autogrow_jax.studies.runner import run_cell, run_cells
 
@@ -74,9 +76,12 @@ def _run(options: argparse.Namespace) -> int:
     if not options.table:
         # By name: a study file that is edited meanwhile may number its cells otherwise.
         python = [sys.executable, "-m", "autogrow_jax.studies", *options.of_worker]
-        slots = make_slots(options.workers)
         commands = {cell.name: [*python, f"--cell={cell.name}"] for cell in cells}
-        run_cells(cells, options.workdir, slots, commands, study.title)
+        submit, slots = None, make_slots(options.workers)
+        if options.engine:
+            submit = make_starter(options.engine, options.workdir, options.job)
+            slots = [Slot()] * options.max_jobs
+        run_cells(cells, options.workdir, slots, commands, study.title, submit=submit)
     return _report(study.title, collect(entries, options.workdir), options)
 
 
@@ -142,6 +147,19 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; it takes a whole number of at least 1")
+    return int(text)
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise argparse.ArgumentTypeError(f"{text}; it takes a JSON object")
+    return given
+
+
 def make_parser() -> Parser:
     """The options of the command, less those of the config."""
     parser = Parser(
@@ -157,6 +175,12 @@ def make_parser() -> Parser:
     add("--workdir", metavar="DIR", help="folder of the study (default: runs/STUDY-NAME)")
     processes = "processes at the same time; several share the GPUs by turns, or else the cores"
     add("--workers", metavar="N", type=int, default=1, help=processes)
+    engines = "run each cell as a job of submitit, on SLURM or on this machine"
+    add("--engine", metavar="local|slurm", choices=("", *ENGINES), default="", help=engines)
+    jobs = "jobs that wait or run at the same time, with --engine"
+    add("--max-jobs", metavar="N", type=_at_least_one, default=8, help=jobs)
+    job = 'parameters of submitit, such as \'{"slurm_partition": "gpu", "gpus_per_node": 1}\''
+    add("--job", metavar="JSON", type=_parameters, default={}, help=job)
     add("--seeds", metavar="0,1,2", type=_seeds, default=(), help="instead of the study's own")
     add("--list", action="store_true", help="show the cells, a line each, and run nothing")
     add("--cell", metavar="I", default="", help="run one cell of the list, as in a job array")

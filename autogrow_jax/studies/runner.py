@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.studies.cells import Cell, Folder
+from autogrow_jax.studies.engines import Submitted
 from autogrow_jax.training import run
 from autogrow_jax.training.programs import keep_in
 
@@ -32,6 +33,7 @@ def run_cells(
     commands: Mapping[str, list[str]],
     title: str,
     stream: TextIO | None = None,
+    submit: Callable[[Folder, list[str]], Submitted] | None = None,
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
 
@@ -44,6 +46,7 @@ def run_cells(
       slots: what each process that runs at the same time may use; at least one.
       commands: by the cell's name, what runs it.
       stream: where to tell of it; standard error by default.
+      submit: hands a cell's command to another engine; by default it is a process in a slot.
     """
     folders = {cell.name: Folder(workdir, cell) for cell in cells}
     pending = [folder for folder in folders.values() if not folder.is_done]
@@ -51,7 +54,7 @@ def run_cells(
     for folder in pending:
         folder.error.unlink(missing_ok=True)
     free = list(slots)
-    running: dict[Child, tuple[Folder, Slot]] = {}
+    running: dict[Child | Submitted, tuple[Folder, Slot]] = {}
     progress = Progress(title, len(cells), len(cells) - len(pending), stream)
     try:
         while pending or running:
@@ -74,7 +77,9 @@ def run_cells(
                     pending.remove(folder)
                     folder.root.mkdir(parents=True, exist_ok=True)
                     slot = free.pop(0)
-                    running[Child(commands[folder.cell.name], slot, folder.log)] = folder, slot
+                    command = commands[folder.cell.name]
+                    child = submit(folder, command) if submit else Child(command, slot, folder.log)
+                    running[child] = folder, slot
                     progress.start(folder)
             progress.show(folder for folder, _ in running.values())
             time.sleep(_POLL_SECONDS)

@@ -1,0 +1,102 @@
+"""Cells as jobs of submitit: on SLURM, or as its processes on this machine."""
+
+import dataclasses
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from autogrow_jax.errors import UserError
+from autogrow_jax.studies.cells import Folder
+
+ENGINES = ("local", "slurm")
+# From SIGTERM until SIGKILL, when a job has to make room.
+_GRACE_SECONDS = 60
+
+
+@dataclasses.dataclass
+class CellJob:
+    """Runs the command of a cell, again where its job was preempted; returns the exit status."""
+
+    command: list[str]
+    log: Path
+    lock: Path  # Of the cell: a study that was killed may have left a job that still runs it.
+
+    def __call__(self) -> int:
+        with FileLock(self.lock):
+            pass
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
+            return self.process.wait()
+
+    def checkpoint(self) -> Any:
+        """Lets the run stop at its last checkpoint, and says what the requeued job does."""
+        import submitit  # An extra.
+
+        self.process.terminate()
+        try:
+            self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        return submitit.helpers.DelayedSubmission(CellJob(self.command, self.log, self.lock))
+
+
+class Submitted:
+    """A job, with what `run_cells` asks of a process."""
+
+    returncode: int = 0
+
+    def __init__(self, job: Any):
+        self._job = job
+
+    def poll(self) -> int | None:
+        if not self._job.done():
+            return None
+        failed = self._job.exception()
+        self.returncode = 1 if failed else self._job.result()
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._job.cancel()
+
+    kill = terminate
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits for a job that was cancelled, which has nothing to save that is not saved."""
+        time.sleep(min(timeout or 0, 1))
+
+    def close(self) -> None:
+        pass
+
+
+def make_starter(
+    engine: str, workdir: Path, parameters: dict[str, Any]
+) -> Callable[[Folder, list[str]], Submitted]:
+    """Returns what submits the command of a cell to an engine of `ENGINES`.
+
+    `parameters` are submitit's, such as {"timeout_min": 600, "slurm_partition": "gpu"}.
+
+    Raises:
+      UserError: submitit is not installed, or there is no SLURM here.
+    """
+    try:
+        import submitit  # An extra.
+    except ImportError:
+        raise UserError(
+            f"--engine={engine} needs submitit: pip install 'autogrow_jax[submitit]'; --list and"
+            " --cell serve any other scheduler"
+        ) from None
+    try:
+        executor = submitit.AutoExecutor(folder=workdir / "jobs" / "%j", cluster=engine)
+        defaults = {"name": workdir.name, "timeout_min": 24 * 60, "slurm_use_srun": False}
+        executor.update_parameters(**defaults | parameters)
+    except (RuntimeError, NameError, ValueError) as error:
+        raise UserError(f"--engine={engine} cannot be used here: {error}") from None
+
+    def start(folder: Folder, command: list[str]) -> Submitted:
+        return Submitted(executor.submit(CellJob(command, folder.log, folder.lock)))
+
+    return start
