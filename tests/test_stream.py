@@ -21,6 +21,7 @@ from autogrow_jax.stream import is_streamed, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
 from autogrow_jax.training import run
+from benchmarks import stream as benchmark
 
 pytest.importorskip("grain")
 pytestmark = pytest.mark.reports
@@ -255,3 +256,11 @@ def test_a_crop_padding_of_ones_own_is_kept(tree):
 def test_what_streams_cannot_do_is_said(tree, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         run(make_config(tree, **changes), tmp_path / "run", reporter=QuietReporter())
+
+
+def test_the_benchmark_decodes_all_images_of_its_tree(tmp_path, capsys):
+    path = tmp_path / "times.json"
+    given = ["--classes=2", "--images=6", "--repeats=1", f"--json={path}"]
+    assert benchmark.main(given) == 0
+    assert json.loads(path.read_text())["images"] in range(4, 12)  # Some are held out.
+    assert "| stream " in capsys.readouterr().out
