@@ -20,7 +20,7 @@ from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.stream import is_streamed, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
-from autogrow_jax.training import run
+from autogrow_jax.training import load, run
 from benchmarks import stream as benchmark
 
 pytest.importorskip("grain")
@@ -165,6 +165,31 @@ def test_a_run_on_a_stream_grows_and_evaluates_every_image_once(finished, datase
     right = int((predictions.predicted == predictions.labels).sum())
     assert math.isclose(result.test_accuracy, 100 * right / 27)
     assert (workdir / "report.html").stat().st_size > 10_000
+
+
+def test_a_net_sees_files_and_other_folders_as_its_run_saw_its_own(finished, dataset, tmp_path):
+    """Resized with a margin and cropped, not resized alone: else predictions differ unseen."""
+    workdir, result = finished
+    net = load(workdir)
+    files = [dataset.test.images.contents[row] for row in dataset.test.images.rows.tolist()]
+    seen = dataset.test.images[:]
+    np.testing.assert_array_equal([net.read(file) for file in files], seen)
+    # Pixels come without their file, of which a JPEG is decoded coarsely.
+    pixels = net.prepare([np.asarray(Image.open(file)) for file in files])
+    assert np.abs(pixels.astype(int) - seen).max() <= 2
+    kept = Predictions.read(Workdir(workdir).test_predictions)
+    found = np.stack([answer for _, answer in net.predict_files(files)])
+    np.testing.assert_allclose(found, kept.probabilities, atol=1e-5)
+
+    for file in files:
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        (tmp_path / file.parent.name / file.name).write_bytes(file.read_bytes())
+    config = default_config()
+    config.mode = "evaluate"
+    config.data.name = f"folder:{tmp_path}"
+    config.data.workers = 0
+    again = run(config, workdir, reporter=QuietReporter())
+    assert again.test_accuracy == result.test_accuracy
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tree, finished, tmp_path):

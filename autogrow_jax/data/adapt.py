@@ -10,7 +10,7 @@ from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
 from autogrow_jax.data.pixels import pad_images
-from autogrow_jax.data.types import Preprocessing, Split, take
+from autogrow_jax.data.types import Preprocessing, Source, Split, take
 from autogrow_jax.errors import UserError
 
 # Pillow's, by which a colour image becomes a grey one.
@@ -25,6 +25,7 @@ def load_other(
     cache_directory: str = "",
     layout: str = "auto",
     background: str = "white",
+    source: Source | None = None,
 ) -> Dataset:
     """Loads a set for a net that was trained on another, of which `known` tells.
 
@@ -38,6 +39,7 @@ def load_other(
       cache_directory: likewise.
       layout: likewise.
       background: likewise.
+      source: the set, where it is read already.
 
     Returns:
       A set whose three parts are one, and whose notes say what was chosen and changed.
@@ -48,7 +50,7 @@ def load_other(
     height, width = known.source_size
     side = height if height == width else 0
     how = cache_directory, layout, background
-    source = read_source(name, directory, side, *how, least_classes=1)
+    source = source or read_source(name, directory, side, *how, least_classes=1)
     parts = {"test": source.test, "validation": source.validation, "train": source.train}
     which, part = next((name, part) for name, part in parts.items() if part is not None)
     whole = which == "train"
@@ -67,6 +69,7 @@ def load_other(
         validation_source="test",
         where=source.where,
         source_size=known.source_size,
+        resized=known.resized,
         notes=(*lines, *source.notes),
     )
 

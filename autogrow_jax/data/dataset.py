@@ -78,6 +78,7 @@ class Dataset:
       notes: lines that say what was read, for before training.
       files: of "validation" and "test" where each image lies, in the part's order; empty for sets
         whose images are no files.
+      resized: as of `Known`.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Dataset:
     source_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resized: int = 0
 
     @staticmethod
     def from_arrays(
@@ -166,6 +168,7 @@ class Dataset:
             self.preprocessing.mean,
             self.preprocessing.std,
             parts,
+            self.resized,
         )
 
     @property

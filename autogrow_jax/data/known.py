@@ -47,6 +47,8 @@ class Known:
       mean: per channel, for pixels in [0, 1].
       std: likewise.
       parts: "train", "validation" and "test".
+      resized: pixels that the shorter side of a streamed image has before the centre is cropped to
+        `image_shape`; 0 where the images are not streamed.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Known:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     parts: Mapping[str, KnownPart]
+    resized: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The content of dataset.json."""
@@ -83,6 +86,7 @@ class Known:
             tuple(content["mean"]),
             tuple(content["std"]),
             parts,
+            int(content.get("resized", 0)),
         )
 
 

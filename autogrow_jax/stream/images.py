@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
+from PIL import Image
 
 from autogrow_jax.data.image_files import Choose, decode_crop
 from autogrow_jax.errors import UserError
@@ -57,6 +58,22 @@ class Files(Sequence[Path]):
     def read(self, row: int) -> bytes:
         """The content of a file; OSError where it is gone."""
         return self[row].read_bytes()
+
+
+def decode_centre(data: bytes, where: Path, size: int, ground: tuple[int, int, int]) -> np.ndarray:
+    """Decodes an image as evaluation sees it, uint8 [size, size, 3]; UserError names `where`."""
+    return decode_crop(data, where, _centre(size), size, ground)
+
+
+def crop_centre(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The same of pixels [H, W, C], grey ones made colour."""
+    image = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    box = _centre(size)(image.height, image.width)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+def _centre(size: int) -> Choose:
+    return partial(centre_box, size=size, resized=resized_side(size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +140,7 @@ class Streamed:
         """
         place, size = int(self.rows[row]), self.size
         where = self.contents.name(place)
-        choose: Choose = partial(centre_box, size=size, resized=resized_side(size))
-        if key is not None and self.random:
-            choose = draw_box(key, row)
+        choose = draw_box(key, row) if key is not None and self.random else _centre(size)
         try:
             data = self.contents.read(place)
         except OSError as error:

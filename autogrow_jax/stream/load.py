@@ -92,6 +92,39 @@ def load_stream(
       UserError: as for `load_dataset`.
     """
     how.check()
+    trained = "boxes at random" if how.crop_padding is None else "the centre"
+    source = read_stream(
+        name,
+        image_size,
+        directory=directory,
+        layout=layout,
+        background=background,
+        workers=workers,
+        trained=f"trained on {trained}, ",
+    )
+    preprocessing = Preprocessing(MEAN, STD, crop_padding=0, flip=False)
+    dataset = make_dataset(keep_classes(source, classes), name, how, preprocessing=preprocessing)
+    dataset = replace(dataset, resized=resized_side(image_size))
+    if how.crop_padding is not None:
+        return dataset
+    train = dataset.train._replace(images=replace(dataset.train.images, random=True))
+    return replace(dataset, train=train)
+
+
+def read_stream(
+    name: str,
+    image_size: int,
+    *,
+    directory: str = "",
+    layout: str = "auto",
+    background: str = "white",
+    workers: int = -1,
+    trained: str = "",
+) -> Source:
+    """Lists the parts that a folder comes with; the arguments are those of `load_stream`.
+
+    `trained` says, for the notes, what of an image is trained on.
+    """
     ground = parse_ground(background)
     root = set_path(name.removeprefix("folder:"), directory)
     listing = list_folder(root, layout, is_image)
@@ -103,21 +136,15 @@ def load_stream(
         rows = np.arange(len(files[part]))
         images = Streamed(files[part], rows, image_size, ground, workers, random=False)
         parts[part] = Split(images, *found[1:])
-    source = Source(
+    return Source(
         parts.get("train"),
         parts.get("validation"),
         parts.get("test"),
         listing.class_names,
         printable(str(root)),
-        tuple(_describe(listing, others, image_size, how, parts)),
+        tuple(_describe(listing, others, image_size, trained, parts)),
         files,
     )
-    preprocessing = Preprocessing(MEAN, STD, crop_padding=0, flip=False)
-    dataset = make_dataset(keep_classes(source, classes), name, how, preprocessing=preprocessing)
-    if how.crop_padding is not None:
-        return dataset
-    train = dataset.train._replace(images=replace(dataset.train.images, random=True))
-    return replace(dataset, train=train)
 
 
 def _list_part(
@@ -148,14 +175,13 @@ def _list_part(
 
 
 def _describe(
-    listing: Listing, others: Counter[str], size: int, how: Choices, parts: dict[str, Split]
+    listing: Listing, others: Counter[str], size: int, trained: str, parts: dict[str, Split]
 ) -> list[str]:
     """Says how the set is read, and what was passed over."""
     others.update(path.suffix.lower() or "without suffix" for path in listing.outside)
     gigabytes = sum(part.images.nbytes for part in parts.values()) / 2**30
-    trained = "boxes at random" if how.crop_padding is None else "the centre"
     lines = [
-        f"read as a stream ({gigabytes:,.1f} GiB decoded): trained on {trained}, evaluated on the"
+        f"read as a stream ({gigabytes:,.1f} GiB decoded): {trained}evaluated on the"
         f" centre of {resized_side(size)} pixels; an image is known by its name and size, so copies"
         " are not found",
         *listing.notes,

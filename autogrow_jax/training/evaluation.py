@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.stream import read_stream
 from autogrow_jax.training.checkpoint import CheckpointStore, read_last
 from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.ending import finish
@@ -160,13 +161,15 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
     asked = settings.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
     how = {"layout": asked.layout, "background": asked.background}
-    if full_name(asked.name, asked.dir) != full_name(own["data.name"], own["data.dir"]):
-        return known, load_other(asked.name, known, **places, **how)
-    try:
-        dataset = build.load_data(settings, to_train=False)
-    except NoTrainingPart:
-        return known, load_other(asked.name, known, **places, **how)
-    return known, adapt_parts(dataset, known)
+    if full_name(asked.name, asked.dir) == full_name(own["data.name"], own["data.dir"]):
+        with suppress(NoTrainingPart):
+            return known, adapt_parts(build.load_data(settings, to_train=False), known)
+    source = None
+    if known.resized and asked.name.startswith("folder:"):  # As the run's own were read.
+        source = read_stream(
+            asked.name, known.image_shape[0], directory=asked.dir, workers=asked.workers, **how
+        )
+    return known, load_other(asked.name, known, source=source, **places, **how)
 
 
 def _describe_overlap(workdir: Workdir, dataset: Dataset) -> list[str]:

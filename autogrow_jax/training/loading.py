@@ -31,6 +31,7 @@ from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
+from autogrow_jax.stream import crop_centre, decode_centre
 from autogrow_jax.training.checkpoint import (
     CheckpointStore,
     evaluated_arrays,
@@ -103,6 +104,12 @@ class Loaded:
           UserError: names the file; no image, a damaged one, one that cannot be made to fit.
         """
         ground = parse_ground(self.config.get("data", {}).get("background", "white"))
+        if self.known.resized:
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            return decode_centre(data, Path(path), self.known.image_shape[0], ground)
         return self._prepare_one(read_image(Path(path), ground), str(path))
 
     def _prepare_one(self, image: np.ndarray, where: str = "the image") -> np.ndarray:
@@ -115,7 +122,8 @@ class Loaded:
         height, width = self.known.source_size
         sizes = ((height, width), self.known.image_shape[:2])
         if image.shape[:2] not in sizes and height == width and image.shape[2] in (1, 3):
-            image = resize_center_crop(image, height)
+            # Once in the middle of a larger one, as a stream's, or of all of it, as a folder's.
+            image = (crop_centre if self.known.resized else resize_center_crop)(image, height)
         return fit_images(image[None], self.known, where)[0][0]
 
     def predict(
