@@ -1,4 +1,4 @@
-"""Several processes that train one net, on one machine or many, on JAX's own runtime.
+"""Experimental: several processes that train one net, on one or many machines, by JAX's runtime.
 
 Every process runs the same program in the same order. What only one can do (files, the terminal),
 or might do differently (clocks), process 0 does, the first, and tells the others.

@@ -26,6 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "optim": (),
     "trees": (),
     "errors": (),
+    "hosts": ("join", "count", "is_first"),
     "reporting": (),
     "reporting.metrics": ("read", "truncate"),
     "interop.torch": (),
