@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from autogrow_jax.children import Slot
-from autogrow_jax.studies import Row, Section, Study
+from autogrow_jax.studies import Row, Section, Study, engines
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.engines import CellJob, Submitted
 from autogrow_jax.studies.runner import run_cells
@@ -21,6 +21,16 @@ def test_a_job_runs_its_command_into_the_cells_log(tmp_path):
     job = CellJob([sys.executable, "-c", code], log, tmp_path / "lock")
     assert [job(), job()] == [3, 3]
     assert log.read_text() == "here\nhere\n"
+
+
+def test_a_job_that_is_asked_to_end_waits_for_what_requeues_it(tmp_path, monkeypatch):
+    """SLURM signals the command and the job alike, and the job must not have ended by then."""
+    waited = []
+    monkeypatch.setattr(engines.time, "sleep", waited.append)
+    for code in ("raise SystemExit(143)", "import os; os.kill(os.getpid(), 15)"):
+        command = [sys.executable, "-c", code]
+        assert CellJob(command, tmp_path / "log.txt", tmp_path / "lock")() in (143, -15)
+    assert waited == [60, 60]
 
 
 class _Job:

@@ -1,6 +1,7 @@
 """Cells as jobs of submitit: on SLURM, or as its processes on this machine."""
 
 import dataclasses
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from autogrow_jax.studies.cells import Folder
 ENGINES = ("local", "slurm")
 # From SIGTERM until SIGKILL, when a job has to make room.
 _GRACE_SECONDS = 60
+# How a command ends that was asked to: by a status of its own, or by the signal.
+_TERMINATED = 128 + signal.SIGTERM, -signal.SIGTERM
 
 
 @dataclasses.dataclass
@@ -30,7 +33,11 @@ class CellJob:
             pass
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
-            return self.process.wait()
+            status = self.process.wait()
+        # SLURM ends all of a job's processes when it has to make room, and tells submitit then.
+        if status in _TERMINATED:
+            time.sleep(_GRACE_SECONDS)
+        return status
 
     def checkpoint(self) -> Any:
         """Lets the run stop at its last checkpoint, and says what the requeued job does."""
@@ -91,7 +98,7 @@ def make_starter(
         ) from None
     try:
         executor = submitit.AutoExecutor(folder=workdir / "jobs" / "%j", cluster=engine)
-        defaults = {"name": workdir.name, "timeout_min": 24 * 60, "slurm_use_srun": False}
+        defaults = {"name": workdir.name, "timeout_min": 24 * 60}
         executor.update_parameters(**defaults | parameters)
     except (RuntimeError, NameError, ValueError) as error:
         raise UserError(f"--engine={engine} cannot be used here: {error}") from None
