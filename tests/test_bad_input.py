@@ -309,15 +309,22 @@ def _result():
     ],
     ids=["no-arrays", "no-memory", "torn-memory", "empty"],
 )
-def test_damaged_checkpoint_is_named(diverged, tmp_path, no_training, damage):
+def test_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    diverged, tmp_path, no_training, damage
+):
     workdir = _copy(diverged, tmp_path)
     epochs = len(read(workdir / "metrics.jsonl"))
     folder = workdir / "checkpoints" / f"epoch_{epochs}"
     damage(folder)
-    for mode in ("scratch", "evaluate"):
-        message = _fail(_config(**DIVERGING, mode=mode), workdir)
-        assert f"{folder} is damaged" in message
-        assert "delete that folder" in message
+    message = _fail(_config(**DIVERGING, mode="evaluate"), workdir)
+    assert f"{folder} is damaged" in message
+    assert "the same command that began the run goes on from the one before it" in message
+    told, reporter = [], QuietReporter()
+    reporter.message = told.append
+    with pytest.raises(AssertionError, match="a network was made"):
+        run(_config(**DIVERGING), workdir, reporter=reporter)
+    assert f"{folder} is damaged" in told[-1]
+    assert f"the run goes on from epoch {epochs - 1}" in told[-1]
 
 
 def test_half_written_checkpoint_is_ignored(diverged, tmp_path):

@@ -434,12 +434,18 @@ BASE = {
 }
 # Seen in whole runs only: test_training_run.py, test_main.py, test_growth_grow.py,
 # test_training_compile_ahead.py, test_training_compilation_cache.py, test_training_front.py,
-# test_training_snapshots.py and test_stream.py.
+# test_training_snapshots.py, test_training_accumulation.py, test_training_divergence.py,
+# test_training_inherited.py, test_reporting_tracking.py and test_stream.py.
 IN_RUNS = {
     "mode",
     "compilation_cache",
+    "deterministic",
+    "gradient_accumulation",
+    "init_from",
     "loss",
+    "on_divergence",
     "data.augment",
+    "data.classes",
     "data.allow_changes",
     "data.cache_dir",
     "data.stream",
@@ -455,6 +461,7 @@ IN_RUNS = {
     "snapshots.every",
     "log.progress",
     "log.tensorboard",
+    "log.tracker",
     "log.plot_every",
     "log.report",
 }
