@@ -60,6 +60,7 @@ def test_freed_memory_is_used_again(what):
     assert _count("keep", what, "25") < 10 < _count("leave", what, "25")
 
 
+@pytest.mark.slow
 def test_a_run_from_python_keeps_it_too():
     assert _count("run", "program", "25") < 10
 

@@ -73,7 +73,14 @@ def no_run(monkeypatch):
     monkeypatch.setattr(training, "run", lambda config, workdir, **own: resolve(config, Own(**own)))
 
 
-@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if blocks(path, "python")])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "extending.md"))
+        for name, path in PAGES.items()
+        if blocks(path, "python")
+    ],
+)
 def test_the_python_blocks_of_a_page_run_and_print_what_they_say(page, no_run, registries):
     play(page)
 

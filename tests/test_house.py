@@ -85,7 +85,8 @@ HEAVY = {
     "autogrow_jax.studies.tables",
 }
 
-NOT_YET = pytest.mark.xfail(reason="rooms are being redrawn")
+# To be divided: they may become smaller.
+TOO_LARGE = {"data": 3_310, "training": 4_550}
 
 
 def _name(path: Path) -> str:
@@ -121,10 +122,10 @@ def _count(*places: str, suffixes=(".py",)) -> int:
     return sum(len(path.read_text().splitlines()) for path in files)
 
 
-@NOT_YET
-def test_the_package_can_be_read():
-    assert len(FILES) < 90
-    assert _count("") < 12_500
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_is_large(room):
+    """Nobody has to read the whole package, but all of a room."""
+    assert _count(room) <= TOO_LARGE.get(room, 2_500)
 
 
 def test_what_a_researcher_reads_is_small():

@@ -351,6 +351,7 @@ def test_ctrl_c_while_importing_is_one_line(tmp_path, how):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_line_and_the_run_goes_on(tmp_path):
     """A limit on the size of files: what tensorstore may write of a checkpoint, in its threads."""
     arguments = [f"--workdir={tmp_path}", *SMALL, "--config.compilation_cache=none"]
@@ -402,6 +403,7 @@ def test_a_stop_that_python_dropped_ends_the_run_before_the_next_epoch(tmp_path,
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow
 def test_terminated_run_goes_on(finished, tmp_path):
     """Without the pretence of the test above, so that also what XLA does at the end counts."""
     # What the fixture compiled, and its number of devices, for which it was.

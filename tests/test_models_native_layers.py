@@ -334,6 +334,7 @@ def test_what_is_added_has_to_fit():
 
 @pytest.mark.multiprocess
 @pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2, reason="one core")
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     found = {
         subprocess.run(

@@ -116,6 +116,7 @@ def test_a_run_of_before_a_key_was_there_is_of_its_cell(lines, tmp_path):
     assert find_line(read_kept(tmp_path / "old"), lines) == (line, False)
 
 
+@pytest.mark.slow
 def test_what_is_no_cell_is_refused_with_the_keys_that_differ(lines, tmp_path, capsys):
     how = {"best": 99.0, "phases": ["growth"], "depths": [1, 1, 1], "is_done": False}
     line = _find(lines, "svhn_plain4_50_k_fixed")

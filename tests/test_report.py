@@ -250,6 +250,7 @@ def test_a_report_that_fails_is_a_line_and_the_run_ends_well(tmp_path, monkeypat
     assert "the report could not be written (RuntimeError: no more ink)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_front_is_compared_and_the_recommended_net_is_named(tmp_path):
     _write_run(tmp_path)
     path = tmp_path / "result.json"

@@ -163,6 +163,7 @@ def _session_cache(monkeypatch):
     monkeypatch.setattr("autogrow_jax.studies.runner.keep_in", lambda root: root)
 
 
+@pytest.mark.slow
 def test_a_cell_and_the_baseline_of_its_net(tmp_path):
     found, scratch = _digits()
     with pytest.raises(UserError, match="which is not done; run that one first"):

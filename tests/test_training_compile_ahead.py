@@ -410,6 +410,7 @@ def test_training_goes_on_while_the_next_capacity_is_compiled(gate, without, tmp
     assert without[1].seconds["compile_ahead"] == 0
 
 
+@pytest.mark.slow
 def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
     config = _config(**{"growth.capacity": 0})
     result = run(config, tmp_path, reporter=QuietReporter())
@@ -423,6 +424,7 @@ def test_a_program_for_each_depth_trains_as_one_for_all(without, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_modes_that_grow_all_stages_find_what_was_compiled(tmp_path, monkeypatch):
     FAMILIES["plain2"] = get_family("plain3")._replace(widths=(8, 8), stem_width=8)
     monkeypatch.setattr(programs_lib, "submit", _submit_now)

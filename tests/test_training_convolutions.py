@@ -97,6 +97,7 @@ def test_a_run_that_cannot_go_on_says_why(no_compiler):
     assert _settle("xla", "native") == ("xla", [])
 
 
+@pytest.mark.slow
 def test_a_run_of_before_is_finished_by_the_same_command(one_device, tmp_path):
     config = default_config()
     config.update_from_flattened_dict(
@@ -126,6 +127,7 @@ _LATE = "import time; time.sleep(3); from autogrow_jax.main import start; start(
 @pytest.mark.multiprocess
 @pytest.mark.skipif(bool(why_not_native()), reason=why_not_native() or "built")
 @pytest.mark.devices(1)
+@pytest.mark.slow
 def test_the_default_on_one_device_and_a_second_start(tmp_path):
     """As users have it: one CPU device, the package's own convolutions, programs kept on disk."""
     environment = {

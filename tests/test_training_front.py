@@ -256,7 +256,7 @@ def test_stopped_after_every_epoch_of_the_front_it_ends_as_if_never_stopped(undi
     _assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("epoch", [9, 14])
+@pytest.mark.parametrize("epoch", [9, pytest.param(14, marks=pytest.mark.slow)])
 def test_resumed_from_a_checkpoint_some_epochs_back_it_ends_the_same(undisturbed, tmp_path, epoch):
     changes = {"checkpoint.every": 5, "checkpoint.keep": 1}
     with pytest.raises(KeyboardInterrupt):
@@ -276,6 +276,7 @@ def test_a_candidate_whose_file_is_gone_is_named(undisturbed, tmp_path):
         run(_config(), tmp_path, reporter=QuietReporter())
 
 
+@pytest.mark.slow
 def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
     changes = {"finetune.choose": "last", "data.validation": "test"}
     told = _Told()
@@ -287,6 +288,7 @@ def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
     assert any("the test set chooses among them" in text for text in told.messages)
 
 
+@pytest.mark.slow
 def test_a_limit_of_latency_that_none_keeps_to_leaves_the_fastest(tmp_path):
     told = _Told()
     result = run(_config(**{"finetune.max_latency": 1e-9}), tmp_path, reporter=told)
@@ -295,6 +297,7 @@ def test_a_limit_of_latency_that_none_keeps_to_leaves_the_fastest(tmp_path):
     assert any("max_latency=1e-09 ms" in text for text in told.messages)
 
 
+@pytest.mark.slow
 def test_lookahead_has_a_front_of_nets_that_were_kept(tmp_path):
     changes = {
         "growth.policy": "lookahead",

@@ -74,6 +74,7 @@ def lockstep(tmp_path_factory):
     return workdir, run_seeds(_config(), workdir, 3, reporter=_quiet)
 
 
+@pytest.mark.slow
 def test_seeds_in_lockstep_end_as_single_runs_do(lockstep, tmp_path):
     workdir, results = lockstep
     assert [result.seed for result in results] == [0, 1, 2]
@@ -96,6 +97,7 @@ def test_seeds_in_lockstep_end_as_single_runs_do(lockstep, tmp_path):
         assert result.test_accuracy == pytest.approx(single.test_accuracy, abs=1)
 
 
+@pytest.mark.slow
 def test_each_seed_leaves_the_files_of_a_run(lockstep, tmp_path):
     workdir, _ = lockstep
     run(_config(seed=1), tmp_path, reporter=QuietReporter())

@@ -175,6 +175,7 @@ def test_watching_changes_no_bit():
 
 @pytest.mark.devices(4)
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.slow
 def test_four_devices(parallel):
     """Global statistics: four devices give what one gives. Per device: they do not."""
     trained = []

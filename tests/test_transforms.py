@@ -114,7 +114,10 @@ def by_jax(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize(("kind", "train"), [("basic3", True), ("plain3_nobn", False)])
+@pytest.mark.parametrize(
+    ("kind", "train"),
+    [pytest.param("basic3", True, marks=pytest.mark.slow), ("plain3_nobn", False)],
+)
 def test_forward_mode_and_products_with_the_hessian(kind, train, by_jax):
     network, variables = _net(kind)
     loss, params = _loss(network, variables, train=train), variables["params"]
