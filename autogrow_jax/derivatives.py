@@ -220,6 +220,14 @@ class PullbackParts:
         return jax.tree.unflatten(self._treedef, leaves)
 
 
+def frame(x: jax.Array) -> jax.Array:
+    """Adds a pixel of zeros on all sides of [N, H, W, C], by what ONNX takes for any N."""
+    for axis in (1, 2):
+        edge = jnp.zeros_like(lax.slice_in_dim(x, 0, 1, axis=axis))
+        x = jnp.concatenate([edge, x, edge], axis)
+    return x
+
+
 def max_pool(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
     """Pools [N, H, W, C] by the largest in each window, without padding.
 

@@ -156,11 +156,11 @@ class Network(nn.Module):
         else:
             x = nn.relu(conv(self.options, width, size, stride, x.shape[-1], name="stem_conv")(x))
         if self.stem == IMAGENET:
-            # Zeros are the least behind ReLU; neither `pad` nor the pool's own gets to ONNX.
-            for axis in (1, 2):
-                edge = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
-                x = jnp.concatenate([edge, x, edge], axis)
-            x = derivatives.max_pool(x) if train else nn.max_pool(x, (3, 3), strides=(2, 2))
+            x = derivatives.frame(x)  # Zeros are the least behind ReLU.
+            if train:
+                x = derivatives.max_pool(x)
+            else:
+                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         return x
 
 

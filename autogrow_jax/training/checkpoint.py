@@ -10,6 +10,7 @@ Beside what a run remembers stand checksums of it, of the arrays and of the accu
 byte in an array neither Orbax nor tensorstore says anything.
 """
 
+import gc
 import json
 import os
 import re
@@ -114,23 +115,23 @@ class CheckpointStore:
     def read(self, epoch: int) -> Restored:
         """Reads a checkpoint, whatever is in it; DamagedError where that is not what was saved."""
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), memory=ocp.args.JsonRestore())
-        try:
-            with skip_closed_loops():
+        with skip_closed_loops():
+            try:
                 restored = self._manager.restore(epoch, args=args)
-            arrays = jax.tree.map(np.asarray, restored["arrays"])
-            memory = dict(restored["memory"])
-            seal = memory.pop(_SEAL, None)  # Those of before there were checksums are believed.
-            if seal is not None and seal != _seal(arrays, memory, seal.get(_METRIC)):
-                raise ValueError("its content does not match its checksums")
-        # Orbax, JSON and tensorstore each have their own exceptions.
-        except Exception as error:
-            reason = " ".join(str(error).split())
+                arrays = jax.tree.map(np.asarray, restored["arrays"])
+                memory = dict(restored["memory"])
+                seal = memory.pop(_SEAL, None)  # Those of before there were checksums are believed.
+                if seal is None or seal == _seal(arrays, memory, seal.get(_METRIC)):
+                    return Restored(arrays, memory)
+                reason = "its content does not match its checksums"
+            # Orbax, JSON and tensorstore each have their own exceptions.
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            gc.collect()  # With the exception go Orbax's other reads, each of which complains.
             raise DamagedError(
-                f"the checkpoint {self._folder(epoch)} is damaged"
-                f" ({type(error).__name__}: {reason[:200]}); the same command that began the run"
-                " goes on from the one before it"
-            ) from error
-        return Restored(arrays, memory)
+                f"the checkpoint {self._folder(epoch)} is damaged ({reason}); the same command that"
+                " began the run goes on from the one before it"
+            )
 
     def read_newest(
         self,
