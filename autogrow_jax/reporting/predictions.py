@@ -1,8 +1,6 @@
 """What a net answered, image by image: a file that label-error tools take, and what it tells."""
 
-import io
 import os
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.workdir import replace_file
+from autogrow_jax.reporting.workdir import read_npz, write_npz
 
 # Equal parts of 0 to 1, as calibration is usually measured.
 BINS = 15
@@ -38,21 +36,18 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Writes them as an .npz file of these arrays, whole or not at all."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **asdict(self))
-        replace_file(path, buffer.getvalue())
+        write_npz(path, asdict(self))
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> "Predictions":
         """Reads such a file; UserError where it is missing or damaged."""
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = Predictions(**arrays)
+            found = Predictions(**read_npz(path))
             images, classes = found.probabilities.shape
             sizes = {len(found.predicted), len(found.labels), len(found.ids), images}
             if len(sizes) > 1 or classes != len(found.class_names) or not images:
                 raise ValueError("its arrays are of different lengths, or empty")
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} is missing or damaged ({error})") from error
         return found
 

@@ -1,5 +1,6 @@
 """A run's folder: what lies where, whose it is, and how its files are written."""
 
+import io
 import json
 import math
 import numbers
@@ -7,11 +8,13 @@ import os
 import platform
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from autogrow_jax.errors import UserError
@@ -218,3 +221,20 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes arrays as an .npz file, as `replace_file` does."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    replace_file(path, buffer.getvalue())
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz file; OSError or ValueError where it is missing or damaged."""
+    try:
+        # np.load leaves a file open that it opened itself and could not read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error

@@ -1,8 +1,6 @@
 """Arrays as they are saved, each under its path, and a state as one file."""
 
-import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +8,7 @@ import jax
 import numpy as np
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import replace_file, to_json
+from autogrow_jax.reporting.workdir import read_npz, to_json, write_npz
 
 Tree = Any
 
@@ -36,20 +34,17 @@ def write_arrays(path: Path, tree: Tree, memory: dict[str, Any]) -> None:
 
     `read_arrays` gives it back as the `Restored` of a checkpoint.
     """
-    buffer, text = io.BytesIO(), to_json(memory, "memory")
+    text = to_json(memory, "memory")
     leaves: dict[str, Any] = {n: leaf for n, leaf in leaves_by_path(tree).items() if leaf.size}
-    np.savez(buffer, **leaves, memory=np.frombuffer(text.encode(), np.uint8))
-    replace_file(path, buffer.getvalue())
+    write_npz(path, leaves | {"memory": np.frombuffer(text.encode(), np.uint8)})
 
 
 def read_arrays(path: Path) -> Restored:
     """Reads a file of `write_arrays`; UserError where it is missing or damaged."""
     try:
-        # np.load leaves a file open that it opened itself and could not read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            leaves = dict(arrays.items())
-            memory = json.loads(leaves.pop("memory").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        leaves = read_npz(path)
+        memory = json.loads(leaves.pop("memory").tobytes())
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}, the weights of a candidate, is missing or damaged ({error}); bring it back,"
             " or start the run in another --workdir"

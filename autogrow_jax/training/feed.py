@@ -182,7 +182,7 @@ class DeviceFeed(Feed):
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         super().__init__(dataset, recipe, programs)
-        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        parts = dataset.parts
         # Two that are one, as in the paper's protocol, lie there once.
         splits = list({id(split): split for split in parts.values()}.values())
         starts = np.cumsum([0, *(len(split.labels) for split in splits)]).tolist()

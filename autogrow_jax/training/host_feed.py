@@ -28,7 +28,7 @@ def make_feed(dataset: Dataset, recipe: Recipe, programs: Programs, on_device: s
         if on_device == "yes":
             raise UserError("config.data.on_device is 'yes', but the images are streamed; say auto")
         return HostFeed(dataset, recipe, programs)
-    size = sum(s.images.nbytes for s in (dataset.train, dataset.validation, dataset.test))
+    size = sum(part.images.nbytes for part in dataset.parts.values())
     if on_device == "yes" or (on_device == "auto" and size <= ON_DEVICE_BYTES):
         return DeviceFeed(dataset, recipe, programs)
     return HostFeed(dataset, recipe, programs)

@@ -7,9 +7,7 @@ growth that may follow, at exact depth, and averaged weights where they are kept
 loss that metrics.jsonl has for the epoch is that of these arrays.
 """
 
-import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ from flax import traverse_util
 
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import replace_file
+from autogrow_jax.reporting.workdir import read_npz, write_npz
 from autogrow_jax.training.trainer import Trainer
 
 _DIGITS = 6  # Of the epoch in the name of a snapshot.
@@ -77,10 +75,9 @@ def write_snapshot(directory: str | os.PathLike[str], snapshot: Snapshot) -> Pat
     The directory is made if it is not there. No name in the tree of variables may hold a "/".
     """
     arrays: dict[str, Any] = traverse_util.flatten_dict(snapshot.variables, sep="/")
-    buffer, depths = io.BytesIO(), np.asarray(snapshot.depths, np.int64)
-    np.savez(buffer, epoch=np.int64(snapshot.epoch), depths=depths, **arrays)
+    told = {"epoch": np.int64(snapshot.epoch), "depths": np.asarray(snapshot.depths, np.int64)}
     path = Path(directory) / f"epoch_{snapshot.epoch:0{_DIGITS}d}.npz"
-    replace_file(path, buffer.getvalue())
+    write_npz(path, told | arrays)
     return path
 
 
@@ -92,11 +89,10 @@ def snapshot_files(directory: str | os.PathLike[str]) -> list[Path]:
 def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     """Reads a file of `snapshot_files`; UserError names one that is missing or damaged."""
     try:
-        # np.load leaves a file open that it opened itself and could not read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            epoch, depths = int(arrays["epoch"]), tuple(arrays["depths"].tolist())
-            leaves = {name: array for name, array in arrays.items() if "/" in name}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        epoch, depths = int(arrays["epoch"]), tuple(arrays["depths"].tolist())
+        leaves = {name: array for name, array in arrays.items() if "/" in name}
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"the snapshot {path} is missing or damaged ({error}); delete it, and the others can"
             " still be used"
