@@ -82,7 +82,7 @@ def make_network(
     """The network that settings ask for, at `depths`."""
     options = dataclasses.asdict(settings.model)
     family, _ = options.pop("family"), options.pop("depths")
-    if options["convolution"] == "auto":  # A run's to settle; see `training.convolutions`.
+    if options["convolution"] == "auto":  # A run's to settle; see `steps.convolutions`.
         options["convolution"] = "xla"
     return build_network(family, depths, num_classes, image_channels, **options)
 

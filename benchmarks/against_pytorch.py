@@ -33,14 +33,14 @@ from autogrow_jax.models import build_network
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.optim import make_optimizer
 from autogrow_jax.process import keep_freed_memory
-from autogrow_jax.training.state import (
+from autogrow_jax.steps.state import (
     TrainState,
     choose_capacities,
     init_state,
     make_mesh,
     pad_state,
 )
-from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
+from autogrow_jax.steps.step import Recipe, Sums, make_evaluate, make_train_steps
 from benchmarks import pytorch_nets
 from benchmarks.measure import describe_machine, print_machine, ratio, take_turns, write_json
 from benchmarks.pytorch_report import print_report

@@ -21,7 +21,7 @@ import numpy as np
 
 from autogrow_jax.growth import periodic, replay
 from autogrow_jax.process import keep_freed_memory
-from autogrow_jax.training.state import TrainState, choose_capacities
+from autogrow_jax.steps.state import TrainState, choose_capacities
 from benchmarks.measure import (
     describe_machine,
     print_machine,

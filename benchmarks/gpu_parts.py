@@ -26,10 +26,10 @@ from autogrow_jax.optim import make_optimizer
 from autogrow_jax.reporting import QuietReporter, Workdir, metrics
 from autogrow_jax.settings import flatten
 from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
+from autogrow_jax.steps.state import init_state, make_mesh
+from autogrow_jax.steps.step import Recipe, Sums, make_train_steps
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
-from autogrow_jax.training.state import init_state, make_mesh
-from autogrow_jax.training.step import Recipe, Sums, make_train_steps
-from autogrow_jax.training.trainer import Trainer
 from benchmarks.alone import peak_memory
 from benchmarks.gpu_report import read_rows
 from benchmarks.gpu_steps import FORMS, Cell, Turn

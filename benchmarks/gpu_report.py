@@ -145,7 +145,7 @@ def _choose(cells: dict[tuple[str, ...], dict[str, Row]]) -> str:
     return (
         f"Over {len(found)} cells a step of `shared` takes {times:.2f} times that of `exact`"
         f" (geometric mean): for this kind of device `growth.programs` should be `{faster}`, unless"
-        " the phases below say otherwise (`autogrow_jax/training/programs.py`)."
+        " the phases below say otherwise (`autogrow_jax/steps/programs.py`)."
     )
 
 

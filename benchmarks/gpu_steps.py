@@ -18,14 +18,14 @@ import numpy as np
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training.state import (
+from autogrow_jax.steps.state import (
     TrainState,
     choose_capacities,
     init_state,
     make_mesh,
     pad_state,
 )
-from autogrow_jax.training.step import Recipe, Sums, make_train_steps
+from autogrow_jax.steps.step import Recipe, Sums, make_train_steps
 from benchmarks.gpu_report import read_rows
 from benchmarks.gpu_worker import LATER, Job
 from benchmarks.measure import ratio, take_turns

@@ -28,15 +28,15 @@ import numpy as np
 from PIL import Image
 
 from autogrow_jax.data import Dataset, load_dataset
-from autogrow_jax.data.cache import cache_root
-from autogrow_jax.data.official import OFFICIAL_SETS, read_official
+from autogrow_jax.files.cache import cache_root
+from autogrow_jax.files.official import OFFICIAL_SETS, read_official
 from autogrow_jax.models import Network
+from autogrow_jax.steps.feed import Epoch
+from autogrow_jax.steps.host_feed import make_feed
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import TrainState, make_mesh, replicate
+from autogrow_jax.steps.step import Recipe
 from autogrow_jax.training import make_optimizer
-from autogrow_jax.training.feed import Epoch
-from autogrow_jax.training.host_feed import make_feed
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, make_mesh, replicate
-from autogrow_jax.training.step import Recipe
 from benchmarks.measure import (
     describe_machine,
     print_machine,

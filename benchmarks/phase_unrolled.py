@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from autogrow_jax.config import Settings, make_network, make_optimizer, resolve
 from autogrow_jax.data import Dataset
 from autogrow_jax.models import Network, get_family, num_params
-from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.convolutions import choose_convolution
-from autogrow_jax.training.feed import Epoch
-from autogrow_jax.training.host_feed import make_feed
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, init_state, make_mesh, replicate
-from autogrow_jax.training.step import Recipe, mean_loss, percent
-from autogrow_jax.training.trainer import PURPOSES
+from autogrow_jax.saving.checkpoint import CheckpointStore
+from autogrow_jax.steps.convolutions import choose_convolution
+from autogrow_jax.steps.feed import Epoch
+from autogrow_jax.steps.host_feed import make_feed
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import TrainState, init_state, make_mesh, replicate
+from autogrow_jax.steps.step import Recipe, mean_loss, percent
+from autogrow_jax.steps.trainer import PURPOSES
 from benchmarks.depth_as_data import growth_path
 from benchmarks.phase_ours import make_config
 from benchmarks.phases import Record, Stopwatch, go_through, load, make_record

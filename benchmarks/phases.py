@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.reporting.result import TIMED, format_depths
-from autogrow_jax.training.programs import Programs
+from autogrow_jax.steps.programs import Programs
 from benchmarks.step_times import Depths, DepthTime, StepTimes
 
 Record = dict[str, Any]

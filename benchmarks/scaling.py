@@ -24,8 +24,8 @@ import numpy as np
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import build_network, num_params
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
-from autogrow_jax.training.state import (
+from autogrow_jax.saving.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.steps.state import (
     TrainState,
     choose_capacities,
     init_state,
@@ -33,7 +33,7 @@ from autogrow_jax.training.state import (
     pad_state,
     replicate,
 )
-from autogrow_jax.training.step import Recipe, Sums, make_train_steps
+from autogrow_jax.steps.step import Recipe, Sums, make_train_steps
 from autogrow_jax.trees import cut
 from benchmarks.alone import find_machine, run_alone
 from benchmarks.measure import print_machine, print_table, write_json

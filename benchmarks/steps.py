@@ -12,9 +12,9 @@ import numpy as np
 from autogrow_jax.data import Preprocessing
 from autogrow_jax.models import Network, build_network
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, init_state, make_mesh, pad_state, replicate
-from autogrow_jax.training.step import Recipe, Sums, make_batch_step, make_train_steps
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import TrainState, init_state, make_mesh, pad_state, replicate
+from autogrow_jax.steps.step import Recipe, Sums, make_batch_step, make_train_steps
 from benchmarks.rival_stacks import conditional_stacks
 from benchmarks.unrolled import FlaxBlock, Unrolled, unroll
 

@@ -38,6 +38,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "trajectory": (),
     "native": (),
 }
+# What their doors have is for the other rooms.
+INNER = {"cli", "files", "saving", "steps"}
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -17,9 +17,9 @@ from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.workdir import hold
+from autogrow_jax.saving.checkpoint import CheckpointStore
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
-from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.trainer import Trainer
 
 
 def _config(**changes):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from autogrow_jax.data import Dataset, Preprocessing, load_dataset
-from autogrow_jax.data.cache import new_entry, write_info, write_split
-from autogrow_jax.data.types import make_split
+from autogrow_jax.files.cache import new_entry, write_info, write_split
+from autogrow_jax.files.types import make_split
 from autogrow_jax.models import build_network, num_params
 from autogrow_jax.models.stack import run_stack
 from benchmarks import __main__ as everything

@@ -28,8 +28,8 @@ from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models import FAMILIES, get_family, register_family
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.settings import FREE_KEYS, KEYS, differences
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import make_optimizer, make_schedule
-from autogrow_jax.training.trainer import Trainer
 
 
 def _resolve(**changes):

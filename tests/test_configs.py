@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autogrow_jax.config import make_policy, resolve
-from autogrow_jax.data.official import OFFICIAL_SETS
+from autogrow_jax.files.official import OFFICIAL_SETS
 from autogrow_jax.models import get_family
 from autogrow_jax.settings_files import DEFAULT_CONFIG, load_config
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autogrow_jax.data import folder, load_dataset, tfds_source
+from autogrow_jax.data import load_dataset, tfds_source
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import folder
 
 
 def picture(seed, size=(12, 10), grey=False):

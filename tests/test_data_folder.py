@@ -203,7 +203,7 @@ def test_names_of_classes_are_matched_however_their_accents_are_written(root):
 def test_names_of_classes_are_those_of_any_language(root):
     fill(root, "caf\u00e9", "\u732b", os.fsdecode(b"r\xe9"))
     code = (
-        "import pathlib, sys; from autogrow_jax.data.listing import list_folder\n"
+        "import pathlib, sys; from autogrow_jax.files.listing import list_folder\n"
         "print(ascii(list_folder(pathlib.Path(sys.argv[1]), 'auto', bool).class_names))"
     )
     plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -19,8 +19,8 @@ from autogrow_jax.data import (
     normalize,
 )
 from autogrow_jax.data.partition import hold_out_test
-from autogrow_jax.data.types import image_ids
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import image_ids
 from autogrow_jax.reporting import QuietReporter, format_result
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from autogrow_jax.data import Dataset, load_dataset
-from autogrow_jax.data.official import OFFICIAL_SETS
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.official import OFFICIAL_SETS
 
 
 def write_npz(path, **changed):

@@ -19,10 +19,10 @@ import pytest
 import scipy.io
 
 from autogrow_jax.data import load_dataset
-from autogrow_jax.data.cifar import load_arrays
-from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.official import OFFICIAL_SETS, search_folders
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.cifar import load_arrays
+from autogrow_jax.files.idx import read_idx_folder
+from autogrow_jax.files.official import OFFICIAL_SETS, search_folders
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL_DATA = Path(os.environ.get("AUTOGROW_DATA_DIR") or SHARED)

@@ -21,7 +21,7 @@ import yaml
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.main import make_parser, parse_arguments
-from autogrow_jax.training.state import make_mesh, spread_batch
+from autogrow_jax.steps.state import make_mesh, spread_batch
 
 _CONFIG = """
 from autogrow_jax.config import default_config

@@ -23,8 +23,8 @@ from test_data_official import cifar_files, idx_bytes, write_cifar, write_svhn
 
 from autogrow_jax.data import load_dataset
 from autogrow_jax.data.load import read_source
-from autogrow_jax.data.types import check_source
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import check_source
 
 # Files have to be written for each example.
 _FEW = settings(max_examples=int(os.environ.get("AUTOGROW_EXAMPLES", "0")) or 15)

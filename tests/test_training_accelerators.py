@@ -20,11 +20,11 @@ from autogrow_jax.data import Preprocessing
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
 from autogrow_jax.optim import make_optimizer
-from autogrow_jax.training import programs as programs_lib
-from autogrow_jax.training.programs import describe
-from autogrow_jax.training.state import init_state, make_mesh
-from autogrow_jax.training.step import Recipe, Sums, make_evaluate, make_train_steps
-from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.steps import programs as programs_lib
+from autogrow_jax.steps.programs import describe
+from autogrow_jax.steps.state import init_state, make_mesh
+from autogrow_jax.steps.step import Recipe, Sums, make_evaluate, make_train_steps
+from autogrow_jax.steps.trainer import Trainer
 
 _IMAGE_SHAPE = (16, 16, 3)
 _BATCH, _IMAGES = 8, 24
@@ -266,7 +266,7 @@ def test_a_program_of_known_length_evaluates_every_part(dispatches):
 
 def test_with_a_progress_bar_an_epoch_is_a_few(dispatches, monkeypatch):
     # However fast the steps are, each dispatch is twice as long as the one before.
-    monkeypatch.setattr("autogrow_jax.training.feed.SECONDS_PER_DISPATCH", 1e9)
+    monkeypatch.setattr("autogrow_jax.steps.feed.SECONDS_PER_DISPATCH", 1e9)
     trainer, called = dispatches(**{"data.batch_size": 4})
     seen = []
     trainer.train_epoch(0, 0.01, lambda steps, images: seen.append(steps))

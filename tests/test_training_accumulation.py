@@ -8,9 +8,9 @@ import pytest
 
 from autogrow_jax import derivatives
 from autogrow_jax.errors import UserError
-from autogrow_jax.training.accumulation import differentiate_parts
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import make_mesh
+from autogrow_jax.steps.accumulation import differentiate_parts
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import make_mesh
 
 
 def _differentiate(weights):

@@ -11,8 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 from autogrow_jax.config import default_config
 from autogrow_jax.process import machine_key
 from autogrow_jax.reporting import QuietReporter
-from autogrow_jax.training import programs, run
-from autogrow_jax.training.programs import Programs, choose_folder, keep_in
+from autogrow_jax.steps import programs
+from autogrow_jax.steps.programs import Programs, choose_folder, keep_in
+from autogrow_jax.training import run
 
 _SETTINGS = (
     "jax_compilation_cache_dir",

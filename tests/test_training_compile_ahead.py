@@ -19,12 +19,12 @@ from autogrow_jax.growth import Decision, Limits, ask, convergent, limited, peri
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
-from autogrow_jax.training import programs as programs_lib
+from autogrow_jax.steps import programs as programs_lib
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import choose_capacities
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
 from autogrow_jax.training.growing import foresee_end, foresee_growths
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import choose_capacities
-from autogrow_jax.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_MADE = {"growth": 1, "train": 1, "evaluate": 1}

@@ -14,8 +14,9 @@ from autogrow_jax.config import default_config, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import QuietReporter
-from autogrow_jax.training import convolutions, run
-from autogrow_jax.training.convolutions import settle_convolution
+from autogrow_jax.steps import convolutions
+from autogrow_jax.steps.convolutions import settle_convolution
+from autogrow_jax.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
 

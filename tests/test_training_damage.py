@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.training.checkpoint import CheckpointStore, DamagedError
+from autogrow_jax.saving.checkpoint import CheckpointStore, DamagedError
 
 # Large enough for tensorstore to put it into a file of its own, where nothing checks it.
 _WEIGHTS = np.random.default_rng(0).normal(size=(60, 100)).astype(np.float32)

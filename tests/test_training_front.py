@@ -16,8 +16,8 @@ from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to, read
 from autogrow_jax.reporting.result import format_result
+from autogrow_jax.saving.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training import load, run
-from autogrow_jax.training.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training.front import read_candidate
 from autogrow_jax.training.halving import MOST, find_next
 

@@ -17,12 +17,12 @@ from autogrow_jax.reporting import ConsoleReporter, QuietReporter
 from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths, read
 from autogrow_jax.reporting.plots import figure
 from autogrow_jax.reporting.result import format_result
+from autogrow_jax.saving.checkpoint import CheckpointStore
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
-from autogrow_jax.training.checkpoint import CheckpointStore
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.growing import Grower
 from autogrow_jax.training.run_state import Clock, RunState
-from autogrow_jax.training.trainer import Trainer
 
 
 def _config(**changes):

@@ -20,8 +20,8 @@ from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.result import RESULT_KEYS, format_result
+from autogrow_jax.saving.checkpoint import CheckpointStore
 from autogrow_jax.training import run
-from autogrow_jax.training.checkpoint import CheckpointStore
 
 
 def _config(**changes):

@@ -13,9 +13,9 @@ import pytest
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
-from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.saving.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.steps.state import choose_capacities, init_state, pad_state
 from autogrow_jax.training.run_state import Clock, RunState
-from autogrow_jax.training.state import choose_capacities, init_state, pad_state
 from autogrow_jax.trees import cut
 
 _SHAPE = (8, 8, 1)

@@ -10,13 +10,13 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
 from autogrow_jax.models import FAMILIES, get_family
-from autogrow_jax.training.step import (
+from autogrow_jax.steps.step import (
     choose_evaluation_batch_size,
     epoch_order,
     mean_loss,
     percent,
 )
-from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.trees import stage_of
 
 _TINY = {

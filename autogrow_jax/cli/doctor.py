@@ -12,12 +12,11 @@ import jax
 
 from autogrow_jax import __version__, native
 from autogrow_jax.command_line import Parser, run_command
-from autogrow_jax.data.cache import cache_root
-from autogrow_jax.data.official import OFFICIAL_SETS, read_official
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import OFFICIAL_SETS, cache_root, read_official
 from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.steps import DEFAULT_ROOT
 from autogrow_jax.training.ending import describe_devices, find_versions
-from autogrow_jax.training.programs import DEFAULT_ROOT
 
 _EXTRAS = {
     "torch": ("torch",),

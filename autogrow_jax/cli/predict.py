@@ -19,9 +19,9 @@ from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.steps import choose_folder
 from autogrow_jax.training import load
 from autogrow_jax.training.loading import WHICH
-from autogrow_jax.training.programs import choose_folder
 
 Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
 Write = Callable[[str, Answers], None]

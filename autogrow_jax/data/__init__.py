@@ -9,12 +9,18 @@ from autogrow_jax.data.augment import (
     register_augmentation,
 )
 from autogrow_jax.data.dataset import Choices, Dataset
-from autogrow_jax.data.image_files import is_image, parse_ground, read_image
 from autogrow_jax.data.known import Known, list_changes, list_names
-from autogrow_jax.data.listing import walk_files
 from autogrow_jax.data.load import full_name, load_dataset
-from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import NoTrainingPart, Preprocessing, Split
+from autogrow_jax.files import (
+    NoTrainingPart,
+    Preprocessing,
+    Split,
+    is_image,
+    parse_ground,
+    read_image,
+    resize_center_crop,
+    walk_files,
+)
 
 __all__ = [
     "AUGMENTATIONS",

@@ -9,9 +9,8 @@ import numpy as np
 from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
-from autogrow_jax.data.pixels import pad_images
-from autogrow_jax.data.types import Preprocessing, Source, Split, take
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import Preprocessing, Source, Split, pad_images, take
 
 # Pillow's, by which a colour image becomes a grey one.
 _LUMA = (299, 587, 114)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from autogrow_jax.data.types import Preprocessing
 from autogrow_jax.errors import Registry
+from autogrow_jax.files import Preprocessing
 
 # A key and images uint8 [N, H, W, C] to images of the same shape, pixels 0..255.
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]

@@ -15,9 +15,15 @@ from autogrow_jax.data.partition import (
     keep_classes,
     subset,
 )
-from autogrow_jax.data.pixels import channel_statistics, pad_split
-from autogrow_jax.data.types import Preprocessing, Source, Split, check_source
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import (
+    Preprocessing,
+    Source,
+    Split,
+    channel_statistics,
+    check_source,
+    pad_split,
+)
 
 HELD_OUT, TEST = "held-out", "test"
 

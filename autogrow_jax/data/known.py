@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split
 from autogrow_jax.errors import printable
+from autogrow_jax.files import Source, Split
 
 # From this part of the images on, a class is pointed out.
 _NEARLY_ALL = 0.9

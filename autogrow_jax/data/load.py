@@ -7,22 +7,27 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.cache import cache_root
 from autogrow_jax.data.dataset import HELD_OUT, Choices, Dataset, make_dataset
-from autogrow_jax.data.folder import read_image_folder
-from autogrow_jax.data.misnamed import is_misspelt, what_was_meant
 from autogrow_jax.data.npz import read_npz
-from autogrow_jax.data.official import (
-    DIGITS,
-    OFFICIAL_SETS,
-    find_other,
-    read_official,
-    search_folders,
-)
 from autogrow_jax.data.partition import keep_classes
 from autogrow_jax.data.tfds_source import read_tfds
-from autogrow_jax.data.types import DAMAGED, Preprocessing, Source, make_split, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import (
+    DAMAGED,
+    DIGITS,
+    OFFICIAL_SETS,
+    Preprocessing,
+    Source,
+    cache_root,
+    find_other,
+    is_misspelt,
+    make_split,
+    read_image_folder,
+    read_official,
+    reason,
+    search_folders,
+    what_was_meant,
+)
 from autogrow_jax.process import user_path
 
 # None of it follows from the images. A small MNIST, with a crop of its own.
@@ -58,7 +63,7 @@ def load_dataset(
     - "PATH.npz" or "npz:PATH": x_train, y_train, perhaps x_val, y_val and x_test, y_test; images
       uint8 or floats in [0, 1], which are rounded to 8 bits.
     - "folder:PATH": images, one sub-folder per class, with or without train/, val/, test/ above;
-      `data.listing` says more.
+      `files.listing` says more.
 
     Relative paths are tried as they are, then inside `directory`.
 

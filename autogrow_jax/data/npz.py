@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax.data.known import list_names
-from autogrow_jax.data.misnamed import what_is
-from autogrow_jax.data.types import Source, make_split, plain_name, reason
 from autogrow_jax.errors import UserError, printable
+from autogrow_jax.files import Source, make_split, plain_name, reason, what_is
 
 _PARTS = ("train", "val", "test")
 _NAMES = (*(f"{kind}_{part}" for part in _PARTS for kind in "xy"), "class_names")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split, plain_name, take
 from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.files import Source, Split, plain_name, take
 
 # Every use of the seed draws from a stream of its own, so that one never shifts another. Any
 # numbers would do; with these scikit-learn's digits come close to the fractions in every class.

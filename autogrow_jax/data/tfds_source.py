@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.cache import PARTS, entry_name, open_entry, write_info, write_split
-from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import Source, Split, image_ids, make_split
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import (
+    PARTS,
+    Source,
+    Split,
+    entry_name,
+    image_ids,
+    make_split,
+    open_entry,
+    resize_center_crop,
+    write_info,
+    write_split,
+)
 
 
 def read_tfds(

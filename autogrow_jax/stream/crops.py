@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from autogrow_jax.data.image_files import Box, Choose
+from autogrow_jax.files import Box, Choose
 
 # Of 256 pixels, to which the shorter side is resized, ImageNet's evaluation keeps 224.
 _MARGIN = 256 / 224

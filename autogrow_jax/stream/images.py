@@ -11,8 +11,8 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from autogrow_jax.data.image_files import Choose, decode_crop
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import Choose, decode_crop
 from autogrow_jax.stream.crops import centre_box, draw_box, resized_side
 
 

@@ -10,12 +10,10 @@ import numpy as np
 
 from autogrow_jax.data import Dataset, Preprocessing, Split, parse_ground
 from autogrow_jax.data.dataset import Choices, make_dataset
-from autogrow_jax.data.image_files import is_image
-from autogrow_jax.data.listing import ClassFolder, Listing, list_folder
 from autogrow_jax.data.load import set_path
 from autogrow_jax.data.partition import keep_classes
-from autogrow_jax.data.types import Source
 from autogrow_jax.errors import UserError, printable
+from autogrow_jax.files import ClassFolder, Listing, Source, is_image, list_folder
 from autogrow_jax.process import cores
 from autogrow_jax.stream.crops import resized_side
 from autogrow_jax.stream.images import Files, Streamed

@@ -15,10 +15,10 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.reporting.workdir import hold
+from autogrow_jax.steps import keep_in
 from autogrow_jax.studies.cells import Cell, Folder
 from autogrow_jax.studies.engines import Submitted
 from autogrow_jax.training import run
-from autogrow_jax.training.programs import keep_in
 
 _POLL_SECONDS = 0.1
 _BAR_SECONDS = 1.0

@@ -17,17 +17,10 @@ from autogrow_jax.process import cores, processor_name
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
+from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
 from autogrow_jax.settings import Settings
-from autogrow_jax.training.checkpoint import (
-    CheckpointStore,
-    evaluated_arrays,
-    read_last,
-    rebuild,
-)
-from autogrow_jax.training.programs import EXACT, SHARED
+from autogrow_jax.steps import EXACT, SHARED, Sums, Trainer, mean_loss, percent
 from autogrow_jax.training.run_state import Clock, RunState
-from autogrow_jax.training.step import Sums, mean_loss, percent
-from autogrow_jax.training.trainer import Trainer
 
 
 def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:

@@ -6,10 +6,9 @@ from typing import Any
 from autogrow_jax import hosts
 from autogrow_jax.errors import DivergedError
 from autogrow_jax.reporting import Reporter
+from autogrow_jax.steps import Trainer, mean_loss, percent
 from autogrow_jax.training.ending import measure_classes
 from autogrow_jax.training.run_state import Clock, RunState
-from autogrow_jax.training.step import mean_loss, percent
-from autogrow_jax.training.trainer import Trainer
 
 
 def run_epoch(

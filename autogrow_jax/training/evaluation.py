@@ -21,15 +21,13 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.workdir import read_config, read_object
+from autogrow_jax.saving import CheckpointStore, read_last
 from autogrow_jax.settings import Settings, flatten
+from autogrow_jax.steps import Trainer, mean_loss, percent, settle_convolution
 from autogrow_jax.stream import read_stream
-from autogrow_jax.training.checkpoint import CheckpointStore, read_last
-from autogrow_jax.training.convolutions import settle_convolution
 from autogrow_jax.training.ending import finish
 from autogrow_jax.training.run_state import Clock
 from autogrow_jax.training.start import resume
-from autogrow_jax.training.step import mean_loss, percent
-from autogrow_jax.training.trainer import Trainer
 
 # Of the keys of the data, those that an evaluation takes from its own config: which images, where
 # they lie and how they are fed. How images are parted and prepared stays the run's.

@@ -17,8 +17,8 @@ from autogrow_jax.growth import standard_error
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Reporter, Workdir
 from autogrow_jax.reporting.result import format_count, format_depths
-from autogrow_jax.training.arrays import Restored, read_arrays, write_arrays
-from autogrow_jax.training.checkpoint import rebuild
+from autogrow_jax.saving import Restored, read_arrays, rebuild, write_arrays
+from autogrow_jax.steps import Trainer
 from autogrow_jax.training.halving import (
     MOST,
     Stop,
@@ -28,7 +28,6 @@ from autogrow_jax.training.halving import (
     thin,
 )
 from autogrow_jax.training.run_state import RunState
-from autogrow_jax.training.trainer import Trainer
 
 # Of a run's state, what is told of the net that the trainer has.
 _TOLD = ("train_accuracy", "validation_accuracy", "best_validation_accuracy")

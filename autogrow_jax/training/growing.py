@@ -10,9 +10,8 @@ import numpy as np
 from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.steps import Depths, Trainer, TrainState
 from autogrow_jax.training.run_state import RunState
-from autogrow_jax.training.state import Depths, TrainState
-from autogrow_jax.training.trainer import Trainer
 
 # Epochs that are looked ahead for the end of growth.
 _FORESEEN = 500

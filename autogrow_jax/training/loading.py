@@ -31,14 +31,9 @@ from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.workdir import read_config
+from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
+from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
-from autogrow_jax.training.checkpoint import (
-    CheckpointStore,
-    evaluated_arrays,
-    read_last,
-    rebuild,
-)
-from autogrow_jax.training.convolutions import AUTO
 from autogrow_jax.training.evaluation import read_known
 from autogrow_jax.training.front import read_candidate
 from autogrow_jax.trees import cut

@@ -33,21 +33,25 @@ from autogrow_jax.reporting import (
 )
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
+from autogrow_jax.saving import CheckpointStore
 from autogrow_jax.settings import Config, Settings, differences, flatten, named
-from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.convolutions import find_begun, settle_convolution
+from autogrow_jax.steps import (
+    MakeFeed,
+    Trainer,
+    choose_folder,
+    find_begun,
+    make_feed,
+    settle_convolution,
+)
 from autogrow_jax.training.ending import finish, plot, read_finished, report
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.evaluation import evaluate_run
 from autogrow_jax.training.front import Front
 from autogrow_jax.training.growing import Grower
-from autogrow_jax.training.host_feed import MakeFeed, make_feed
 from autogrow_jax.training.inherited import load_data, settle_inherited
-from autogrow_jax.training.programs import choose_folder
 from autogrow_jax.training.run_state import Clock, save
 from autogrow_jax.training.snapshots import Snapshots
 from autogrow_jax.training.start import Divergences, begin, calm, find_start, go_on_if_diverged
-from autogrow_jax.training.trainer import Trainer
 
 
 def run(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from autogrow_jax.reporting.result import AHEAD
+from autogrow_jax.saving import CheckpointStore
 from autogrow_jax.settings_table import Finetune
-from autogrow_jax.training.checkpoint import CheckpointStore
-from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.steps import Trainer
 
 
 @dataclasses.dataclass

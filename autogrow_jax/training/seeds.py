@@ -19,9 +19,8 @@ from autogrow_jax.own import NOTHING, Own
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Reporter, Result, SeedReporter
 from autogrow_jax.settings import Config, flatten
-from autogrow_jax.training.lockstep import Lockstep, SharedFeed
+from autogrow_jax.steps import SHARED, Lockstep, SharedFeed
 from autogrow_jax.training.loop import run_as
-from autogrow_jax.training.programs import SHARED
 
 
 def run_seeds(

@@ -17,7 +17,7 @@ from flax import traverse_util
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.workdir import read_npz, write_npz
-from autogrow_jax.training.trainer import Trainer
+from autogrow_jax.steps import Trainer
 
 _DIGITS = 6  # Of the epoch in the name of a snapshot.
 

@@ -11,12 +11,10 @@ from autogrow_jax.errors import DivergedError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Result, Workdir
 from autogrow_jax.reporting.metrics import truncate
-from autogrow_jax.training.arrays import Restored
-from autogrow_jax.training.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.saving import CheckpointStore, Restored, rebuild
+from autogrow_jax.steps import Trainer, Tree
 from autogrow_jax.training.front import find_lacking
 from autogrow_jax.training.run_state import RunState
-from autogrow_jax.training.state import Tree
-from autogrow_jax.training.trainer import Trainer
 
 # After each divergence the learning rate is so much of what it was, and so often is it tried again.
 _CALMER, _MOST_RESTARTS = 0.5, 5

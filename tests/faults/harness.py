@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from autogrow_jax.training.checkpoint import CheckpointStore
+from autogrow_jax.saving.checkpoint import CheckpointStore
 
 logging.set_verbosity(logging.FATAL)
 ROOT = Path(__file__).resolve().parents[2]

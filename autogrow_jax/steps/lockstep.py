@@ -12,11 +12,10 @@ import numpy as np
 
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
-from autogrow_jax.stream import Streamed
-from autogrow_jax.training.feed import DeviceFeed, Epoch, Feed, Progress
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState
-from autogrow_jax.training.step import (
+from autogrow_jax.steps.feed import DeviceFeed, Epoch, Feed, Progress
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import TrainState
+from autogrow_jax.steps.step import (
     Mask,
     Recipe,
     Sums,
@@ -25,6 +24,7 @@ from autogrow_jax.training.step import (
     make_evaluate,
     make_train_steps,
 )
+from autogrow_jax.stream import Streamed
 from autogrow_jax.trees import cut, pad
 
 

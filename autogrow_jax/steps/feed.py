@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import TrainState, replicate
-from autogrow_jax.training.step import (
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import TrainState, replicate
+from autogrow_jax.steps.step import (
     Mask,
     Recipe,
     Sums,

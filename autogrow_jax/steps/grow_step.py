@@ -18,9 +18,9 @@ from autogrow_jax.growth import get_initializer
 from autogrow_jax.growth.grow import append_block
 from autogrow_jax.growth.initializers import make_adam, trained_by_adam
 from autogrow_jax.models import Network
-from autogrow_jax.training.feed import Epoch, Feed
-from autogrow_jax.training.state import TrainState
-from autogrow_jax.training.step import Mask, Recipe, percent
+from autogrow_jax.steps.feed import Epoch, Feed
+from autogrow_jax.steps.state import TrainState
+from autogrow_jax.steps.step import Mask, Recipe, percent
 from autogrow_jax.trees import stage_of, write_block
 
 # A block is trained alone for at most so many epochs, until the accuracy is back to within this

@@ -9,11 +9,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
+from autogrow_jax.steps.feed import Arguments, Batch, DeviceFeed, Epoch, Feed
+from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.state import AXIS, replicate, spread_batch
+from autogrow_jax.steps.step import Recipe, Trained, make_batch_step
 from autogrow_jax.stream import Streamed, read_batches
-from autogrow_jax.training.feed import Arguments, Batch, DeviceFeed, Epoch, Feed
-from autogrow_jax.training.programs import Programs
-from autogrow_jax.training.state import AXIS, replicate, spread_batch
-from autogrow_jax.training.step import Recipe, Trained, make_batch_step
 
 # Sets up to this size are put on the device as a whole.
 ON_DEVICE_BYTES = 4 * 2**30

@@ -23,12 +23,12 @@ from autogrow_jax.growth.start import check_identity
 from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED, format_depths
 from autogrow_jax.settings import Settings
-from autogrow_jax.training.convolutions import choose_convolution
-from autogrow_jax.training.feed import Epoch
-from autogrow_jax.training.grow_step import make_grow_state, pretrain
-from autogrow_jax.training.host_feed import MakeFeed, make_feed
-from autogrow_jax.training.programs import EXACT, Programs, choose_programs, choose_threads
-from autogrow_jax.training.state import (
+from autogrow_jax.steps.convolutions import choose_convolution
+from autogrow_jax.steps.feed import Epoch
+from autogrow_jax.steps.grow_step import make_grow_state, pretrain
+from autogrow_jax.steps.host_feed import MakeFeed, make_feed
+from autogrow_jax.steps.programs import EXACT, Programs, choose_programs, choose_threads
+from autogrow_jax.steps.state import (
     Depths,
     TrainState,
     Tree,
@@ -39,7 +39,7 @@ from autogrow_jax.training.state import (
     pad_state,
     replicate,
 )
-from autogrow_jax.training.step import Recipe, Sums, choose_evaluation_batch_size
+from autogrow_jax.steps.step import Recipe, Sums, choose_evaluation_batch_size
 from autogrow_jax.trees import cut
 
 # What a random draw is for; its place in this list is folded into the run's key first.

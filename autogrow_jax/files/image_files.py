@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
-from autogrow_jax.data.pixels import resize_center_crop
-from autogrow_jax.data.types import image_ids, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.pixels import resize_center_crop
+from autogrow_jax.files.types import image_ids, reason
 
 # What a file is called that should be an image; others are opened to see.
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".ppm"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from autogrow_jax.data.misnamed import what_is
-from autogrow_jax.data.types import plain_name
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.misnamed import what_is
+from autogrow_jax.files.types import plain_name
 
 LAYOUTS = ("auto", "classes", "parts")
 _PARTS = dict.fromkeys(("train", "training"), "train")

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autogrow_jax.data.cifar import CIFAR10, CIFAR100, read_cifar_folder
-from autogrow_jax.data.idx import read_idx_folder
-from autogrow_jax.data.types import (
+from autogrow_jax.errors import UserError
+from autogrow_jax.files.cifar import CIFAR10, CIFAR100, read_cifar_folder
+from autogrow_jax.files.idx import read_idx_folder
+from autogrow_jax.files.types import (
     DAMAGED,
     Preprocessing,
     Source,
@@ -19,7 +20,6 @@ from autogrow_jax.data.types import (
     make_split,
     reason,
 )
-from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
 
 DIGITS = tuple(str(digit) for digit in range(10))

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from autogrow_jax.data.types import Split
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import Split
 
 _BLOCK = 4096  # images at a time, so that a memory map is never read in whole
 

@@ -18,8 +18,8 @@ from autogrow_jax.data import Augmentation, Preprocessing, augment, normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
 from autogrow_jax.optim import LOSSES, Loss, Steps, as_steps, measure_loss
-from autogrow_jax.training.accumulation import differentiate_parts
-from autogrow_jax.training.state import AXIS, TrainState, Tree, replicate, split_batch
+from autogrow_jax.steps.accumulation import differentiate_parts
+from autogrow_jax.steps.state import AXIS, TrainState, Tree, replicate, split_batch
 
 
 class Sums(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from autogrow_jax.data.types import Source, Split, make_split, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import Source, Split, make_split, reason
 from autogrow_jax.process import user_path
 
 _INFO = "info.json"

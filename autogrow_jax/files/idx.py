@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.types import DAMAGED, Source, make_split, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import DAMAGED, Source, make_split, reason
 
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 _STEMS = [f"{part}-{kind}" for part in ("train", "t10k") for kind in (_IMAGES, _LABELS)]

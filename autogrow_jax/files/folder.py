@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from autogrow_jax.data.cache import (
+from autogrow_jax.errors import UserError, printable
+from autogrow_jax.files.cache import (
     array_path,
     cache_root,
     entry_name,
@@ -20,7 +21,7 @@ from autogrow_jax.data.cache import (
     open_images,
     write_info,
 )
-from autogrow_jax.data.image_files import (
+from autogrow_jax.files.image_files import (
     Decoded,
     Header,
     UnreadableImage,
@@ -29,9 +30,8 @@ from autogrow_jax.data.image_files import (
     is_image,
     parse_ground,
 )
-from autogrow_jax.data.listing import Listing, list_folder
-from autogrow_jax.data.types import Source
-from autogrow_jax.errors import UserError, printable
+from autogrow_jax.files.listing import Listing, list_folder
+from autogrow_jax.files.types import Source
 
 _NAMED = 20  # broken images, in one error
 _BAR_FROM = 2000  # images; below, decoding is over before a bar is read

@@ -32,7 +32,7 @@ from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import skip_closed_loops
 from autogrow_jax.reporting import Workdir, read_result, replace_file, to_json
-from autogrow_jax.training.arrays import Restored, Tree, leaves_by_path
+from autogrow_jax.saving.arrays import Restored, Tree, leaves_by_path
 
 _SEAL = "checksums"  # Of what a run remembers, the entry that is not the run's.
 _METRIC = "validation_accuracy"

@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from autogrow_jax.data.image_files import is_image
 from autogrow_jax.errors import UserError, nearest
+from autogrow_jax.files.image_files import is_image
 from autogrow_jax.process import user_path
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")

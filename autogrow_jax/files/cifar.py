@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from autogrow_jax.data.types import DAMAGED, Source, Split, another_set, make_split, reason
 from autogrow_jax.errors import UserError
+from autogrow_jax.files.types import DAMAGED, Source, Split, another_set, make_split, reason
 
 _PIXELS = 3 * 32 * 32
 # Browsers unpack what is gzipped, and leave ".tar" of the name, or all of it.

@@ -1,0 +1,31 @@
+"""The arrays of training and what changes them: the step, the programs, what feeds them."""
+
+from autogrow_jax.steps.convolutions import AUTO, find_begun, settle_convolution
+from autogrow_jax.steps.host_feed import MakeFeed, make_feed
+from autogrow_jax.steps.lockstep import Lockstep, SharedFeed
+from autogrow_jax.steps.programs import DEFAULT_ROOT, EXACT, SHARED, choose_folder, keep_in
+from autogrow_jax.steps.state import Depths, TrainState, Tree
+from autogrow_jax.steps.step import Sums, mean_loss, percent
+from autogrow_jax.steps.trainer import Trainer
+
+__all__ = [
+    "AUTO",
+    "DEFAULT_ROOT",
+    "EXACT",
+    "SHARED",
+    "Depths",
+    "Lockstep",
+    "MakeFeed",
+    "SharedFeed",
+    "Sums",
+    "TrainState",
+    "Trainer",
+    "Tree",
+    "choose_folder",
+    "find_begun",
+    "keep_in",
+    "make_feed",
+    "mean_loss",
+    "percent",
+    "settle_convolution",
+]
