@@ -120,6 +120,37 @@ def test_what_the_policy_noted_has_panels_of_its_own():
     assert len(figure([line | {"notes": few} for line in metrics]).axes) == 2 * 7
 
 
+def test_curves_have_gaps_where_another_net_of_a_front_had_its_turn():
+    metrics = _metrics(50, 12)
+    for line in metrics[50:]:
+        # By turns of three epochs; at last of one each.
+        line["candidate"] = (line["epoch"] - 50) // 3 % 2 if line["epoch"] < 59 else 0
+        line["depths"] = [[1, 1, 1], [2, 1, 1]][line["candidate"]]
+    metrics[60] |= {"candidate": 1, "depths": [2, 1, 1]}
+
+    def pieces(panel, name):
+        line = _line(panel, name)
+        x, y = line.get_xdata(), line.get_ydata()
+        np.testing.assert_array_equal(np.isnan(x), np.isnan(y))
+        return [
+            x[part].tolist() for part in np.ma.clump_unmasked(np.ma.masked_invalid(x))
+        ], line.get_markevery()
+
+    found = figure(metrics, recommended=[1, 1, 1])
+    for panel in found.axes[0], found.axes[2]:
+        for name in ("train", "validation"):
+            parts, dots = pieces(panel, name)
+            growth, *turns = parts
+            assert growth == list(range(1, 51)) and turns == [[51, 52, 53], [57, 58, 59, 60], [62]]
+            # No line leads to the last epoch, so it is a dot.
+            assert np.flatnonzero(dots).tolist() == [len(dots) - 1]
+    # No net is recommended yet while the run goes on: each turn is a piece of its own.
+    growth, *turns = pieces(figure(metrics).axes[0], "validation")[0]
+    ends = [(turn[0], turn[-1]) for turn in turns]
+    assert ends == [(51, 53), (54, 56), (57, 60), (61, 61), (62, 62)]
+    assert growth == list(range(1, 51))
+
+
 def test_a_smooth_schedule_is_not_marked():
     metrics = _metrics(12, 30)
     for i, line in enumerate(metrics):

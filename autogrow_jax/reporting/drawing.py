@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from autogrow_jax.reporting.metrics import Lines
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import replace_file
 
 # Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARK_COLOR = "#595959"
-# So few points are drawn as dots too: a single one would not be seen in a line.
+# So few points are drawn as dots too; of more those that no line joins to others.
 _MAX_EPOCHS_WITH_DOTS = 40
 
 
@@ -35,16 +37,46 @@ def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
 
 
 def draw_curves(
-    panel: Axes, x: np.ndarray, train: np.ndarray, validation: np.ndarray, name: str
+    panel: Axes,
+    metrics: Lines,
+    kept: np.ndarray,
+    x: np.ndarray,
+    train: np.ndarray,
+    validation: np.ndarray,
+    name: str,
 ) -> None:
-    """Draws what was measured on training images, and on those that go by `name`, over x."""
-    marker = "o" if len(x) <= _MAX_EPOCHS_WITH_DOTS else ""
-    style: dict[str, Any] = {"marker": marker, "markersize": 3}
-    style["linewidth"] = float(np.clip(250 / max(1, len(x)), 0.6, 1.3))
+    """Draws what was measured on training images, and on those that go by `name`, over x.
+
+    All are [epochs], of which those are drawn that are `kept`. The nets of a front are trained by
+    turns: a curve has gaps where it was another's.
+    """
+    lines = [line for line, is_kept in zip(metrics, kept, strict=True) if is_kept]
+    gaps = [
+        i
+        for i, (before, line) in enumerate(pairwise(lines), start=1)
+        if line.get("candidate") is not None
+        and (line["candidate"], line["epoch"]) != (before.get("candidate"), before["epoch"] + 1)
+    ]
+    given = (x, train, validation)
+    x, train, validation = (np.insert(values[kept], gaps, np.nan) for values in given)
+    width = float(np.clip(250 / max(1, len(lines)), 0.6, 1.3))
     # The train curve is the smoother one and would be lost under the other.
     for y, label, color, order in ((train, "train", "#e69f00", 2.2), (validation, name, "k", 2.1)):
-        if np.isfinite(y).any():
-            panel.plot(x, y, label=label, color=color, zorder=order, **style)
+        known = np.isfinite([np.nan, *y, np.nan])
+        dotted = known[1:-1]
+        if len(lines) > _MAX_EPOCHS_WITH_DOTS:
+            dotted = dotted & ~known[:-2] & ~known[2:]
+        dots: dict[str, Any] = {"marker": "o", "markersize": 3, "markevery": dotted}
+        if known.any():
+            panel.plot(
+                x,
+                y,
+                label=label,
+                color=color,
+                zorder=order,
+                linewidth=width,
+                **(dots if dotted.any() else {}),
+            )
 
 
 def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Sequence[int]) -> None:

@@ -225,7 +225,7 @@ def _draw_accuracy(
 ) -> None:
     validation = _series(metrics, "validation_accuracy")
     train = np.where(kept, _series(metrics, "train_accuracy"), np.nan)
-    draw_curves(panel, axis.end[kept], train[kept], validation[kept], name)
+    draw_curves(panel, metrics, kept, axis.end, train, validation, name)
     grey: dict[str, Any] = {"color": MARK_COLOR, "zorder": 2}
     if not kept.all():
         what = "tried, not kept" if find_kept(metrics).count(False) else "other candidates"
@@ -254,10 +254,10 @@ def _draw_accuracy(
 
 
 def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis, kept: np.ndarray) -> None:
-    train, validation = (_series(metrics, f"{part}_loss")[kept] for part in ("train", "validation"))
-    draw_curves(panel, axis.end[kept], train, validation, "validation")
+    losses = np.stack([_series(metrics, f"{part}_loss") for part in ("train", "validation")])
+    draw_curves(panel, metrics, kept, axis.end, losses[0], losses[1], "validation")
     panel.margins(y=_BOTTOM_ROOM)
-    values = np.concatenate([train, validation])
+    values = losses[:, kept]
     low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=0)
     if low > 0 and high / low > 5:
         panel.set_yscale("log")
