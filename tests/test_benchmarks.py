@@ -20,6 +20,7 @@ from benchmarks import (
     alone,
     formulations,
     growth_phase,
+    half_size,
     inputs,
     phase_report,
     pytorch_report,
@@ -373,6 +374,11 @@ def test_formulations_compute_the_same():
     row = formulations.measure("kernel gradient", Shape(8, 8, 5, 6), 1, 1.0)
     assert max(row["errors"].values()) < 1e-4 < min(row["milliseconds"].values())
     assert formulations.measure("forward", Shape(8, 8, 5, 6), 1, 1.0)["errors"]
+
+
+def test_halves_of_images_are_means_of_four_pixels():
+    image = np.arange(2 * 5, dtype=np.uint8).reshape(1, 2, 5, 1) * 10
+    assert half_size.halve(image).tolist() == [[[[30], [50]]]]
 
 
 @pytest.mark.slow

@@ -7,10 +7,13 @@ Plain3Net by periodic growth with its front on digits, on a fiftieth of MNIST (1
 a twenty-fifth of CIFAR10 (2,000): the paper's rule, by which any gain counts, with J = 100 and J =
 15 epochs; a gain counts that is more than a standard error of the validation accuracy
 (`growth.noise=1`), with J = 15 and J = 6; and the same with twice the interval. The paper has no
-such sets. With a quarter of CIFAR10 in DATA give `--config.data.fraction=0.16`.
+such sets. With a quarter of CIFAR10 in DATA give `--config.data.fraction=0.16`. On images made half
+as wide a run takes minutes: `python -m benchmarks.half_size --name=mnist --data=DATA
+--out=half/mnist.npz` and then `--study=configs/studies/small_sets.py:mnist
+--config.data.name=npz:half/mnist.npz`.
 
-Each net is fine-tuned for 10 epochs, on digits for 30; growth takes 30 epochs at most, on digits
-60, so that J = 100 grows for all of them.
+Each net is fine-tuned for 20 epochs, on digits for 30. Growth takes 110 epochs at most, on digits
+60, which J = 100 uses up.
 
 45 cells (5 rows, 3 sets, 3 seeds). `small_sets.py:digits` runs one set.
 """
@@ -20,7 +23,7 @@ from typing import Any
 from autogrow_jax.errors import UserError
 from autogrow_jax.studies import Row, Section, Study
 
-_SMALL = {"data.batch_size": 32, "finetune.epochs": 10, "growth.max_epochs": 30}
+_SMALL = {"data.batch_size": 32, "finetune.epochs": 20, "growth.max_epochs": 110}
 _SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("configs/digits_plain3.py", {"growth.max_epochs": 60}),
     "mnist": ("", {"data.name": "mnist", "data.fraction": 0.02, **_SMALL}),
