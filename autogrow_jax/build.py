@@ -177,7 +177,7 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
     )
     crop_padding = None if data.crop_padding < 0 else data.crop_padding
     flip = {"auto": None, "yes": True, "no": False}[data.flip]
-    where = data.name, data.dir, data.image_size, data.layout
+    where = data.name, data.dir, data.image_size, data.layout, data.cache_dir
     if is_streamed(data.stream, *where):
         how = data.validation, data.validation_fraction, data.fraction, settings.seed
         dataset = load_stream(
@@ -188,6 +188,7 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
             classes=data.classes,
             layout=data.layout,
             background=data.background,
+            cache_directory=data.cache_dir,
             workers=data.workers,
         )
         return _check_batch(dataset, settings, to_train)

@@ -97,8 +97,9 @@ class Data:
     allow_changes: bool = flag(False,
         "go on with a run whose images changed since it began", free=True)
     stream: str = choice("auto", ("auto", "yes", "no"),
-        "decode the images of a folder anew each epoch, cropped at random from all of the"
-        " photograph; `auto` does where decoded they would take more than 16 GiB", before="no")
+        "decode the images of a folder or of tfds:NAME anew each epoch, cropped at random"
+        " from all of the photograph; `auto` does where decoded they would take more than 16 GiB",
+        before="no")
     workers: int = whole(-1, -1, "processes", "processes that decode a stream",
         "0 means threads of this one, -1 one a core but one", free=True)
     on_device: str = choice("auto", ("auto", "yes", "no"),

@@ -2,7 +2,8 @@
 
 python -m autogrow_jax.main --config=configs/imagenet_basic4.py --config.data.dir=DATA
 
-DATA/imagenet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. They are decoded while the net trains,
+DATA/imagenet holds train/CLASS/*.JPEG and val/CLASS/*.JPEG; --config.data.name=tfds:imagenet2012
+reads what TFDS has prepared in DATA instead. Images are decoded while the net trains,
 by `data.workers` processes: boxes at random, mirrored at random; evaluated at 256 pixels, of which
 the centre of 224 is kept. It needs `pip install 'autogrow_jax[stream]'`. The paper's second
 interval is --config.growth.interval=5.

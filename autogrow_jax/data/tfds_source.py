@@ -12,6 +12,7 @@ from autogrow_jax.files import (
     PARTS,
     Source,
     Split,
+    array_path,
     entry_name,
     image_ids,
     make_split,
@@ -39,16 +40,56 @@ def read_tfds(
       UserError: TFDS or TensorFlow is not installed, no such set, it cannot be fetched or
         prepared, it is not for image classification, or its images differ in size.
     """
-    entry = cache / entry_name("tfds", name, *([image_size] if image_size else []))
-    way_out = f"\nOr: {otherwise}" if otherwise else ""
 
     def fill(folder: Path) -> None:
-        builder = _load_builder(name, directory, way_out)
-        if not builder.is_prepared():
-            _prepare(builder, name, directory, way_out)
-        _fill(builder, name, image_size, folder)
+        way_out = f"\nOr: {otherwise}" if otherwise else ""
+        _fill(open_builder(name, directory, way_out), name, image_size, folder)
 
-    return open_entry(entry, fill, f"TFDS set {name!r}")
+    return open_entry(_entry(name, image_size, cache), fill, f"TFDS set {name!r}")
+
+
+def _entry(name: str, image_size: int, cache: Path) -> Path:
+    return cache / entry_name("tfds", name, *([image_size] if image_size else []))
+
+
+def count_images(name: str, image_size: int, directory: str, cache: Path) -> int:
+    """Counts the images of the parts that are read, labelled or not, without reading them.
+
+    Raises:
+      UserError: as `read_tfds`, where the set is not in the cache.
+    """
+    paths = [array_path(_entry(name, image_size, cache), part, "labels") for part in PARTS]
+    if found := [path for path in paths if path.exists()]:
+        return sum(len(np.load(path, mmap_mode="r")) for path in found)
+    splits = open_builder(name, directory).info.splits
+    return sum(splits[part].num_examples for part in PARTS if part in splits)
+
+
+def open_builder(name: str, directory: str, way_out: str = "") -> Any:
+    """Gives TFDS's builder of a set, which is prepared first where it is not.
+
+    Raises:
+      UserError: as `read_tfds`; `way_out` ends some of the messages.
+    """
+    builder = _load_builder(name, directory, way_out)
+    if not builder.is_prepared():
+        _prepare(builder, name, directory, way_out)
+    return builder
+
+
+def find_labels(builder: Any, name: str) -> tuple[str, str, tuple[str, ...]]:
+    """Names the features that are the image and its label, and the classes.
+
+    Raises:
+      UserError: the set is not for image classification.
+    """
+    features, keys = builder.info.features, builder.info.supervised_keys
+    if keys is None or len(keys) != 2 or not hasattr(features[keys[1]], "names"):
+        raise UserError(
+            f"TFDS set {name!r} is not for image classification: its features are {features}, "
+            "expected an image with one class label"
+        )
+    return *keys, tuple(features[keys[1]].names)
 
 
 def _load_builder(name: str, directory: str, way_out: str) -> Any:
@@ -95,14 +136,7 @@ def _prepare(builder: Any, name: str, directory: str, way_out: str) -> None:
 
 
 def _fill(builder: Any, name: str, image_size: int, folder: Path) -> None:
-    features, keys = builder.info.features, builder.info.supervised_keys
-    if keys is None or len(keys) != 2 or not hasattr(features[keys[1]], "names"):
-        raise UserError(
-            f"TFDS set {name!r} is not for image classification: its features are {features}, "
-            "expected an image with one class label"
-        )
-    image_key, label_key = keys
-    class_names = tuple(features[label_key].names)
+    image_key, label_key, class_names = find_labels(builder, name)
     parts = set()
     for part in (part for part in PARTS if part in builder.info.splits):
         where = f"TFDS set {name!r}, part {part!r}"

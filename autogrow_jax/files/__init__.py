@@ -2,8 +2,10 @@
 
 from autogrow_jax.files.cache import (
     PARTS,
+    array_path,
     cache_root,
     entry_name,
+    new_entry,
     open_entry,
     write_info,
     write_split,
@@ -54,6 +56,7 @@ __all__ = [
     "Preprocessing",
     "Source",
     "Split",
+    "array_path",
     "cache_root",
     "channel_statistics",
     "check_source",
@@ -65,6 +68,7 @@ __all__ = [
     "is_misspelt",
     "list_folder",
     "make_split",
+    "new_entry",
     "open_entry",
     "pad_images",
     "pad_split",

@@ -113,7 +113,7 @@ class Source(NamedTuple):
 
 
 def make_split(
-    images: np.ndarray,
+    images: Any,
     labels: np.ndarray,
     num_classes: int,
     where: str,
@@ -122,13 +122,13 @@ def make_split(
     """Checks one part of a set and gives its labels their final type.
 
     Images are uint8 [N, H, W, C], labels integers [N] or [N, 1] from 0 to num_classes - 1. Ids
-    are computed where they are not given.
+    are computed where they are not given, as those of a stream have to be.
 
     Raises:
       UserError: names `where`; no images, another shape or type, counts that differ, labels out of
         range.
     """
-    if images.ndim != 4 or images.dtype != np.uint8:
+    if len(images.shape) != 4 or images.dtype != np.uint8:
         raise UserError(
             f"{where}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]"
         )

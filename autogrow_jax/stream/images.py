@@ -136,7 +136,7 @@ class Streamed:
         """Reads an image; with the key of an epoch as that epoch trains on it.
 
         Raises:
-          UserError: names the file; it is gone or damaged.
+          UserError: names the file or record; it is gone or damaged.
         """
         place, size = int(self.rows[row]), self.size
         where = self.contents.name(place)

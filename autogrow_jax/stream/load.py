@@ -1,9 +1,11 @@
-"""From a folder to a data set whose images stay in their files."""
+"""From a folder or a set of TensorFlow Datasets to one whose images stay in their files."""
 
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +14,64 @@ from autogrow_jax.data import Dataset, Preprocessing, Split, parse_ground
 from autogrow_jax.data.dataset import Choices, make_dataset
 from autogrow_jax.data.load import set_path
 from autogrow_jax.data.partition import keep_classes
+from autogrow_jax.data.tfds_source import count_images
 from autogrow_jax.errors import UserError, printable
-from autogrow_jax.files import ClassFolder, Listing, Source, is_image, list_folder
+from autogrow_jax.files import (
+    PARTS,
+    ClassFolder,
+    Listing,
+    Source,
+    cache_root,
+    is_image,
+    list_folder,
+)
 from autogrow_jax.process import cores
 from autogrow_jax.stream.crops import resized_side
 from autogrow_jax.stream.images import Files, Streamed
+from autogrow_jax.stream.records import read_records
 
 # Folders that decoded would take more are streamed where nobody says.
 LARGE = 16 * 2**30
+_FOLDER, _TFDS = "folder:", "tfds:"
 # Of ImageNet's photographs, for pixels in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def can_stream(name: str) -> bool:
+    """Tells sets that can be read as streams by their names."""
+    return name.startswith((_FOLDER, _TFDS))
+
+
 def is_streamed(
-    stream: str, name: str, directory: str, image_size: int, layout: str = "auto"
+    stream: str,
+    name: str,
+    directory: str,
+    image_size: int,
+    layout: str = "auto",
+    cache_directory: str = "",
 ) -> bool:
     """Tells whether a set is read as a stream: "yes", "no", or "auto", which goes by its size.
 
     Raises:
-      UserError: "yes" for what is no folder, or without a size for its images.
+      UserError: "yes" for what can be none, or without a size for its images.
     """
     if stream == "yes":
-        if not name.startswith("folder:"):
-            raise UserError(f"data.stream is 'yes', but {name!r} is no folder:PATH, as streams are")
+        if not can_stream(name):
+            raise UserError(
+                f"data.stream is 'yes', but {name!r} is no folder:PATH or tfds:NAME, as streams are"
+            )
         if not image_size:
             raise UserError(
                 "data.stream is 'yes' and data.image_size is 0; say to what size images are"
                 " resized, as 224"
             )
-    if stream != "auto" or not image_size or not name.startswith("folder:"):
+    if stream != "auto" or not image_size or not can_stream(name):
         return stream == "yes"
-    root = set_path(name.removeprefix("folder:"), directory)
     most = LARGE // (image_size * image_size * 3)
+    if name.startswith(_TFDS):
+        cache = cache_root(cache_directory, directory)
+        return count_images(name.removeprefix(_TFDS), image_size, directory, cache) > most
+    root = set_path(name.removeprefix(_FOLDER), directory)
     seen = 0
     for _, folders, files in os.walk(root, followlinks=False):
         seen += len(files)
@@ -63,13 +91,15 @@ def load_stream(
     classes: str = "",
     layout: str = "auto",
     background: str = "white",
+    cache_directory: str = "",
     workers: int = -1,
 ) -> Dataset:
-    """Makes a set of "folder:PATH" whose images are decoded when they are asked for.
+    """Makes a set of "folder:PATH" or "tfds:NAME", images of which are decoded when asked for.
 
     Parts and classes are found as for `load_dataset`, and held out by the same rules. Of a file
     only name and size are looked at before training: its id is made of these, so that a copy under
-    another name counts as another image. What is called like an image has to be one.
+    another name counts as another image. What is called like an image has to be one. Of TFDS's
+    ArrayRecord files all is read once, for labels and for ids made of the images' bytes.
 
     To train on, images are boxes of a random place, size and shape (`crops.random_box`), unless
     `how.crop_padding` says otherwise: then the centre, padded and cropped by so many pixels.
@@ -77,13 +107,14 @@ def load_stream(
     centre. Mean and standard deviation are those of ImageNet's photographs.
 
     Args:
-      name: "folder:PATH".
+      name: "folder:PATH" or "tfds:NAME".
       image_size: side of what the net sees, in pixels.
       how: parts and augmentation.
       directory: as for `load_dataset`.
       classes: likewise.
       layout: likewise.
       background: likewise.
+      cache_directory: likewise, for labels and ids of "tfds:NAME".
       workers: processes that decode; 0 for threads of this one, -1 for one a core but one.
 
     Raises:
@@ -97,6 +128,7 @@ def load_stream(
         directory=directory,
         layout=layout,
         background=background,
+        cache_directory=cache_directory,
         workers=workers,
         trained=f"trained on {trained}, ",
     )
@@ -116,33 +148,49 @@ def read_stream(
     directory: str = "",
     layout: str = "auto",
     background: str = "white",
+    cache_directory: str = "",
     workers: int = -1,
     trained: str = "",
 ) -> Source:
-    """Lists the parts that a folder comes with; the arguments are those of `load_stream`.
+    """Lists the parts that a set comes with; the arguments are those of `load_stream`.
 
     `trained` says, for the notes, what of an image is trained on.
     """
-    ground = parse_ground(background)
-    root = set_path(name.removeprefix("folder:"), directory)
-    listing = list_folder(root, layout, is_image)
-    workers = max(cores() - 1, 1) if workers < 0 else workers
+    ground, workers = parse_ground(background), max(cores() - 1, 1) if workers < 0 else workers
+    make = partial(Streamed, size=image_size, ground=ground, workers=workers, random=False)
+    notes: list[str] = []
+    files: dict[str, Files] = {}
+    if name.startswith(_TFDS):
+        name, cache = name.removeprefix(_TFDS), cache_root(cache_directory, directory)
+        parts, class_names = read_records(name, make, directory, cache)
+        where = f"TFDS set {name!r}"
+    else:
+        root = set_path(name.removeprefix(_FOLDER), directory)
+        listing = list_folder(root, layout, is_image)
+        parts, files, notes = _list_parts(root, listing, make)
+        class_names, where = listing.class_names, printable(str(root))
+    gigabytes = sum(part.images.nbytes for part in parts.values()) / 2**30
+    known = "; an image is known by its name and size, so copies are not found" if files else ""
+    said = (
+        f"read as a stream ({gigabytes:,.1f} GiB decoded): {trained}evaluated on the centre of"
+        f" {resized_side(image_size)} pixels{known}"
+    )
+    train, validation, test = (parts.get(part) for part in PARTS)
+    return Source(train, validation, test, class_names, where, (said, *notes), files)
+
+
+def _list_parts(
+    root: Path, listing: Listing, make: Callable[[Files, np.ndarray], Streamed]
+) -> tuple[dict[str, Split], dict[str, Files], list[str]]:
+    """Parts and their files, and lines that say what was passed over."""
     parts, files, others = {}, {}, Counter[str]()
     for part, folders in listing.parts.items():
-        found = _list_part(root, folders, others)
-        files[part] = found[0]
-        rows = np.arange(len(files[part]))
-        images = Streamed(files[part], rows, image_size, ground, workers, random=False)
-        parts[part] = Split(images, *found[1:])
-    return Source(
-        parts.get("train"),
-        parts.get("validation"),
-        parts.get("test"),
-        listing.class_names,
-        printable(str(root)),
-        tuple(_describe(listing, others, image_size, trained, parts)),
-        files,
-    )
+        files[part], *more = _list_part(root, folders, others)
+        parts[part] = Split(make(files[part], np.arange(len(files[part]))), *more)
+    others.update(path.suffix.lower() or "without suffix" for path in listing.outside)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+    passed = [f"passed over as no images of a class: {kinds}"] if others else []
+    return parts, files, [*listing.notes, *passed]
 
 
 def _list_part(
@@ -170,21 +218,3 @@ def _list_part(
         labels.append(np.full(len(names) - before, label, np.int32))
     ids = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
     return Files(root, names), np.concatenate(labels), ids
-
-
-def _describe(
-    listing: Listing, others: Counter[str], size: int, trained: str, parts: dict[str, Split]
-) -> list[str]:
-    """Says how the set is read, and what was passed over."""
-    others.update(path.suffix.lower() or "without suffix" for path in listing.outside)
-    gigabytes = sum(part.images.nbytes for part in parts.values()) / 2**30
-    lines = [
-        f"read as a stream ({gigabytes:,.1f} GiB decoded): {trained}evaluated on the"
-        f" centre of {resized_side(size)} pixels; an image is known by its name and size, so copies"
-        " are not found",
-        *listing.notes,
-    ]
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
-        lines.append(f"passed over as no images of a class: {kinds}")
-    return lines

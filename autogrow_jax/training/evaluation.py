@@ -24,7 +24,7 @@ from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
 from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.steps import Trainer, mean_loss, percent, settle_convolution
-from autogrow_jax.stream import read_stream
+from autogrow_jax.stream import can_stream, read_stream
 from autogrow_jax.training.ending import finish
 from autogrow_jax.training.run_state import Clock
 from autogrow_jax.training.start import resume
@@ -163,10 +163,9 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
         with suppress(NoTrainingPart):
             return known, adapt_parts(build.load_data(settings, to_train=False), known)
     source = None
-    if known.resized and asked.name.startswith("folder:"):  # As the run's own were read.
-        source = read_stream(
-            asked.name, known.image_shape[0], directory=asked.dir, workers=asked.workers, **how
-        )
+    if known.resized and can_stream(asked.name):  # As the run's own were read.
+        size, workers = known.image_shape[0], asked.workers
+        source = read_stream(asked.name, size, **places, workers=workers, **how)
     return known, load_other(asked.name, known, source=source, **places, **how)
 
 
