@@ -17,8 +17,8 @@ Each net is fine-tuned for 20 epochs, on digits for 30. Growth takes 110 epochs 
 
 Initialisers are compared on one path of depths, 1-1-1 to 4-4-3 in 24 epochs, without a front.
 
-90 cells (5 rules and 5 initialisers, 3 sets, 3 seeds). `small_sets.py:mnist` runs what is of one set,
-`small_sets.py:mnist_rules` or `small_sets.py:mnist_initializers` a part of it.
+90 cells (5 rules and 5 initialisers, 3 sets, 3 seeds). `small_sets.py:mnist` runs what is of one
+set, `small_sets.py:mnist_rules` or `small_sets.py:mnist_initializers` a part of it.
 """
 
 from typing import Any
