@@ -128,6 +128,18 @@ def is_busy() -> bool:
 
 
 @contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Keeps a logger, by its name, from telling what is no error."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def skip_closed_loops() -> Iterator[None]:
     """Keeps Python from printing an error for each array that Orbax could not read or write.
 

@@ -1,5 +1,6 @@
 """The command `autogrow`: what it says of itself, and that each of its commands is reached."""
 
+import configparser
 import os
 import re
 import shutil
@@ -109,6 +110,15 @@ def test_doctor_tells_what_there_is_and_what_to_do(tmp_path, capsys, monkeypatch
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert f"- make room for runs in {tmp_path / 'runs'}: cannot be written" in out
+
+
+def test_doctor_knows_every_extra_that_a_user_may_want(capsys):
+    names = configparser.ConfigParser()
+    names.read(Path(__file__).parents[1] / "setup.cfg")
+    extras = names["options.extras_require"].keys() - {"test", "bench", "dev", "docs"}
+    cli.main(["doctor"])
+    told = capsys.readouterr().out.partition("\nextras\n")[2].partition("\n\n")[0]
+    assert {line.split()[0] for line in told.splitlines()} == extras
 
 
 def test_doctor_finds_the_official_files(data_dir, capsys):

@@ -91,6 +91,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(shapes, tmp_path, cap
     files = ("broken.jpg", "empty.png", "gone.png", "none.png")
     assert len(named) == 4
     assert all(name in line for name, line in zip(files, named, strict=True))
+    assert "none.png: not readable as an image (no such file)" in named[3]
     assert "passed over as no images: 1 .txt" in told.err
     assert predict(workdir, tmp_path / "none.png") == 1
     assert "error: no image that could be read in" in capsys.readouterr().err

@@ -109,6 +109,21 @@ def test_all_that_cannot_be_read_is_named_at_once(root):
         read(root)
 
 
+def test_images_of_more_than_8_bits_are_named_at_once_with_those_that_are_damaged(root):
+    for number in range(2):
+        deep = Image.fromarray(np.full((6, 5), 1000 + number, np.uint16))
+        deep.save(root / "cat" / f"deep {number}.png")
+    (root / "dog" / "x.png").write_bytes(b"")
+    with pytest.raises(UserError) as told:
+        read(root)
+    first, *names = str(told.value).splitlines()
+    assert first == "3 images cannot be read; mend, convert or remove them:"
+    deep, other, empty = names
+    assert deep == f"  {root / 'cat/deep 0.png'}: more than 8 bits a channel (mode I;16)"
+    assert other == deep.replace("0.png", "1.png")
+    assert empty.startswith(f"  {root / 'dog/x.png'}: not readable as an image (")
+
+
 def test_a_pipe_among_the_images_does_not_hang(root):
     os.mkfifo(root / "cat" / "pipe")
     assert "passed over as no images: 1 without suffix" in read(root)[1]

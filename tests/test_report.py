@@ -264,6 +264,7 @@ def test_a_front_is_compared_and_the_recommended_net_is_named(tmp_path):
     assert "2 nets that growth passed were fine-tuned; 2-2-1 is recommended (★)" in text
     assert "1-1-1 61.50 ± 2.50 1,000 1 M 0.25 3 9 stopped early" in text
     assert "2-2-1 61.50 ± 2.50 1,000 1 M 0.25 3 9 recommended" in text
+    assert "★ test ○ other nets that were fine-tuned" in text
 
 
 def test_names_of_all_kinds_are_escaped(tmp_path):

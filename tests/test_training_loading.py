@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from absl import logging
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data, resolve
@@ -55,6 +56,13 @@ def test_the_net_of_a_copied_run_predicts_what_its_evaluation_counted(finished, 
     likely = probabilities[np.arange(len(probabilities)), dataset.test.labels]
     assert -np.log(likely).mean() == pytest.approx(result.more["test_loss"], rel=1e-4)
     assert sorted(copy.rglob("*")) == before
+
+
+def test_loading_says_nothing(finished, caplog):
+    logging.set_verbosity(logging.WARNING)
+    with caplog.at_level("WARNING"):
+        load(finished[0])
+    assert caplog.text == ""
 
 
 def test_batches_of_any_size_give_the_same(finished):

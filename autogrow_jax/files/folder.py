@@ -147,7 +147,7 @@ def _name_all(
     broken = [words for words in threads.map(check, listing.class_files()) if words]
     if len(broken) < 2:
         return first
-    shown = [words.partition("; mend, convert")[0] for words in broken[:_NAMED]]
+    shown = [words.rpartition("; ")[0] for words in broken[:_NAMED]]
     more = f"\n  and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
     lines = "".join(f"\n  {words}" for words in shown)
     return UserError(

@@ -56,6 +56,10 @@ class Decoded(NamedTuple):
     laid: bool  # Whether some of it was transparent, and so laid on the ground.
 
 
+class UnreadableImage(UserError):
+    """A file that should be an image and is none, or none that can be read."""
+
+
 def is_image(path: Path) -> bool:
     """Tells images, and files that are called like one, from others."""
     return path.suffix.lower() in SUFFIXES or image_header(path) is not None
@@ -69,7 +73,7 @@ def image_header(path: Path) -> Header | None:
     """
     try:
         if not path.is_file():
-            raise ValueError("no regular file")
+            raise ValueError("no regular file" if path.exists() else "no such file")
         with _open(path) as image:
             mode, (width, height), deep = image.mode, image.size, _is_deep(image)
             size = (width, height) if _orientation(image) >= 5 else (height, width)
@@ -80,7 +84,9 @@ def image_header(path: Path) -> Header | None:
             return None
         raise _unreadable(path, error) from error
     if deep:
-        raise UserError(f"{path}: more than 8 bits a channel (mode {mode}); convert it to 8 bits")
+        raise UnreadableImage(
+            f"{path}: more than 8 bits a channel (mode {mode}); convert it to 8 bits"
+        )
     return header
 
 
@@ -179,10 +185,6 @@ def _upright(
     turn = _UPRIGHT.get(_orientation(file))
     image = image.convert(mode)
     return image if turn is None else image.transpose(turn), laid
-
-
-class UnreadableImage(UserError):
-    """A file that should be an image and is none."""
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImage:

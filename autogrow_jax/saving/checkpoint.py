@@ -30,7 +30,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import skip_closed_loops
+from autogrow_jax.process import quiet, skip_closed_loops
 from autogrow_jax.reporting import Workdir, read_result, replace_file, to_json
 from autogrow_jax.saving.arrays import Restored, Tree, leaves_by_path
 
@@ -60,10 +60,11 @@ class CheckpointStore:
             raise UserError(
                 f"cannot keep checkpoints in {self._directory} ({error.strerror})"
             ) from None
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=True, step_prefix="epoch", read_only=keep is None, **kept
-        )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        with quiet("absl"):  # It warns of what `read_only` means.
+            options = ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=True, step_prefix="epoch", read_only=keep is None, **kept
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def _keep(self, keep: int) -> dict[str, Any]:
         """Orbax's options about which stay."""

@@ -180,8 +180,9 @@ class Front:
         curves, names = self._curves(), [format_depths(e["depths"]) for e in self._state.candidates]
         own, other = (max(curves[place][: stop.epochs]) for place in (stop.place, stop.cheaper))
         return (
-            f"{names[stop.place]} is stopped after {stop.epochs} epochs of fine-tuning:"
-            f" {names[stop.cheaper]} costs less and has {other:.2f} % against {own:.2f} %"
+            f"{names[stop.place]} is stopped after {format_count(stop.epochs, 'epoch')} of"
+            f" fine-tuning: {names[stop.cheaper]} costs less and has {other:.2f} % against"
+            f" {own:.2f} %"
         )
 
     def _curves(self) -> list[list[float]]:
