@@ -7,9 +7,10 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -159,6 +160,7 @@ class Terminated(KeyboardInterrupt):
 
 
 _pending: list[type[KeyboardInterrupt]] = []
+_in_force = {"catch": False, "put off": False}
 
 
 @contextmanager
@@ -166,10 +168,13 @@ def catch_signals() -> Iterator[None]:
     """Within it SIGTERM raises `Terminated` in the main thread, and Ctrl-C KeyboardInterrupt."""
 
     def stop(number: int, frame: Any) -> None:
+        is_second = number == signal.SIGINT and KeyboardInterrupt in _pending
         _pending.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
-        raise _pending[-1]
+        if is_second or not _in_force["put off"]:
+            raise _pending[-1]
 
     _pending.clear()
+    _in_force["catch"] = True
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number, handler in previous.items():
         # Who has Ctrl-C ignored, as in the background of a script, keeps it so.
@@ -181,10 +186,34 @@ def catch_signals() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _pending.clear()
+        _in_force["catch"] = False
+
+
+@contextmanager
+def put_off_signals() -> Iterator[None]:
+    """Within it a signal waits for `stop_if_signalled`, and for the end; a second Ctrl-C does not.
+
+    So it is in the main thread, whether or not `catch_signals` is in force; others change nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with nullcontext() if _in_force["catch"] else catch_signals():
+        _in_force["put off"] = True
+        try:
+            yield
+        finally:
+            _in_force["put off"] = False
+        stop_if_signalled()
+
+
+def is_signalled() -> bool:
+    """Whether a signal came that is to stop this process."""
+    return bool(_pending)
 
 
 def stop_if_signalled() -> None:
-    """Raises the stop again, as Python drops what is raised while an object is deleted."""
+    """Raises a stop that was put off; or again, as Python drops one while an object is deleted."""
     if _pending:
         raise _pending[0]
 

@@ -176,6 +176,25 @@ def meet() -> None:
         client.wait_at_barrier(f"autogrow_jax/meeting/{next(_meetings)}", 1000 * _LATEST)
 
 
+_STOPS = "autogrow_jax/stops"
+_agreed = {"to stop": False}
+
+
+def anyone_stops(is_told: bool) -> bool:
+    """Whether one of the processes is told to stop, the same in all: they call it together.
+
+    What another than the first is told may be heard at the next call.
+    """
+    client = distributed.global_state.client
+    if count() == 1 or client is None:
+        return is_told
+    if is_told and not is_first():
+        client.key_value_set(f"{_STOPS}/{index()}", "told", allow_overwrite=True)
+    stops = first(lambda: is_told or bool(client.key_value_dir_get(_STOPS)))
+    _agreed["to stop"] |= stops
+    return stops
+
+
 def in_turn(work: Callable[[], Any]) -> Any:
     """`work()` in every process, the first before the others, who find the files that it made."""
     done: list[Any] = []
@@ -194,9 +213,16 @@ def refuse(what: str) -> None:
 
 @contextmanager
 def tell_of_the_lost() -> Iterator[None]:
-    """Tells in one line of a collective that failed as another process ended."""
+    """Tells in one line of a collective that failed as another process ended.
+
+    Where all stop, they take leave of each other, as none would otherwise know why one is gone.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        if _agreed["to stop"]:
+            jax.distributed.shutdown()
+        raise
     except jax.errors.JaxRuntimeError as error:
         if count() == 1:
             raise

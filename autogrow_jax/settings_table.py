@@ -209,6 +209,8 @@ class Checkpoint:
 
     every: int = whole(1, 1, "epochs", "epochs between two checkpoints", free=True)
     keep: int = whole(2, 1, "", "newest checkpoints kept, beside the best", free=True)
+    minutes: float = number(10.0, "of minutes, at least 0; 0 is never",
+        "within a long epoch, after how many it is saved how far that is", free=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Runs that stop where a test wants, and files of runs that never were."""
 
 import json
+import signal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,6 +31,27 @@ class StopAt(QuietReporter):
     def end_epoch(self, line):
         if line["epoch"] == self.epoch:
             raise KeyboardInterrupt
+
+
+class SignalAt(QuietReporter):
+    """Sends this process SIGTERM once so many steps of an epoch are done.
+
+    Attributes:
+      seen: what was told of progress, as (epoch, steps done).
+      told: the messages.
+    """
+
+    def __init__(self, epoch=-1, steps=0):
+        self.at = epoch, steps
+        self.seen, self.told = [], []
+
+    def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
+        self.seen.append((epoch, steps_done))
+        if (epoch, steps_done) == self.at:
+            signal.raise_signal(signal.SIGTERM)
+
+    def message(self, text):
+        self.told.append(text)
 
 
 def write_finished(workdir, **changes):

@@ -10,10 +10,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import SignalAt, StopAt
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
+from autogrow_jax.command_line import Terminated
 from autogrow_jax.data import normalize
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.models.convolution import why_not_native
@@ -156,6 +157,68 @@ def test_stopped_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path,
     _assert_equal(_saved(tmp_path), _saved(workdir))
     assert resumed.growth == result.growth
     assert resumed.test_accuracy == result.test_accuracy
+
+
+STOPPED = {"log.progress": True, "checkpoint.every": 3, "snapshots.every": 1}
+
+
+def test_a_run_that_is_signalled_amid_epochs_saves_and_ends_as_if_it_had_not_been(
+    undisturbed, tmp_path, monkeypatch
+):
+    """In growth and in fine-tuning."""
+    workdir, result = undisturbed
+    monkeypatch.setattr("autogrow_jax.steps.feed.SECONDS_PER_DISPATCH", 1e-9)  # Of a step each.
+    before = signal.getsignal(signal.SIGTERM)
+    first, begun_with = tmp_path / "snapshots" / "epoch_000000.npz", []
+    for epoch, steps in ((0, 1), (2, 2), (6, 1)):
+        with pytest.raises(Terminated):
+            run(_config(**STOPPED), tmp_path, reporter=(stopped := SignalAt(epoch, steps)))
+        # A step that is under way may be saved, too.
+        after = f"after {steps} of 3 steps", f"after {steps + 1} of 3 steps"
+        assert stopped.told[-1].startswith(f"saved in epoch {epoch}, after ")
+        assert stopped.told[-1].endswith(after)
+        assert len(read(tmp_path / "metrics.jsonl")) == epoch
+        begun_with.append(first.read_bytes())
+    assert len({*begun_with}) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    resumed = run(_config(**STOPPED), tmp_path, reporter=(last := SignalAt()))
+    assert stopped.told[-1].replace("saved", "goes on") in last.told
+    assert (6, 1) not in last.seen
+    assert _lines(tmp_path) == _lines(workdir)
+    _assert_equal(_saved(tmp_path), _saved(workdir))
+    assert resumed.growth == result.growth
+    assert resumed.test_accuracy == result.test_accuracy
+    assert not (tmp_path / "amid_epoch.npz").exists()
+    seconds = [line["seconds"] for line in read(tmp_path / "metrics.jsonl")]
+    assert sum(seconds) < resumed.seconds["total"]
+
+
+def test_a_run_that_was_killed_goes_on_from_where_it_was_some_minutes_ago(
+    undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("autogrow_jax.steps.feed.SECONDS_PER_DISPATCH", 1e-9)
+    config = _config(**STOPPED, **{"checkpoint.minutes": 1e-9})
+
+    class Killed(SignalAt):
+        def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
+            if (epoch, steps_done) == (1, 2):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(config, tmp_path, reporter=Killed())
+    kept = (tmp_path / "amid_epoch.npz").read_bytes()
+    with pytest.raises(Terminated):
+        run(config, tmp_path, reporter=(again := SignalAt(2, 1)))
+    assert any(text.startswith("goes on in epoch 1, after ") for text in again.told)
+    assert again.told[-1].startswith("saved in epoch 2")
+    # Cut off: back to the last checkpoint.
+    (tmp_path / "amid_epoch.npz").write_bytes(kept[:-9])
+    with pytest.raises(Terminated):
+        run(config, tmp_path, reporter=(again := SignalAt(2, 1)))
+    assert any("amid_epoch.npz is damaged" in text for text in again.told)
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=StopAt(2))
+    assert _lines(tmp_path) == _lines(undisturbed[0])[:3]
 
 
 def test_finished_run_returns_its_result_and_trains_nothing(undisturbed):

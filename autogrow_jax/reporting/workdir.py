@@ -32,6 +32,7 @@ class Workdir:
         self.metrics = root / "metrics.jsonl"
         self.result = root / "result.json"
         self.checkpoints = root / "checkpoints"
+        self.amid = root / "amid_epoch.npz"
         self.candidates = root / "candidates"
         self.picture = root / "plots" / "growth.png"
         self.report = root / "report.html"
@@ -50,7 +51,8 @@ class Workdir:
         """
         if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
             return True
-        return any(f.exists() and f.stat().st_size > 0 for f in (self.metrics, self.result))
+        files = self.metrics, self.result, self.amid
+        return any(f.exists() and f.stat().st_size > 0 for f in files)
 
 
 # Of the longest path that Linux takes, less what Orbax needs below a workdir.

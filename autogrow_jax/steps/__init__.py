@@ -1,6 +1,7 @@
 """The arrays of training and what changes them: the step, the programs, what feeds them."""
 
 from autogrow_jax.steps.convolutions import AUTO, find_begun, settle_convolution
+from autogrow_jax.steps.feed import Begun
 from autogrow_jax.steps.host_feed import MakeFeed, make_feed
 from autogrow_jax.steps.lockstep import Lockstep, SharedFeed
 from autogrow_jax.steps.programs import DEFAULT_ROOT, EXACT, SHARED, choose_folder, keep_in
@@ -13,6 +14,7 @@ __all__ = [
     "DEFAULT_ROOT",
     "EXACT",
     "SHARED",
+    "Begun",
     "Depths",
     "Lockstep",
     "MakeFeed",

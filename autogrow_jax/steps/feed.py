@@ -6,7 +6,7 @@ no account of the run: what to train with comes as a recipe at each call.
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autogrow_jax.data import Dataset
-from autogrow_jax.steps.programs import Programs
+from autogrow_jax.steps.programs import Programs, most_seconds
 from autogrow_jax.steps.state import TrainState, replicate
 from autogrow_jax.steps.step import (
     Mask,
@@ -26,8 +26,13 @@ from autogrow_jax.steps.step import (
     make_train_steps,
 )
 
-# About so long runs one dispatch while somebody watches the bar.
-SECONDS_PER_DISPATCH = 0.5
+# About so long runs one dispatch while somebody watches the bar, and while nobody does: a run that
+# is told to stop does so between two.
+SECONDS_PER_DISPATCH, SECONDS_UNWATCHED = 0.5, 1.0
+# An epoch of no more pixels takes no device long; the first is one dispatch.
+_FEW_PIXELS = 2**20
+# Where no clock is asked how long a dispatch is to be, at most so long on a slow device.
+_MOST_SECONDS = 8.0
 
 Arguments = tuple[Any, ...]
 Batch = tuple[jax.Array, jax.Array]  # Images uint8 [N, H, W, C] and labels int32 [N].
@@ -43,6 +48,14 @@ class Epoch(NamedTuple):
     learning_rate: float
 
 
+class Begun(NamedTuple):
+    """An epoch of training so far."""
+
+    state: TrainState
+    sums: Sums
+    steps: int  # That were done.
+
+
 class Feed:
     """Trains for epochs and evaluates parts of a data set: "train", "validation" and "test".
 
@@ -51,7 +64,6 @@ class Feed:
 
     steps_per_epoch: int  # Whole batches in the training part.
     most_steps: int  # That one dispatch takes.
-    _known_batches: int  # That one call evaluates, if the recipe is exact.
 
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         self._num_train, self._shape = len(dataset.train.labels), dataset.image_shape
@@ -59,7 +71,9 @@ class Feed:
         self._batch_size, self._mesh = recipe.batch_size, recipe.mesh
         self._evaluated_at_once = recipe.images_evaluated_at_once
         self._programs = programs
-        self._steps_while_watched = 1
+        self._has_few_pixels = self._num_train * int(np.prod(self._shape)) <= _FEW_PIXELS
+        self._steps_by_clock = 0  # Unknown.
+        self._counted: dict[Any, int] = {}
 
     def train_epoch(
         self,
@@ -68,21 +82,45 @@ class Feed:
         epoch: Epoch,
         progress: Progress | None = None,
         mask: Mask | None = None,
+        look: Callable[[], None] | None = None,
     ) -> Trained:
-        """Trains a state, of the recipe's capacities and optimiser, for an epoch; it is donated.
+        """Trains a state for a whole epoch, as `train` does; calls `look` between dispatches."""
+        begun = Begun(state, Sums.zero(), 0)
+        for piece in self.train(recipe, begun, epoch, progress, mask):
+            state, sums, _ = piece
+            if look is not None:
+                look()
+        return state, sums
 
-        Now and then calls `progress(steps_done, images_done)`; of an exact recipe, whose numbers of
-        steps are in the program, after the epoch. The steps change what `mask` allows, None being
-        all.
+    def train(
+        self,
+        recipe: Recipe,
+        begun: Begun,
+        epoch: Epoch,
+        progress: Progress | None = None,
+        mask: Mask | None = None,
+    ) -> Iterator[Begun]:
+        """Trains a state, of the recipe's capacities and optimiser, for the rest of an epoch.
+
+        The state is donated; how an epoch is cut into dispatches makes no difference to it. Now
+        and then calls `progress(steps_done, images_done)`. The steps change what `mask` allows,
+        None being all. Yields after each dispatch; several processes after the same ones.
         """
         kind = "train" if mask is None else "pretrain"
         order, masks = self._order(epoch), () if mask is None else (mask,)
-        sums, total, done = replicate(Sums.zero(), self._mesh), self.steps_per_epoch, 0
+        (state, sums, done), total = begun, self.steps_per_epoch
+        sums, told = replicate(sums, self._mesh), done
+        # Numbers of steps are in the program, or several processes do the same, and not each as its
+        # own clock says.
+        is_counted = recipe.exact or self._mesh.is_multi_process
+        piece = self._count_steps(recipe) if is_counted else total
+        wanted = SECONDS_PER_DISPATCH if progress else SECONDS_UNWATCHED
+        if not self._steps_by_clock:
+            is_quick = self._has_few_pixels and progress is None
+            self._steps_by_clock = self.most_steps if is_quick else 1
         while done < total:
-            # Several processes do the same, and not each as its own clock says.
-            is_whole = progress is None or recipe.exact or self._mesh.is_multi_process
-            steps = self.most_steps if is_whole else self._steps_while_watched
-            steps = min(steps, total - done)
+            steps = piece - done % piece if is_counted else self._steps_by_clock
+            steps = min(steps, self.most_steps, total - done)
             function = self._train_program(recipe, steps)
             start, before = self._clock(), sums
             given = *self._train_arguments(epoch, order, done, steps), *masks
@@ -94,35 +132,70 @@ class Feed:
                 # from the host one is on its way, which bounds their memory.
                 ended -= steps
                 jax.block_until_ready(before)
-            if progress is not None and ended:
-                progress(ended, ended * self._batch_size)
+            if ended > told:
+                told = ended
+                if progress is not None:
+                    progress(ended, ended * self._batch_size)
                 seconds = self._clock() - start
-                if seconds < SECONDS_PER_DISPATCH / 2:
-                    self._steps_while_watched = min(2 * self._steps_while_watched, self.most_steps)
-                elif seconds > SECONDS_PER_DISPATCH * 2:
-                    self._steps_while_watched = max(1, self._steps_while_watched // 2)
-        if progress is not None and (recipe.exact or self._mesh.is_multi_process):
+                if seconds < wanted / 2:
+                    self._steps_by_clock = min(2 * self._steps_by_clock, self.most_steps)
+                elif seconds > wanted * 2:
+                    self._steps_by_clock = max(1, self._steps_by_clock // 2)
+            if done == total or done % piece == 0 or not self._mesh.is_multi_process:
+                yield Begun(state, sums, done)
+        if progress is not None and is_counted and told < total:
             jax.block_until_ready(sums)
             progress(total, total * self._batch_size)
-        return state, sums
+
+    def _count_steps(self, recipe: Recipe) -> int:
+        """Steps between which a run can be stopped, by what the net multiplies; the last are fewer.
+
+        If possible they divide the epoch, so that one program does.
+        """
+        depths, total = recipe.network.depths, self.steps_per_epoch
+        if self._has_few_pixels:
+            return total
+        if depths not in self._counted:
+            seconds = most_seconds(recipe.network, self._shape, total * self._batch_size)
+            least = max(1, min(total, round(seconds / self._mesh.size / _MOST_SECONDS)))
+            pieces = next((n for n in range(least, 2 * least) if total % n == 0), least)
+            self._counted[depths] = -(-total // pieces)
+        return self._counted[depths]
 
     def _clock(self) -> float:
         """Seconds, those spent on compilation left out."""
         return time.perf_counter() - self._programs.seconds
 
-    def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
-        """Returns sums over the "validation" or "test" part."""
-        function = self._evaluate_program(recipe)
-        program = partial(self._programs.call, "evaluate", function)
-        calls = (program(variables, *given) for given in self._evaluate_arguments(part, depths))
-        sums = (each._replace(logits=None) for each in calls)
-        return reduce(partial(jax.tree.map, jnp.add), sums)
+    def evaluate(
+        self,
+        recipe: Recipe,
+        variables: Any,
+        part: str,
+        depths: jax.Array,
+        look: Callable[[], None] | None = None,
+    ) -> Sums:
+        """Returns sums over the "validation" or "test" part.
+
+        `look` is called between dispatches, which are no longer than those of training then.
+        """
+        batches = self._batches_at_once(recipe, look is not None)
+        program = partial(self._programs.call, "evaluate", self._evaluate_program(recipe, batches))
+        sums = self._no_sums(recipe)
+        for number, given in enumerate(self._evaluate_arguments(part, depths, batches)):
+            if look is not None and number:
+                look()
+            sums = program(variables, *given, None, sums)._replace(logits=None)
+        return sums
+
+    def _no_sums(self, recipe: Recipe) -> Sums:
+        by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
+        return replicate(Sums.zero()._replace(by_class=by_class), self._mesh)
 
     def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:
         """Returns the logits of a part, float32 [N, num_classes], as `evaluate` computes them."""
-        function, found = self._evaluate_program(recipe, 1), []
+        function, found, no_sums = self._evaluate_program(recipe, 1), [], self._no_sums(recipe)
         for *data, first, count, live in self._evaluate_arguments(part, depths, 1):
-            given = variables, *data, first, count, live
+            given = variables, *data, first, count, live, None, no_sums
             sums = self._programs.call("evaluate", function, *given)
             found.append(np.asarray(sums.logits)[: int(count)])
         return np.concatenate(found)
@@ -139,23 +212,28 @@ class Feed:
         # In the order in which they will be asked for.
         sums, order = replicate(Sums.zero(), self._mesh), self._order(epoch)
         given, evaluated = self._examples(epoch, order)
-        train = self._train_program(recipe, self.most_steps)
+        steps = self._count_steps(recipe) if recipe.exact else self.most_steps
+        train = self._train_program(recipe, min(steps, self.most_steps))
         self._programs.compile_ahead(train, state, sums, *given, donate=(0,))
-        evaluate = self._evaluate_program(recipe)
-        self._programs.compile_ahead(evaluate, state.variables(), *evaluated)
+        evaluate = self._evaluate_program(recipe, self._batches_at_once(recipe, True))
+        more = *evaluated, None, self._no_sums(recipe)
+        self._programs.compile_ahead(evaluate, state.variables(), *more)
 
     def _examples(self, epoch: Epoch, order: jax.Array) -> tuple[Arguments, Arguments]:
         """Arguments of training and of evaluation, of which only the shapes matter."""
-        evaluated = next(self._evaluate_arguments("validation", epoch.depths))
+        evaluated = next(self._evaluate_arguments("validation", epoch.depths, 1))
         return self._train_arguments(epoch, order, 0, 1), evaluated
 
     def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
         """What trains for so many steps; called with any, if the recipe is not exact."""
         raise NotImplementedError
 
-    def _evaluate_program(self, recipe: Recipe, batches: int = 0) -> Callable[..., Sums]:
-        known = (batches or self._known_batches,) if recipe.exact else ()
-        return self._programs.make(make_evaluate, recipe, *known)
+    def _evaluate_program(self, recipe: Recipe, batches: int) -> Callable[..., Sums]:
+        return self._programs.make(make_evaluate, recipe, *((batches,) if recipe.exact else ()))
+
+    def _batches_at_once(self, recipe: Recipe, is_looked_at: bool) -> int:
+        """Batches that one dispatch evaluates; 0 for all, never of an exact recipe."""
+        raise NotImplementedError
 
     def _order(self, epoch: Epoch) -> jax.Array:
         return replicate(epoch_order(epoch.order_key, self._num_train), self._mesh)
@@ -165,12 +243,9 @@ class Feed:
         raise NotImplementedError
 
     def _evaluate_arguments(
-        self, part: str, depths: jax.Array, batches: int = 0
+        self, part: str, depths: jax.Array, batches: int
     ) -> Iterator[Arguments]:
-        """What a program that evaluates takes beside the variables, for each call.
-
-        A call has so many batches, 0 being as many as it can.
-        """
+        """What a program that evaluates takes beside variables and sums, for each dispatch."""
         raise NotImplementedError
 
 
@@ -188,8 +263,7 @@ class DeviceFeed(Feed):
         starts = np.cumsum([0, *(len(split.labels) for split in splits)]).tolist()
         place = {id(split): start for split, start in zip(splits, starts, strict=False)}
         self._range = {name: (place[id(part)], len(part.labels)) for name, part in parts.items()}
-        self._known_batches = -(-len(dataset.validation.labels) // self._evaluated_at_once)
-        self._is_exact = recipe.exact
+        self._batches = -(-len(dataset.validation.labels) // self._evaluated_at_once)
         images = np.concatenate([np.asarray(split.images) for split in splits])
         labels = np.concatenate([split.labels for split in splits]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
@@ -207,12 +281,17 @@ class DeviceFeed(Feed):
         numbers = jnp.float32(epoch.learning_rate), jnp.int32(first), jnp.int32(steps)
         return *data, epoch.augment_key, epoch.depths, *numbers
 
+    def _batches_at_once(self, recipe: Recipe, is_looked_at: bool) -> int:
+        if recipe.exact:  # Whatever the part, one program does, in several calls.
+            return min(self._batches, self._count_steps(recipe))
+        counted = self._mesh.is_multi_process
+        steps = self._count_steps(recipe) if counted else self._steps_by_clock
+        return steps if is_looked_at and 0 < steps < self.steps_per_epoch else 0
+
     def _evaluate_arguments(
-        self, part: str, depths: jax.Array, batches: int = 0
+        self, part: str, depths: jax.Array, batches: int
     ) -> Iterator[Arguments]:
         start, count = self._range[part]
-        # Whatever the part, one program does: where its length is known, in several calls.
-        batches = batches or (self._known_batches if self._is_exact else 0)
         piece = batches * self._evaluated_at_once or count
         for first in range(0, count, piece):
             whole = jnp.int32(start + first), jnp.int32(min(piece, count - first))

@@ -87,11 +87,12 @@ def pretrain(
     depths: jax.Array,
     key: jax.Array,
     train_accuracy: float,
+    look: Callable[[], None] | None = None,
 ) -> TrainState:
     """Trains the newest block of a stage of a padded state by Adam, all else frozen.
 
     `depths` are live, int32 [num_stages]; `key` decides the epochs' order and augmentation;
-    `train_accuracy` is that of the last epoch before growth in percent.
+    `train_accuracy` is that of the last epoch before growth in percent; `look` may stop it.
     """
     alone = recipe._replace(optimizer=_ADAM, ema=0.0)
     mask = make_mask(recipe.network, state, stage, int(depths[stage]) - 2)
@@ -100,7 +101,7 @@ def pretrain(
     for number in range(EPOCHS):
         order_key, augment_key = jax.random.split(jax.random.fold_in(key, number))
         epoch = Epoch(order_key, augment_key, depths, 1.0)
-        trained, sums = feed.train_epoch(alone, trained, epoch, mask=mask)
+        trained, sums = feed.train_epoch(alone, trained, epoch, mask=mask, look=look)
         if percent(jax.device_get(sums)) > train_accuracy - TOLERANCE:
             break
     ema = state.ema

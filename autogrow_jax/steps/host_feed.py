@@ -40,7 +40,7 @@ class HostFeed(Feed):
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         super().__init__(dataset, recipe, programs)
         self._parts = dataset.parts
-        self.most_steps = self._known_batches = 1
+        self.most_steps = 1
         # The batches that are under way, of an epoch from a step on.
         self._epoch, self._step = b"", 0
         self._batches: Iterator[Batch] = iter(())
@@ -67,8 +67,11 @@ class HostFeed(Feed):
         batch, rate = next(self._batches), jnp.float32(epoch.learning_rate)
         return *batch, epoch.augment_key, epoch.depths, rate, jnp.int32(first)
 
+    def _batches_at_once(self, recipe: Recipe, is_looked_at: bool) -> int:
+        return 1
+
     def _evaluate_arguments(
-        self, part: str, depths: jax.Array, batches: int = 0
+        self, part: str, depths: jax.Array, batches: int
     ) -> Iterator[Arguments]:
         count, size = len(self._parts[part].labels), self._evaluated_at_once
         for number, batch in enumerate(self._read(part, np.arange(count), size)):

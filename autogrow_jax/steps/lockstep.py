@@ -12,7 +12,7 @@ import numpy as np
 
 from autogrow_jax.data import Dataset
 from autogrow_jax.errors import UserError
-from autogrow_jax.steps.feed import DeviceFeed, Epoch, Feed, Progress
+from autogrow_jax.steps.feed import Begun, DeviceFeed, Epoch, Feed, Progress
 from autogrow_jax.steps.programs import Programs
 from autogrow_jax.steps.state import TrainState
 from autogrow_jax.steps.step import (
@@ -247,21 +247,30 @@ class SharedFeed(Feed):
         self._lockstep, self._index = lockstep, index
         self._own: DeviceFeed | None = None
 
-    def train_epoch(
+    def train(
         self,
         recipe: Recipe,
-        state: TrainState,
+        begun: Begun,
         epoch: Epoch,
         progress: Progress | None = None,
         mask: Mask | None = None,
-    ) -> Trained:
-        """As every feed does; a block's pre-training, which others need not share, at once."""
-        if mask is not None:
-            return self._alone().train_epoch(recipe, state, epoch, progress, mask)
-        request = _Request(self, recipe, state, epoch.depths, "train", epoch)
-        return self._lockstep.wait_for(self._index, request)
+    ) -> Iterator[Begun]:
+        """As every feed does; what others need not share at once: pre-training, half an epoch."""
+        if mask is not None or begun.steps:
+            yield from self._alone().train(recipe, begun, epoch, progress, mask)
+            return
+        request = _Request(self, recipe, begun.state, epoch.depths, "train", epoch)
+        state, sums = self._lockstep.wait_for(self._index, request)
+        yield Begun(state, sums, self.steps_per_epoch)
 
-    def evaluate(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> Sums:
+    def evaluate(
+        self,
+        recipe: Recipe,
+        variables: Any,
+        part: str,
+        depths: jax.Array,
+        look: Callable[[], None] | None = None,
+    ) -> Sums:
         request = _Request(self, recipe, variables, depths, part)
         sums: Sums = self._lockstep.wait_for(self._index, request)
         return sums._replace(logits=None)

@@ -11,8 +11,9 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from autogrow_jax import hosts
+from autogrow_jax.errors import UserError
+from autogrow_jax.models import Network, estimate_cost
 from autogrow_jax.process import machine_key, submit, user_path
 from autogrow_jax.settings_table import Growth
 
@@ -32,6 +35,8 @@ _RUNS_SELDOM: dict[str, Any] = {"xla_backend_optimization_level": "1"}
 # chosen by measuring, so that there is no file of choices to keep. XLA refuses what it cannot do.
 _DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True, "xla_gpu_autotune_level": 0}
 
+# Seconds between two looks for a signal while a program is compiled.
+_PATIENCE = 0.5
 # Of those called last: a program for each depth would fill the memory of a long run.
 _MOST_KEPT = 64
 
@@ -42,6 +47,8 @@ SHARED, EXACT = "shared", "exact"
 # whether there is another, in one of known length it does not. That is read in XLA's sources; what
 # `python -m benchmarks.gpu` finds to be fastest on a kind of device is to be written here.
 _FASTEST = {"gpu": EXACT}
+# Floating-point operations a second of slow devices of a kind on small nets.
+_SLOW, _SLOW_ACCELERATOR = {"cpu": 4e9}, 1e12
 # Threads that compile beside an accelerator, at most; on a CPU, which trains too, there is one.
 _MOST_THREADS = 4
 
@@ -112,11 +119,22 @@ def choose_threads(growth: Growth) -> int:
     return max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 4))
 
 
+def most_seconds(network: Network, image_shape: Sequence[int], images: int) -> float:
+    """What training on so many images takes a slow device; 0 where nobody knows."""
+    slow = _SLOW.get(jax.default_backend(), _SLOW_ACCELERATOR)
+    try:  # Forward and backward, a multiplication and an addition each.
+        return 6 * estimate_cost(network, image_shape).macs * images / slow
+    except UserError:
+        return 0.0
+
+
 class Programs:
     """Compiles functions for the shapes they meet and keeps account; ahead in some threads."""
 
     def __init__(self, threads: int = 1, deterministic: bool = False) -> None:
         self.threads, self._deterministic = threads, deterministic
+        # Called now and then while a program is compiled, which signals cannot interrupt.
+        self.look: Callable[[], None] | None = None
         self.seconds = 0.0  # That callers waited for tracing and compilation so far.
         self.seconds_ahead = 0.0  # Spent in the background on programs that are finished.
         # Programs of each kind that were called; and of these, those compiled in the background.
@@ -127,6 +145,7 @@ class Programs:
         self._ahead: dict[Any, Future[Any]] = {}
         # Its threads start with the first programs.
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="compiles ahead")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="compiles")
 
     def _options(self, runs_seldom: bool) -> dict[str, Any] | None:
         platform = jax.default_backend()
@@ -163,7 +182,9 @@ class Programs:
             start = time.perf_counter()
             program = self._take(key)
             if program is None:
-                program = _compile(function, args, donate, self._options(runs_seldom))
+                lowered = jax.jit(function, donate_argnums=donate).lower(*args)
+                compile_ = partial(lowered.compile, compiler_options=self._options(runs_seldom))
+                program = self._wait(submit(self._beside, compile_)) if self.look else compile_()
             else:
                 self.counts_ahead[kind] += 1
             self.seconds += time.perf_counter() - start
@@ -210,7 +231,13 @@ class Programs:
     def close(self) -> None:
         """Drops what the background has not begun, and does not wait for what it has."""
         self._ahead.clear()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._beside):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self, future: Future[Any]) -> Any:
+        while self.look is not None and not wait([future], _PATIENCE).done:
+            self.look()
+        return future.result()
 
     def _take(self, key: Any) -> Any:
         """The program made ahead; None where there is none, or the thread is busy with others."""
@@ -218,7 +245,7 @@ class Programs:
         if future is None or future.cancel():
             return None
         try:
-            return future.result()
+            return self._wait(future)
         except (Exception, CancelledError):  # Whatever it was, it is the foreground's to meet.
             return None
 

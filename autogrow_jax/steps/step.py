@@ -234,13 +234,13 @@ def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[
       known_batches: how many of `recipe.images_evaluated_at_once` hold them; None to count them.
 
     Returns:
-      evaluate(variables, images, labels, first, count, depths, rows=None) -> sums over the examples
-      first to first + count - 1 of images uint8 [M, H, W, C], or of `rows` of them, int32,
-      without augmentation and with running statistics.
+      evaluate(variables, images, labels, first, count, depths, rows=None, sums=None) -> `sums` with
+      those over the examples first to first + count - 1 of images uint8 [M, H, W, C], or of `rows`
+      of them, int32, without augmentation and with running statistics.
     """
     batch_size, mesh = recipe.images_evaluated_at_once, recipe.mesh
 
-    def evaluate(variables, images, labels, first, count, depths, rows=None):
+    def evaluate(variables, images, labels, first, count, depths, rows=None, sums=None):
         def body(i, sums):
             offsets = i * batch_size + jnp.arange(batch_size)
             # The last batch is filled up with examples that then count for nothing.
@@ -261,10 +261,11 @@ def make_evaluate(recipe: Recipe, known_batches: int | None = None) -> Callable[
             return Sums(sums.loss + loss, correct, seen, sums.bad_step, by_class, logits)
 
         num_batches = known_batches or (count + batch_size - 1) // batch_size
-        by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
+        if sums is None:
+            by_class = jnp.zeros(recipe.network.num_classes, jnp.int32)
+            sums = Sums.zero()._replace(by_class=by_class)
         logits = jnp.zeros((batch_size, recipe.network.num_classes), jnp.float32)
-        zero = Sums.zero()._replace(by_class=by_class, logits=logits)
-        return lax.fori_loop(0, num_batches, body, zero)
+        return lax.fori_loop(0, num_batches, body, sums._replace(logits=logits))
 
     return evaluate
 

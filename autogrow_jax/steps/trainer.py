@@ -24,7 +24,7 @@ from autogrow_jax.models import Network
 from autogrow_jax.reporting.result import TIMED, format_depths
 from autogrow_jax.settings import Settings
 from autogrow_jax.steps.convolutions import choose_convolution
-from autogrow_jax.steps.feed import Epoch
+from autogrow_jax.steps.feed import Begun, Epoch
 from autogrow_jax.steps.grow_step import make_grow_state, pretrain
 from autogrow_jax.steps.host_feed import MakeFeed, make_feed
 from autogrow_jax.steps.programs import EXACT, Programs, choose_programs, choose_threads
@@ -55,6 +55,9 @@ class Trainer:
     is_exact: bool  # Whether each depth has programs of its own.
     programs: Programs  # All executables; to be closed when no more will be asked for.
     seconds: dict[str, float]  # By what on; without compilation, which is `programs.seconds`.
+    begun: Begun | None = None  # The last epoch that was trained, or is being.
+    # Called where training can be stopped and nothing is half done: every few seconds.
+    look: Callable[[], None] | None = None
 
     def __init__(self, settings: Settings, dataset: Dataset, make_feed: MakeFeed = make_feed):
         self.settings, self.dataset = settings, dataset
@@ -199,14 +202,26 @@ class Trainer:
         return replicate(jnp.asarray(self.depths, jnp.int32), self._mesh)
 
     def train_epoch(
-        self, epoch: int, learning_rate: float, progress: Callable[[int, int], None] | None
+        self,
+        epoch: int,
+        learning_rate: float,
+        progress: Callable[[int, int], None] | None,
+        begun: Begun | None = None,
     ) -> Sums:
-        """Trains for one epoch; returns its sums on the host."""
+        """Trains for one epoch, or the rest of one that has begun; returns its sums on the host."""
         hosts.meet()
-        with self.timed("train"):
-            given = self.padded_state, self._describe_epoch(epoch, learning_rate), progress
-            self._state, sums = self._feed.train_epoch(self._recipe, *given)
-            return jax.device_get(sums)
+        begun = begun or Begun(self.padded_state, Sums.zero(), 0)
+        given = begun, self._describe_epoch(epoch, learning_rate), progress
+        pieces = self._feed.train(self._recipe, *given)
+        while True:
+            with self.timed("train"):
+                piece = next(pieces, None)
+                if piece is None:
+                    return jax.device_get(begun.sums)
+            self.begun = begun = piece
+            self._state = begun.state
+            if self.look is not None:
+                self.look()
 
     def _describe_epoch(self, epoch: int, learning_rate: float) -> Epoch:
         keys = self.key("order", epoch), self.key("augment", epoch)
@@ -217,7 +232,7 @@ class Trainer:
         hosts.meet()
         with self.timed("evaluate"):
             arguments = self.padded_state.variables(), part, self._live_depths()
-            return jax.device_get(self._feed.evaluate(self._recipe, *arguments))
+            return jax.device_get(self._feed.evaluate(self._recipe, *arguments, self.look))
 
     def predict(self, part: str) -> np.ndarray:
         """The logits of the "validation" or "test" part, float32 [N, num_classes]."""
@@ -238,7 +253,8 @@ class Trainer:
                 if get_initializer(self.settings.growth.initializer).pretrain:
                     grown = self.padded_state, stage, self._live_depths()
                     key = jax.random.fold_in(self.key("pretrain", epoch), number)
-                    self._state = pretrain(self._feed, self._recipe, *grown, key, train_accuracy)
+                    given = *grown, key, train_accuracy, self.look
+                    self._state = pretrain(self._feed, self._recipe, *given)
             passed.append(self.depths)
         return passed
 

@@ -7,16 +7,24 @@ from autogrow_jax import hosts
 from autogrow_jax.errors import DivergedError
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.steps import Trainer, mean_loss, percent
+from autogrow_jax.training.amid import Amid
 from autogrow_jax.training.ending import measure_classes
 from autogrow_jax.training.run_state import Clock, RunState
 
 
 def run_epoch(
-    trainer: Trainer, state: RunState, clock: Clock, reporter: Reporter, rate: float, draws_of: int
+    trainer: Trainer,
+    state: RunState,
+    clock: Clock,
+    reporter: Reporter,
+    rate: float,
+    draws_of: int,
+    amid: Amid,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Trains and validates, and notes it in `state`; of a trial only that it took place.
 
-    Order of batches and augmentation are those of the epoch `draws_of`.
+    Order of batches and augmentation are those of the epoch `draws_of`; of one that was begun in an
+    earlier start, as `amid` knows, the rest is trained.
 
     Returns:
       The line of metrics.jsonl, and the `MEASUREMENTS`, which are what the policy may look at.
@@ -24,14 +32,14 @@ def run_epoch(
     Raises:
       DivergedError: when the loss or a weight is no longer finite.
     """
-    start, epoch = time.perf_counter(), state.epoch
+    start, epoch = amid.started, state.epoch
 
     def progress(steps: int, images: int) -> None:
         seconds = max(time.perf_counter() - start, 1e-9)
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
     watch = progress if trainer.settings.log.progress else None
-    trained = trainer.train_epoch(draws_of, rate, watch)
+    trained = trainer.train_epoch(draws_of, rate, watch, amid.begun)
     before = trainer.seconds["evaluate"]
     validated = trainer.evaluate("validation")
     latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
@@ -40,6 +48,7 @@ def run_epoch(
     except DivergedError:
         where = {"epoch": epoch, "depths": list(trainer.depths), "learning_rate": rate}
         state.divergences.append(where)
+        amid.forget()  # Back to the last checkpoint: the whole epoch has the smaller rate then.
         raise
     clock.update()
     measured = {

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from autogrow_jax import build, hosts
-from autogrow_jax.command_line import stop_if_signalled
+from autogrow_jax.command_line import put_off_signals
 from autogrow_jax.data import Augmentation, Dataset
 from autogrow_jax.growth import Policy
 from autogrow_jax.optim import Loss, Schedule, Steps
@@ -43,6 +43,7 @@ from autogrow_jax.steps import (
     make_feed,
     settle_convolution,
 )
+from autogrow_jax.training.amid import Amid
 from autogrow_jax.training.ending import finish, plot, read_finished, report
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.evaluation import evaluate_run
@@ -174,17 +175,24 @@ def _train(
         state.divergences = divergences
         schedule = build.make_schedule(settings, policy)
         front = Front(trainer, state, workdir.candidates, reporter)
-        grower = Grower(trainer, state, policy, reporter, front.keep)
         clock = Clock(state, trainer, started)
+        amid = Amid(workdir.amid, trainer, state, clock, restored, reporter.message)
+
+        def before_growth() -> None:
+            amid.before_growth()
+            front.keep()
+
+        grower = Grower(trainer, state, policy, reporter, before_growth)
         lines = hosts.first(partial(truncate, workdir.metrics, state.epoch))
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
-        snapshots.begin(trainer, state.epoch)
+        snapshots.begin(trainer, state.epoch, is_new=restored is None)
         title = f"{settings.model.family} on {dataset.name}: {workdir.root}"
         reporter.begin_run(title, previous=lines)
         for note in (*dataset.notes, *settings.own.describe()):
             reporter.message(note)
         is_first = hosts.is_first()  # Others leave nothing behind.
-        with MetricsWriter(workdir.metrics if is_first else os.devnull) as metrics:
+        writer = MetricsWriter(workdir.metrics if is_first else os.devnull)
+        with writer as metrics, put_off_signals():  # Until `amid` looks for them, and saves.
             folder = workdir.tensorboard if settings.log.tensorboard and is_first else None
             board = TensorBoardWriter(folder, first_epoch=state.epoch)
             opened.callback(board.close)
@@ -200,11 +208,13 @@ def _train(
             #   the saving.
             # - In a round of trials the trainer's net may not be the one that is kept: nothing is
             #   saved, and a killed run begins the round again.
+            # - Amid an epoch `amid` saves what the run remembered before the epoch: until the next
+            #   checkpoint all that follows the steps is done again, and is the same.
             while not state.is_over(settings.finetune):
-                stop_if_signalled()
+                amid.begin(grower.in_trials)
                 length = settings.finetune.length(state.phase_start)
                 rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)
-                given = trainer, state, clock, reporter, rate, grower.prepare()
+                given = trainer, state, clock, reporter, rate, grower.prepare(), amid
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
                 shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
                 reporter.begin_epoch(state.epoch, *shown)
@@ -220,6 +230,7 @@ def _train(
                 front.advance(lines, measured)
                 grower.compile_ahead(line, measured)
                 if not grower.in_trials and save(trainer, state, store, clock):
+                    amid.checkpointed()
                     front.after_saving(settings.checkpoint.keep)
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
@@ -230,6 +241,7 @@ def _train(
         # The result comes last: where it is, the run is finished and all else is on disk.
         with trainer.timed("checkpoint"):
             store.wait()
+            amid.forget()
             front.after_saving(0)
         if is_first:
             write_result(workdir.result, result.to_dict())

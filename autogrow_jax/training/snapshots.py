@@ -40,8 +40,10 @@ class Snapshots:
         self._directory = Path(directory)
         self._every = every
 
-    def begin(self, trainer: Trainer, epoch: int) -> None:
+    def begin(self, trainer: Trainer, epoch: int, is_new: bool = True) -> None:
         """Deletes what an earlier start left behind its last checkpoint; keeps the start of a run.
+
+        A run that is not new may go on amid its first epoch.
 
         The epochs after the checkpoint are trained again and leave the same snapshots again, so a
         run that was killed and resumed has those of one that was not.
@@ -49,7 +51,7 @@ class Snapshots:
         for path in snapshot_files(self._directory) if hosts.is_first() else ():
             if int(path.stem[-_DIGITS:]) > epoch:
                 path.unlink()
-        if epoch == 0:
+        if epoch == 0 and is_new:
             self.after_epoch(trainer, 0)
 
     def after_epoch(self, trainer: Trainer, epoch: int) -> None:

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from autogrow_jax import hosts
-from autogrow_jax.errors import DivergedError
+from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Result, Workdir
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.saving import CheckpointStore, Restored, rebuild
 from autogrow_jax.steps import Trainer, Tree
+from autogrow_jax.training.amid import read_amid
 from autogrow_jax.training.front import find_lacking
 from autogrow_jax.training.run_state import RunState
 
@@ -73,8 +74,8 @@ def find_start(
 ) -> Restored | None:
     """Reads the newest checkpoint that is whole, with its lines of metrics and its candidates.
 
-    None where there is none. `tell` is told of those that are passed over and why; UserError where
-    that is all of them.
+    Or where the run stood amid a later epoch, see `Amid`. None where there is nothing. `tell` is
+    told of those that are passed over and why; UserError where that is all checkpoints.
     """
     lines = hosts.first(partial(truncate, workdir.metrics, math.inf))
     epochs = [line["epoch"] for line in lines]
@@ -85,7 +86,18 @@ def find_start(
             return f"{workdir.metrics} has no line of epoch {gap}"
         return find_lacking(workdir.candidates, memory)
 
-    return store.read_newest(why_not, tell)
+    restored = store.read_newest(why_not, tell)
+    try:
+        amid = read_amid(workdir.amid)
+    except UserError as error:
+        tell(f"{error}; the run goes on from its last checkpoint")
+        return restored
+    if amid is None or (restored and restored.memory["epoch"] > amid.memory["epoch"]):
+        return restored
+    if reason := why_not(amid.memory):
+        tell(f"{workdir.amid} cannot be used: {reason}; the run goes on from its last checkpoint")
+        return restored
+    return amid
 
 
 def resume(trainer: Trainer, restored: Restored, to_train: bool = True) -> RunState:
