@@ -283,9 +283,14 @@ def test_what_streams_cannot_do_is_said(tree, tmp_path, changes, said):
         run(make_config(tree, **changes), tmp_path / "run", reporter=QuietReporter())
 
 
-def test_the_benchmark_decodes_all_images_of_its_tree(tmp_path, capsys):
-    path = tmp_path / "times.json"
-    given = ["--classes=2", "--images=6", "--repeats=1", f"--json={path}"]
+def test_the_benchmark_reads_each_source_and_its_memory(tmp_path, capsys):
+    path = tmp_path / "found.json"
+    given = ["--classes=2", "--images=40", "--rounds=1", "--workers=0", f"--json={path}"]
     assert benchmark.main(given) == 0
-    assert json.loads(path.read_text())["images"] in range(4, 12)  # Some are held out.
-    assert "| stream " in capsys.readouterr().out
+    found = json.loads(path.read_text())["rounds"]
+    assert {"folder", "ArrayRecord"} <= set(found)
+    for (epoch,) in found.values():
+        assert epoch["images"] == 80
+        assert epoch["rate"] > 0 and epoch["memory_last"] > 50
+    printed = capsys.readouterr().out
+    assert "| ArrayRecord |" in printed and "reads 24,000 a second; cores" in printed
