@@ -20,7 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -172,15 +174,18 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(given.tree or temporary)
         tree, prepared = place / "imagenet", place / "tensorflow_datasets"
-        if not prepared.exists():
-            began = time.perf_counter()
+        began = time.perf_counter()
+        if not tree.exists():
             write_tree(tree, given.classes, {"train": given.images, "val": 1})
-            pack(tree, prepared)
-            print(f"made the images in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        pack(tree, prepared)
+        print(f"made the images in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         sizes = [path.stat().st_size for path in tree.glob("train/*/*")]
         found = measure_all(tree, prepared, given.workers, given.rounds)
     print_report(found, given.workers)
     print(f"{len(sizes):,} images to train on, {fmean(sizes) / 1000:.0f} kB each on average")
+    for package in ("grain", "array_record", "tensorflow-datasets", "Pillow", "torchvision"):
+        with suppress(metadata.PackageNotFoundError):
+            machine["versions"][package] = metadata.version(package)
     print_machine(machine)
     write_json(given.json, {"options": vars(given), "machine": machine, "rounds": found})
     return 0
