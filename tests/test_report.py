@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import tiny_config
 
+from autogrow_jax.config import default_config
 from autogrow_jax.data import load_dataset
 from autogrow_jax.models import build_network, estimate_cost
 from autogrow_jax.report import page
@@ -77,8 +77,16 @@ def _open(workdir):
 
 
 def _config(**changes):
-    own = {"growth.max_epochs": 3, "finetune.epochs": 2}
-    return tiny_config(**own | changes)
+    config = default_config()
+    config.data.fraction = 0.1
+    config.data.batch_size = 32
+    config.num_devices = 1
+    config.growth.interval = 1
+    config.growth.max_epochs = 3
+    config.finetune.epochs, config.finetune.front = 2, False
+    config.log.progress = config.log.tensorboard = False
+    config.update_from_flattened_dict(changes)
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +248,17 @@ def test_a_report_that_fails_is_a_line_and_the_run_ends_well(tmp_path, monkeypat
     result = run(_config(**{"mode": "scratch", "finetune.epochs": 1}), tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == result.epochs == 1
     assert "the report could not be written (RuntimeError: no more ink)" in capsys.readouterr().out
+
+
+def test_what_a_finished_run_lacks_of_what_is_drawn_is_drawn_by_the_next_start(tmp_path):
+    """A run that was killed once its result was there had no picture and no page, for ever."""
+    config = _config(**{"mode": "scratch", "finetune.epochs": 1})
+    run(config, tmp_path)
+    drawn = tmp_path / "report.html", tmp_path / "plots" / "growth.png"
+    for path in drawn:
+        path.unlink()
+    run(config, tmp_path)
+    assert all(path.stat().st_size > 0 for path in drawn)
 
 
 @pytest.mark.slow

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import Workdir
+from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.saving.arrays import write_arrays
 from autogrow_jax.saving.checkpoint import CheckpointStore, DamagedError
+from autogrow_jax.training.front import find_lacking
+from autogrow_jax.training.start import find_start
 
 # Large enough for tensorstore to put it into a file of its own, where nothing checks it.
 _WEIGHTS = np.random.default_rng(0).normal(size=(60, 100)).astype(np.float32)
@@ -166,6 +171,56 @@ def test_a_checkpoint_from_before_there_were_checksums_is_read(saved, tmp_path):
         del memory["checksums"]
         file.write_text(json.dumps(memory))
     assert _resume(there) == (3, [])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file, text: file.unlink(),
+        lambda file, text: file.write_bytes(b""),
+        lambda file, text: file.write_text(text[:30]),
+        lambda file, text: file.write_text(text.replace("1.5", "1.7")),
+        lambda file, text: file.write_bytes(bytes(len(text))),
+    ],
+)
+def test_lines_of_metrics_that_were_lost_or_changed_come_from_the_checkpoint(tmp_path, damage):
+    """They are in no disk's hands when the power fails, as a checkpoint is."""
+    workdir, told = Workdir(tmp_path), []
+    text = "".join(f'{{"epoch": {epoch}, "train_loss": 1.5}}\n' for epoch in range(2))
+    with closing(CheckpointStore(workdir.checkpoints, 2)) as store:
+        store.save(2, {"b": jnp.ones(7)}, _memory(2) | {"metrics": text}, 90.0)
+        store.wait()
+        more = text + '{"epoch": 2, "train_lo' + "\0" * 9
+        workdir.metrics.write_text(more)
+        assert find_start(workdir, store, told.append).memory["epoch"] == 2
+        assert not told, "what follows is trained again"
+        damage(workdir.metrics, more)
+        assert find_start(workdir, store, told.append).memory["epoch"] == 2
+    assert workdir.metrics.read_text() == text
+    assert told == [f"{workdir.metrics} was damaged; it is as it was after 2 epochs"]
+
+
+def test_lines_that_nothing_was_saved_after_are_dropped_whatever_they_are(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\0\n\0")
+    assert truncate(tmp_path / "metrics.jsonl", 0) == []
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_of_candidates_those_that_a_checkpoint_needs_have_to_be_whole(tmp_path):
+    entries = [
+        {"depths": [1, 1, 1], "saved": 3},
+        {"depths": [2, 1, 1], "saved": 4},
+        {"depths": [2]},
+    ]
+    files = [tmp_path / "1-1-1.000003.npz", tmp_path / "2-1-1.000004.npz"]
+    for file in files:
+        write_arrays(file, {"w": _WEIGHTS}, {"epoch": 3})
+    assert find_lacking(tmp_path, {"candidates": entries, "candidate": None}) == ""
+    _damage(files[1], "middle")
+    assert str(files[1]) in find_lacking(tmp_path, {"candidates": entries, "candidate": None})
+    assert find_lacking(tmp_path, {"candidates": entries, "candidate": 1}) == ""
+    files[0].unlink()
+    assert find_lacking(tmp_path, {"candidates": entries, "candidate": 1}) == f"{files[0]} is gone"
 
 
 def test_what_cannot_be_gone_on_from_is_passed_over_with_the_reason(saved, tmp_path):

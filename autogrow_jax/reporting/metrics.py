@@ -50,11 +50,14 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = truncate(self._path, math.inf)
+        self._text = self._path.read_bytes().decode() if lines else ""
         self._last_epoch = lines[-1]["epoch"] if lines else -1
         self._file = open(self._path, "ab")  # noqa: SIM115 (`__exit__` closes it)
 
-    def write(self, line: Line) -> None:
-        """Appends the metrics of an epoch: numbers of Python, numpy or 0-d JAX arrays.
+    def write(self, line: Line) -> str:
+        """Appends the metrics of an epoch and returns all lines so far, as they are in the file.
+
+        A line holds numbers of Python, numpy or 0-d JAX arrays.
 
         Raises:
           ValueError: if `epoch` is missing or not above that of the line before.
@@ -70,7 +73,9 @@ class MetricsWriter(AbstractContextManager["MetricsWriter"]):
             )
         self._file.write(text.encode("ascii") + b"\n")
         self._file.flush()
+        self._text += text + "\n"
         self._last_epoch = epoch
+        return self._text
 
     def __exit__(self, *raised: object) -> None:
         self._file.close()
@@ -164,18 +169,27 @@ def truncate(path: str | os.PathLike[str], num_epochs: float) -> list[dict[str, 
       The lines that stay, as `read` would give them. Their bytes in the file do not change.
 
     Raises:
-      UserError: if the file is damaged (see `read`).
+      UserError: if the file is damaged (see `read`), unless all of it is dropped.
       ValueError: if `num_epochs` is negative.
     """
     if num_epochs < 0:
         raise ValueError(f"num_epochs must be 0 or more; got {num_epochs}.")
     path = Path(path)
     content = path.read_bytes() if path.exists() else b""
-    kept = [(line, text) for line, text in _parse(path, content) if line["epoch"] < num_epochs]
+    parsed = _parse(path, content) if num_epochs else []
+    kept = [(line, text) for line, text in parsed if line["epoch"] < num_epochs]
     wanted = b"".join(text + b"\n" for _, text in kept)
     if wanted != content:
         replace_file(path, wanted)
     return [line for line, _ in kept]
+
+
+def bring_back(path: Path, text: str) -> bool:
+    """Makes a file the lines that a run remembers, no more; says whether some were not there."""
+    content, wanted = path.read_bytes() if path.exists() else b"", text.encode()
+    if content != wanted:
+        replace_file(path, wanted)
+    return not content.startswith(wanted)
 
 
 def growth_events(metrics: Lines) -> list[dict[str, Any]]:

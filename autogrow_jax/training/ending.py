@@ -16,7 +16,7 @@ from autogrow_jax.models import num_params
 from autogrow_jax.process import cores, processor_name
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
 from autogrow_jax.reporting.predictions import Predictions
-from autogrow_jax.reporting.result import RESULT_KEYS, validation_label
+from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
 from autogrow_jax.settings import Settings
 from autogrow_jax.steps import EXACT, SHARED, Sums, Trainer, mean_loss, percent
@@ -90,54 +90,22 @@ def measure_classes(sums: Sums, part: Split, class_names: Sequence[str]) -> dict
     }
 
 
-def plot(
-    folder: Workdir, lines: list[dict], trainer: Trainer, result: Result | None = None
-) -> None:
-    """Draws `plots/growth.png` from the lines of metrics.jsonl; in the first process only.
+def keep_predictions(folder: Workdir, trainer: Trainer, reporter: Reporter) -> None:
+    """Keeps what the net answers to validation and test images, which the report shows.
 
-    With the `result` of a run that is over.
+    Whatever fails is told in a line, but a disk that takes no more: then the run is not over.
     """
-    if jax.process_index() or not lines:
-        return
-    # Here, not at the top: matplotlib takes a while and not every run ends with a picture.
-    from autogrow_jax.reporting.plots import draw_growth
-
-    settings, dataset = trainer.settings, trainer.dataset
-    draw_growth(
-        lines,
-        folder.picture,
-        title=f"{settings.model.family} on {dataset.name}, seed {settings.seed}",
-        validation_name=validation_label(settings.data.validation, len(dataset.validation.labels)),
-        test_accuracy=result.test_accuracy if result else None,
-        front=result.front if result else (),
-        recommended=result.depths if result and result.front else (),
-    )
-
-
-def report(folder: Workdir, trainer: Trainer, reporter: Reporter) -> None:
-    """Keeps what the net answers to validation and test images, and writes report.html of the run.
-
-    The run is over by then: whatever fails here is told in a line, and that is all.
-    """
-    # Here, not at the top, as in `plot`.
-    from autogrow_jax.report.page import write_report
-
-    own = build.find_augmentation(trainer.settings)
     try:
         kept = {
             folder.validation_predictions: _predict(trainer, "validation"),
             folder.test_predictions: _predict(trainer, "test"),
         }
-        if jax.process_index():
-            return
-        for path, predictions in kept.items():
+        for path, predictions in () if jax.process_index() else kept.items():
             predictions.write(path)
-        reporter.message(f"report: {write_report(folder.root, trainer.dataset, own)}")
+    except OSError:
+        raise
     except Exception as error:
-        reporter.message(
-            f"the report could not be written ({type(error).__name__}: {error}); the result is"
-            f" kept, and python -m autogrow_jax.reporting {folder.root} tries again"
-        )
+        reporter.message(f"no predictions are kept ({type(error).__name__}: {error})")
 
 
 def _predict(trainer: Trainer, part: str) -> Predictions:

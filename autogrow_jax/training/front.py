@@ -236,9 +236,19 @@ def _file(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def find_lacking(folder: Path, memory: Mapping[str, Any]) -> str:
-    """Says which candidate is gone of those that a checkpoint remembers; "" where none is."""
-    files = [_file(folder, entry) for entry in memory.get("candidates", ()) if "saved" in entry]
-    return "".join([f"{file} is gone" for file in files if not file.exists()][:1])
+    """Says which candidate is gone or damaged of those that a checkpoint needs; "" where none is.
+
+    Of the one that it holds itself it needs no file.
+    """
+    entries = [*memory.get("candidates", ())]
+    if (own := memory.get("candidate")) is not None:
+        del entries[own]
+    for file in (_file(folder, entry) for entry in entries if "saved" in entry):
+        try:
+            read_arrays(file)
+        except UserError as error:
+            return str(error) if file.exists() else f"{file} is gone"
+    return ""
 
 
 def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:

@@ -21,9 +21,9 @@ from autogrow_jax.growth import Policy
 from autogrow_jax.optim import Loss, Schedule, Steps
 from autogrow_jax.own import Own
 from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.report.draw import draw_again, plot, report
 from autogrow_jax.reporting import (
     ConsoleReporter,
-    EpochStart,
     MetricsWriter,
     Reporter,
     Result,
@@ -45,7 +45,7 @@ from autogrow_jax.steps import (
     settle_convolution,
 )
 from autogrow_jax.training.amid import Amid
-from autogrow_jax.training.ending import finish, plot, read_finished, report
+from autogrow_jax.training.ending import finish, keep_predictions, read_finished
 from autogrow_jax.training.epoch import run_epoch
 from autogrow_jax.training.evaluation import evaluate_run
 from autogrow_jax.training.front import Front
@@ -162,6 +162,7 @@ def _train(
         if hosts.first(workdir.result.exists):
             result = read_finished(settings, workdir, store)
             reporter.message(f"{workdir.root} is finished; this is its result.")
+            hosts.first(partial(draw_again, workdir, settings, result, reporter))
             reporter.end_run(result.to_dict())
             return result
         restored = find_start(workdir, store, reporter.message)
@@ -198,9 +199,8 @@ def _train(
             board = TensorBoardWriter(folder, first_epoch=state.epoch)
             opened.callback(board.close)
             # Do not change the order of what follows:
-            # - The line of metrics.jsonl comes before the checkpoint of its epoch. Lines behind the
-            #   last checkpoint are dropped by a start that resumes; a checkpoint ahead of its line
-            #   would leave a gap.
+            # - The line of metrics.jsonl comes before the checkpoint of its epoch, which remembers
+            #   it. Lines behind the last checkpoint are dropped by a start that resumes.
             # - Snapshots hold the net as it was trained and evaluated, so they come before growth.
             # - The policy decides before the line is written, which has its notes.
             # - The net grows, and a front changes nets, before the checkpoint: state and arrays are
@@ -218,10 +218,10 @@ def _train(
                 given = trainer, state, clock, reporter, rate, grower.prepare(), amid
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
                 shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
-                reporter.begin_epoch(EpochStart(state.epoch, *shown))
+                reporter.begin_epoch(state.epoch, *shown)
                 line, measured = run_epoch(*given)
                 decision = grower.decide(line, measured)
-                metrics.write(line)
+                state.metrics = metrics.write(line)
                 board.write(line)
                 lines.append(line)
                 reporter.end_epoch(line)
@@ -235,20 +235,23 @@ def _train(
                     front.after_saving(settings.checkpoint.keep)
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
-                    plot(workdir, lines, trainer)
+                    plot(workdir, lines, settings, dataset.name, data[-1])
         if tuple(lines[-1]["depths"]) == trainer.depths:
             snapshots.end(trainer, state.epoch)
         result = finish(trainer, state, clock)
-        # The result comes last: where it is, the run is finished and all else is on disk.
+        # The result comes last: where it is, the run is finished and all else is on disk, but for
+        # what is drawn from these files.
         with trainer.timed("checkpoint"):
             store.wait()
             amid.forget()
             front.after_saving(0)
+        if settings.log.report:
+            keep_predictions(workdir, trainer, reporter)
         if is_first:
             write_result(workdir.result, result.to_dict())
-        plot(workdir, lines, trainer, result)
+        plot(workdir, lines, settings, dataset.name, data[-1], result)
         reporter.end_run(result.to_dict())
         if settings.log.report:
-            report(workdir, trainer, reporter)
+            report(workdir, settings, reporter, dataset)
         hosts.from_first(None)  # Who would end before the first would not wait for it for long.
         return result

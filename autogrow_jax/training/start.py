@@ -10,7 +10,7 @@ from autogrow_jax import hosts
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Result, Workdir
-from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.reporting.metrics import bring_back, truncate
 from autogrow_jax.saving import CheckpointStore, Restored, rebuild
 from autogrow_jax.steps import Trainer, Tree
 from autogrow_jax.training.amid import read_amid
@@ -72,21 +72,37 @@ class Origin(Protocol):
 def find_start(
     workdir: Workdir, store: CheckpointStore, tell: Callable[[str], None]
 ) -> Restored | None:
-    """Reads the newest checkpoint that is whole, with its lines of metrics and its candidates.
+    """Reads the newest checkpoint that is whole, with its candidates, and brings its lines back.
 
     Or where the run stood amid a later epoch, see `Amid`. None where there is nothing. `tell` is
-    told of those that are passed over and why; UserError where that is all checkpoints.
+    told of those that are passed over and why, and of a metrics.jsonl that was damaged; UserError
+    where that is all checkpoints.
     """
-    lines = hosts.first(partial(truncate, workdir.metrics, math.inf))
-    epochs = [line["epoch"] for line in lines]
-    gap = next((i for i, epoch in enumerate(epochs) if i != epoch), len(epochs))
 
     def why_not(memory: Mapping[str, Any]) -> str:
-        if memory["epoch"] > gap:
-            return f"{workdir.metrics} has no line of epoch {gap}"
+        if "metrics" not in memory:  # It is of before they were kept.
+            lines = hosts.first(partial(truncate, workdir.metrics, math.inf))
+            epochs = [line["epoch"] for line in lines]
+            gap = next((i for i, epoch in enumerate(epochs) if i != epoch), len(epochs))
+            if memory["epoch"] > gap:
+                return f"{workdir.metrics} has no line of epoch {gap}"
         return find_lacking(workdir.candidates, memory)
 
-    restored = store.read_newest(why_not, tell)
+    restored = _choose(workdir, store.read_newest(why_not, tell), why_not, tell)
+    memory = restored.memory if restored else {}
+    text = memory.get("metrics")
+    if text is not None and hosts.first(partial(bring_back, workdir.metrics, text)):
+        tell(f"{workdir.metrics} was damaged; it is as it was after {memory['epoch']} epochs")
+    return restored
+
+
+def _choose(
+    workdir: Workdir,
+    restored: Restored | None,
+    why_not: Callable[[Mapping[str, Any]], str],
+    tell: Callable[[str], None],
+) -> Restored | None:
+    """What a run goes on from: a checkpoint, or where it stood amid a later epoch."""
     try:
         amid = read_amid(workdir.amid)
     except UserError as error:

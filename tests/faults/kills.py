@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, until a run has ended all the same: what each of them cost."""
+"""SIGKILL and SIGTERM at random moments, until a run has ended all the same: what each cost."""
 
 import shutil
 import signal
@@ -9,27 +9,41 @@ from pathlib import Path
 import numpy as np
 
 from .harness import (
-    SCENARIOS,
+    SMALL,
+    Bench,
+    Row,
     Scenario,
     Started,
     choose,
-    differences,
     finish,
     is_saving,
     lines_of,
     newest,
-    the_end,
+    told,
 )
 
-HEAD = ["kill", "run", "killed", "lines written", "checkpoint", "epochs trained again", "lost"]
+EVERY_EPOCH = Scenario("every epoch saved")
+TWO = Scenario("two processes", SMALL | {"num_devices": 0, "checkpoint.every": 2}, processes=2)
+SCENARIOS = [
+    EVERY_EPOCH,
+    Scenario("every third epoch saved", SMALL | {"checkpoint.every": 3, "checkpoint.keep": 1}),
+    Scenario("lookahead", SMALL | {"growth.policy": "lookahead", "growth.interval": 2}),
+    Scenario("snapshots, a report", SMALL | {"snapshots.every": 1, "log.report": True}),
+    TWO,
+]
 # When a process is to be killed; a random delay of up to so many seconds follows.
-MOMENTS: dict[str, tuple[Callable[[Path, int], bool], float]] = {
-    "as it starts": (lambda workdir, before: True, 4.0),
-    "in growth": (lambda workdir, before: _is_in(workdir, before, "growth"), 1.0),
-    "in the front": (lambda workdir, before: _is_in(workdir, before, "finetune"), 1.0),
-    "while it saves": (lambda workdir, before: is_saving(workdir), 0.05),
+MOMENTS: dict[str, tuple[Callable[[Path, int, int], bool], float]] = {
+    "as it starts": (lambda workdir, before, last: True, 4.0),
+    "in growth": (lambda workdir, before, last: _is_in(workdir, before, "growth"), 1.0),
+    "in the front": (lambda workdir, before, last: _is_in(workdir, before, "finetune"), 1.0),
+    "while it saves": (lambda workdir, before, last: is_saving(workdir), 0.05),
+    "as it ends": (lambda workdir, before, last: len(lines_of(workdir)) >= last, 2.0),
 }
-_PATIENCE = 300.0
+_AT_A_FILE = "at an operation on a file"
+# Of a run of one process, so many before it has ended, at least.
+_OPERATIONS = 250
+# The others end within a minute of the one that was killed.
+_MINUTE = 60.0
 
 
 def _is_in(workdir: Path, before: int, phase: str) -> bool:
@@ -39,53 +53,74 @@ def _is_in(workdir: Path, before: int, phase: str) -> bool:
 
 
 def kill_often(
-    folder: Path, kills: int, seed: int, scenarios: list[Scenario] = SCENARIOS
-) -> Iterator[list[object]]:
-    """Kills runs so many times in all and yields a row for each kill once its run has ended.
+    bench: Bench, random: np.random.Generator, kills: int, scenario: Scenario
+) -> Iterator[Row]:
+    """Kills a run so many times and yields a row for each kill once the run has ended.
 
-    Each run is killed up to eight times on its way. "lost" lists what differs at the end from the
-    run that was not disturbed.
+    Where it ends first, another one is begun. "lost" lists what differs at the end from the run
+    that was not disturbed.
     """
-    random, number, undisturbed = np.random.default_rng(seed), 0, {}
+    scenario, number = bench.seeded(scenario), 0
+    last = len(bench.whole(scenario)["metrics.jsonl"])
     while number < kills:
-        scenario = scenarios[int(random.integers(len(scenarios)))]
-        if scenario.name not in undisturbed:
-            whole = folder / f"whole-{len(undisturbed)}"
-            finish(scenario, whole)
-            undisturbed[scenario.name] = the_end(whole)
-        workdir, rows = folder / f"killed-{number}", []
-        for _ in range(min(8, kills - number)):
-            row = _kill_once(scenario, workdir, choose(random, list(MOMENTS)), random)
+        workdir, rows = bench.folder / f"killed-{random.integers(2**40)}", []
+        while number < kills:
+            row = _kill_once(scenario, workdir, random, last)
             if row is None:  # It ended first.
                 break
             number += 1
-            rows.append([number, scenario.name, *row])
+            rows.append([scenario.name, *row])
         finish(scenario, workdir)
-        lost = differences(undisturbed[scenario.name], the_end(workdir))
-        for row in rows:
-            yield [*row, ", ".join(lost) or "nothing"]
-        if not lost:
+        lost = bench.lost(scenario, workdir)
+        yield from ([*row, lost] for row in rows)
+        if lost == "nothing":
             shutil.rmtree(workdir)
 
 
 def _kill_once(
-    scenario: Scenario, workdir: Path, moment: str, random: np.random.Generator
-) -> list[object] | None:
-    """Starts a run and kills it; what it left then, or None where it had ended before."""
+    scenario: Scenario, workdir: Path, random: np.random.Generator, last: int
+) -> list[str] | None:
+    """Starts a run and kills it; what was done and what was there then, or None where it ended."""
+    alone = scenario.processes == 1
+    moment = choose(random, [*MOMENTS, *[_AT_A_FILE] * (2 * alone)])
+    if moment == _AT_A_FILE:
+        number = int(random.integers(1, _OPERATIONS))
+        act = {"do": "kill", "folder": str(workdir), "number": number}
+        statuses, text = Started(scenario, workdir, act).end()
+        moment = f"before operation {number} on its files"
+        after = ""
+    else:
+        statuses, text, after = _kill_at(scenario, workdir, random, moment, last)
+    if not any(statuses):
+        return None
+    assert -signal.SIGKILL in statuses, f"{statuses}: {text[-2000:]}"
+    lines, saved = len(lines_of(workdir)), newest(workdir)
+    if is_saving(workdir):
+        moment += ", a save under way"
+    what = "SIGKILL" if alone else "SIGKILL to one of two" if after else "SIGKILL to both"
+    then = f"{lines} lines, checkpoint {saved}; {max(0, lines - saved)} epochs again{after}"
+    return [f"{what} {moment}", then]
+
+
+def _kill_at(
+    scenario: Scenario, workdir: Path, random: np.random.Generator, moment: str, last: int
+) -> tuple[list[int], str, str]:
+    """Kills at a moment; of two processes one or both, and says when the other had ended."""
     is_now, most = MOMENTS[moment]
     delay, before = float(random.uniform(0, most)), len(lines_of(workdir))
+    index = choose(random, [0, 1, None]) if scenario.processes > 1 else None
     started = Started(scenario, workdir)
-    deadline = time.monotonic() + _PATIENCE
-    while started.runs and not is_now(workdir, before) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    asked = time.monotonic() + delay
-    while started.runs and time.monotonic() < asked:
-        time.sleep(0.001)
-    started.send(signal.SIGKILL)
-    status, text = started.end()
-    if status == 0:
-        return None
-    assert status == -signal.SIGKILL, text
-    lines, saved = len(lines_of(workdir)), newest(workdir)
-    where = moment + (", a save under way" if is_saving(workdir) else "")
-    return [where, lines, saved, max(0, lines - saved)]
+    if started.wait_until(lambda: is_now(workdir, before, last)):
+        asked = time.monotonic() + delay
+        started.wait_until(lambda: time.monotonic() >= asked)
+    started.send(signal.SIGKILL, index)
+    at = time.monotonic()
+    statuses, text = started.end()
+    seconds = time.monotonic() - at
+    if index is None or not any(statuses):
+        return statuses, text, ""
+    assert seconds < _MINUTE, f"the other ended after {seconds:.0f} s: {text[-2000:]}"
+    other = statuses[1 - index]
+    assert other != 0 or statuses[index] == 0, f"the other ended with status 0: {text[-2000:]}"
+    said = told(text, "error:", "another task died", "lost another", "Terminating process")
+    return statuses, text, f"; the other ended after {seconds:.0f} s, status {other}: {said}"
