@@ -79,7 +79,7 @@ def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Set
 def make_network(
     settings: Settings, num_classes: int, image_channels: int, depths: Sequence[int]
 ) -> Network:
-    """The network that settings ask for, at `depths`."""
+    """The network that settings ask for, at `depths`: a net that grows leaves `model.depths`."""
     options = dataclasses.asdict(settings.model)
     family, _ = options.pop("family"), options.pop("depths")
     if options["convolution"] == "auto":  # A run's to settle; see `steps.convolutions`.
@@ -113,9 +113,14 @@ def make_policy(
         return estimate_cost(network, image_shape, depths)
 
     growth, total = settings.growth, settings.finetune.total_epochs
-    own = growth.own.get(growth.policy, {})
-    seeds = settings.model.depths, settings.seed
-    arguments = PolicyArguments(growth, *seeds, network_cost, own, images)
+    arguments = PolicyArguments(
+        growth,
+        seed_depths=settings.model.depths,
+        seed=settings.seed,
+        cost=network_cost,
+        settings=growth.own.get(growth.policy, {}),
+        images=images,
+    )
     # An interval under way would take epochs that fine-tuning is promised.
     most = total - settings.finetune.epochs if total and settings.mode == "grow" else 0
     costs = growth.max_params, growth.max_flops, growth.max_seconds, growth.max_latency

@@ -67,7 +67,7 @@ def flag(default: bool, help: str, **more: Any) -> Any:
     return key(default, "True or False", lambda v: isinstance(v, bool), help, **more)
 
 
-def depths(note: str, help: str, least: int = 1) -> Any:
+def blocks(note: str, help: str, least: int = 1) -> Any:
     """Of a number of blocks for each stage, none by default."""
 
     def accepts(value: Any) -> bool:

@@ -13,7 +13,7 @@ from autogrow_jax.command_line import Parser, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start
 from autogrow_jax.reporting import QuietReporter
-from autogrow_jax.settings import named, nest
+from autogrow_jax.settings import changed, nest
 from autogrow_jax.settings_files import (
     CONFIGS,
     DEFAULT_CONFIG,
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
 
     def work(given: argparse.Namespace) -> None:
         # A key that the file leaves as it is is not asked for; one that is given here is.
-        config = nest(named(load_config(given.config)) | given.changes)
+        config = nest(changed(load_config(given.config)) | given.changes)
         hosts.join(given.coordinator, given.num_processes, given.process_id)
         reporter = QuietReporter() if given.quiet else None
         with hosts.tell_of_the_lost():

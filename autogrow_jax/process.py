@@ -128,11 +128,11 @@ def is_busy() -> bool:
 
 
 @contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Keeps a logger, by its name, from telling what is no error."""
+def quiet(logger: str, least: int = logging.ERROR) -> Iterator[None]:
+    """Keeps a logger, by its name, from telling what is below a level, by default no error."""
     log = logging.getLogger(logger)
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(least)
     try:
         yield
     finally:
@@ -147,8 +147,6 @@ def skip_closed_loops() -> Iterator[None]:
     tensorstore's threads and within moments.
     """
     previous, skipped = sys.unraisablehook, 0
-    asyncio = logging.getLogger("asyncio")
-    level = asyncio.level
 
     def skip(report: Any) -> None:
         nonlocal skipped
@@ -158,9 +156,9 @@ def skip_closed_loops() -> Iterator[None]:
             previous(report)
 
     sys.unraisablehook = skip
-    asyncio.setLevel(logging.CRITICAL)
     try:
-        yield
+        with quiet("asyncio", logging.CRITICAL):
+            yield
     except Exception:
         seen = -1
         while seen != skipped:
@@ -169,4 +167,3 @@ def skip_closed_loops() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = previous
-        asyncio.setLevel(level)

@@ -157,7 +157,7 @@ def _flatten(group: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-def named(config: Config) -> dict[str, Any]:
+def changed(config: Config) -> dict[str, Any]:
     """The keys that a config sets to another value than their default, {"a.b": value}."""
     # Compared as they are written: the config is not checked yet, and may hold NumPy's arrays.
     known, flat = all_keys(), flatten(config).items()

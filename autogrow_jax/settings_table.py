@@ -12,8 +12,8 @@ from autogrow_jax.data import AUGMENTATIONS
 from autogrow_jax.growth import POLICIES
 from autogrow_jax.growth.initializers import INITIALIZERS
 from autogrow_jax.keys import (
+    blocks,
     choice,
-    depths,
     flag,
     is_colour,
     is_validation,
@@ -41,7 +41,7 @@ class Model:
     family: str = choice("plain3", FAMILIES,
         "`plain3`, `basic3` (residual), `switch3`, `plain3_nobn`: three stages; `plain4`, `basic4`,"
         " `bottleneck4`, `plain4_nobn`: four")
-    depths: tuple[int, ...] = depths("; none means one block each",
+    depths: tuple[int, ...] = blocks("; none means one block each",
         "blocks in each stage where growth starts; the whole net in mode `scratch`")
     dtype: str = choice("float32", ("float32", "bfloat16"),
         "of the computation; parameters stay float32")
@@ -132,10 +132,10 @@ class Growth:
         "gain of the highest accuracy so far or of its moving average; `slope` takes neither")
     mode: str = choice("group", ("group", "all", "sub", "rate"),
         "one stage by turns (`group`), `all`, as `growth.sub` says, or at random by `growth.rate`")
-    sub: tuple[int, ...] = depths("; blocks that mode 'sub' adds", "used in that mode only", 0)
+    sub: tuple[int, ...] = blocks("; blocks that mode 'sub' adds", "used in that mode only", 0)
     rate: float = number(0.4, "of at least 0",
         "blocks that mode `rate` adds, as a part of those there")
-    max_depths: tuple[int, ...] = depths("; one number serves all, none means 200",
+    max_depths: tuple[int, ...] = blocks("; one number serves all, none means 200",
         "the most blocks of each stage")
     max_epochs: int = whole(4000, 1, "epochs", "the longest growth phase, in whole intervals")
     max_params: float = number(0.0, "of parameters, at least 0; 0 is no limit",

@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from statistics import median
 from typing import Any
 
 import jax
+from tabulate import tabulate
 
+from autogrow_jax.process import processor_name
 from autogrow_jax.training.ending import find_versions
 
 Times = dict[str, list[float]]
@@ -54,13 +55,8 @@ def ratio(times: Times, name: str, over: str) -> float:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, devices, versions, date and load: what a number means nothing without."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((s.split(":", 1)[1].strip() for s in lines if s.startswith("model n")), model)
     return {
-        "cpu": model,
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "versions": find_versions(),
@@ -81,21 +77,8 @@ def print_machine(machine: Mapping[str, Any]) -> None:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints a Markdown table, numbers to the right."""
     cells = [[cell if isinstance(cell, str) else _number(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    right = [not isinstance(cell, str) for cell in rows[0]]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            text.rjust(width) if numeric else text.ljust(width)
-            for text, width, numeric in zip(row, widths, right, strict=True)
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    print(line(header))
-    rules = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
-    print(line(rules))
-    for row in cells:
-        print(line(row))
+    sides = ["left" if isinstance(cell, str) else "right" for cell in rows[0]]
+    print(tabulate(cells, header, "pipe", colalign=sides, disable_numparse=True))
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,6 @@ import logging
 import runpy
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from autogrow_jax.data import Preprocessing, normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.torch import state_dict_from_variables, variables_from_state_dict
 from autogrow_jax.models import Network, blocks
+from autogrow_jax.process import quiet
 
 # Images uint8 [N, H, W, C] to probabilities float32 [N, num_classes].
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -190,20 +190,8 @@ def _open_stablehlo(net: Net, path: Path) -> Predict:
     return lambda images: np.asarray(call(images))
 
 
-@contextmanager
-def _quiet(name: str):
-    """Keeps a package from telling of what it tries to import."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _write_onnx(net: Net, path: Path) -> list[Path]:
-    with _quiet("jax2onnx"):
+    with quiet("jax2onnx", logging.CRITICAL):  # It tells of what it tries to import.
         import jax2onnx
         import onnx
 

@@ -35,7 +35,7 @@ from autogrow_jax.reporting import (
 from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.workdir import find_workdir, hold, open_workdir
 from autogrow_jax.saving import CheckpointStore
-from autogrow_jax.settings import Config, Settings, differences, flatten, named
+from autogrow_jax.settings import Config, Settings, changed, differences, flatten
 from autogrow_jax.steps import (
     MakeFeed,
     Trainer,
@@ -129,7 +129,7 @@ def run_as(
         there = find_workdir(workdir)
         if settings.mode == "evaluate":
             # Dicts may name a few keys only, and then name what they mean; others have them all.
-            given = flatten(config) if isinstance(config, dict) else named(settings)
+            given = flatten(config) if isinstance(config, dict) else changed(settings)
             return evaluate_run(settings, given, there, reporter, started)
         with ExitStack() as held:
             hosts.first(partial(held.enter_context, hold(there.lock)))
