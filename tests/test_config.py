@@ -444,6 +444,7 @@ IN_RUNS = {
     "init_from",
     "loss",
     "on_divergence",
+    "checkpoint.minutes",
     "data.augment",
     "data.classes",
     "data.allow_changes",
