@@ -58,6 +58,7 @@ def read_batches(
     pieces = _open(images, _Pieces(images, np.asarray(rows, np.int64), word))
     left = len(rows)
     rest = np.empty((0, *images.shape[1:]), np.uint8)
+    batch = rest
     try:
         while left:
             batch = np.empty((min(batch_size, left), *images.shape[1:]), np.uint8)
@@ -69,12 +70,15 @@ def read_batches(
                 batch[filled : filled + count] = rest[:count]
                 rest, filled = rest[count:], filled + count
             left -= len(batch)
-            yield batch
+            if left:
+                yield batch
     finally:
         pieces.close()
         # Grain's iterators are cycles, and hold shared memory until they are collected.
         del pieces, rest
         gc.collect()
+    if len(batch):  # The last one, behind which nobody may ask for more: the workers have ended.
+        yield batch
 
 
 def _open(images: Streamed, pieces: _Pieces) -> Any:
