@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 import jax
-from tabulate import tabulate
 
 from autogrow_jax.process import processor_name
 from autogrow_jax.training.ending import find_versions
@@ -77,8 +76,21 @@ def print_machine(machine: Mapping[str, Any]) -> None:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints a Markdown table, numbers to the right."""
     cells = [[cell if isinstance(cell, str) else _number(cell) for cell in row] for row in rows]
-    sides = ["left" if isinstance(cell, str) else "right" for cell in rows[0]]
-    print(tabulate(cells, header, "pipe", colalign=sides, disable_numparse=True))
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    right = [not isinstance(cell, str) for cell in rows[0]]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            text.rjust(width) if numeric else text.ljust(width)
+            for text, width, numeric in zip(row, widths, right, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    print(line(header))
+    rules = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
+    print(line(rules))
+    for row in cells:
+        print(line(row))
 
 
 def _number(value: float) -> str:
