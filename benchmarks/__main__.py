@@ -84,6 +84,12 @@ BENCHMARKS = {
         "--images 2000 --files 200 --repeats 2 --limit 2",
         reads_data=True,
     ),
+    "stream": Benchmark(
+        "images a second a core of streams, beside torchvision's loader, and their memory",
+        ("--images 2 --rounds 2",),
+        ("--images 2 --rounds 2",),
+        "--classes 10 --images 40 --rounds 1 --workers 0",
+    ),
     "depth_as_data": Benchmark(
         "one program for all depths against one for each, and against a condition at each slot",
         ("--last 9 --repeats 3", "--last 9 --repeats 3 --convolution native"),

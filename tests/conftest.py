@@ -15,13 +15,14 @@ from pathlib import Path
 
 # Before JAX is imported anywhere; processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is XLA's compiler. Level 1 computes the same bits as the default. The
-# older emitters of fusions take half the time; jaxlib 0.11 has them no longer.
+# Most of the suite's time is XLA's compiler. Level 1 computes the same bits as the default, and the
+# older emitters of fusions take half the time. jaxlib 0.11 has them no longer: there level 0 does,
+# whose programs take twice as long to run and multiply and add in two steps.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=1"
-    + " --xla_cpu_use_fusion_emitters=false"
-    * (tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)),
+    "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+    else "--xla_backend_optimization_level=0",
 )
 
 import hypothesis
@@ -96,11 +97,18 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of one file that want as many devices run together: a change drops all programs."""
+    """Tests of one file that want as many devices run together: a change drops all programs.
+
+    Of the two halves that two workers begin with each has files with slow tests first, so that
+    neither waits for the other's last one.
+    """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    items[:] = [item for tests in files.values() for item in sorted(tests, key=_num_devices)]
+    slow = [path for path in files if any(t.get_closest_marker("slow") for t in files[path])]
+    quick = [path for path in files if path not in slow]
+    order = (*slow[::2], *quick[::2], *slow[1::2], *quick[1::2])
+    items[:] = [item for path in order for item in sorted(files[path], key=_num_devices)]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -137,3 +145,19 @@ def without_reports(request):
         if request.node.get_closest_marker("reports") is None:
             patch.setattr(loop, "report", lambda *given: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For files whose programs run a few times: optimising them costs more than it saves."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def optax_promotion():
+    """optax's Adam raises a Python float to an int32 power, which strict promotion refuses."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # In all threads.
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")

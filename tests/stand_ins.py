@@ -1,6 +1,7 @@
 """Runs that stop where a test wants, and files of runs that never were."""
 
 import json
+import os
 import signal
 
 import numpy as np
@@ -8,7 +9,30 @@ from PIL import Image, ImageDraw
 
 from autogrow_jax.config import default_config
 from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run
+
+
+def compile_quickly():
+    """The environment of a process that takes so few steps that none has to be quick."""
+    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("level=1", "level=0")}
+
+
+def tiny_config(**changes):
+    """A run on a tenth of the digits, which grows a block each epoch and has no front or bars."""
+    config = default_config()
+    config.data.fraction, config.data.batch_size, config.num_devices = 0.1, 32, 1
+    config.growth.interval = 1
+    config.finetune.front = False
+    config.log.progress = config.log.tensorboard = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def untimed_lines(workdir):
+    """metrics.jsonl without what a clock says."""
+    lines = read(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in ("seconds", "elapsed")} for line in lines]
 
 
 class StopAt(QuietReporter):

@@ -22,7 +22,7 @@ def test_help_has_an_example_of_the_five_things_that_people_want(capsys):
     out = capsys.readouterr().out
     for command in ("train", "predict", "evaluate", "export", "report"):
         assert f"\n  autogrow {command} " in out
-    for command, (_, words) in cli.COMMANDS.items():
+    for command, words in cli.COMMANDS.items():
         assert f"  {command:<11} {words}\n" in f"{out}\n"
     assert cli.main([]) == 0
     assert capsys.readouterr().out == out

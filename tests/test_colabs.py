@@ -110,6 +110,7 @@ def write_mnist(folder):
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
+@pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, kernel, tmp_path):
     notebook = read(path)

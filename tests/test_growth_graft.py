@@ -9,15 +9,9 @@ import pytest
 from autogrow_jax.growth import GraftError, graft, grow_optimizer_state
 from autogrow_jax.trees import cut, write_block
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WIDTH = 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _params(depths, seed=0, width=WIDTH):

@@ -19,6 +19,8 @@ from autogrow_jax.growth import (
 from autogrow_jax.models import FAMILIES, build_network
 from autogrow_jax.trees import cut
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(7)
 _generator = np.random.default_rng(0)
 IMAGES = jnp.asarray(_generator.standard_normal((6, 8, 8, 3)), jnp.float32)
@@ -28,14 +30,6 @@ LAST_BN = {"narrow_basic3": "bn2", "narrow_switch3": "bn2", "narrow_bottleneck4"
 # A switched block is a basic block and a scalar.
 NARROW = ["narrow_plain3", "narrow_plain3_nobn", "narrow_switch3", "narrow_bottleneck4"]
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,18 +11,12 @@ from autogrow_jax.growth import INITIALIZERS, Context, get_initializer, register
 from autogrow_jax.growth.initializers import trained_by_adam
 from autogrow_jax.models import Family, get_family
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 MANY = 20_000
 RESIDUAL = ["basic3", "basic4", "bottleneck4", "switch3"]
 PLAIN = ["plain3", "plain4", "plain3_nobn", "plain4_nobn"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _residual_block(family, width=MANY):

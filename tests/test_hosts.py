@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from stand_ins import compile_quickly
 
 from autogrow_jax import hosts
 from autogrow_jax.errors import UserError
@@ -141,7 +142,7 @@ def _start(workdir: Path, index: int, processes: int, port: int, devices: int, *
         command += [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
         command += [f"--process_id={index}"]
     command += [f"--config.{change}" for change in changes]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    environment = compile_quickly() | {"JAX_NUM_CPU_DEVICES": str(devices)}
     with open(workdir.parent / f"{workdir.name}.{index}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
@@ -183,16 +184,25 @@ def _wait_for_epochs(workdir: Path, count: int, processes) -> None:
         time.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Runs of one process, of four devices and of one."""
+    folder = tmp_path_factory.mktemp("alone")
+    _run(folder / "four", 1, 4)
+    _run(folder / "one", 1, 1, "model.convolution=xla")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("on_device", ["yes", "no"])
-def test_two_processes_train_as_one_does_through_growth(tmp_path, on_device):
-    changes = (f"data.on_device={on_device}",)
-    two = _run(tmp_path / "two", 2, 2, *changes)
+def test_two_processes_train_as_one_does_through_growth(alone, tmp_path, on_device):
+    two = _run(tmp_path / "two", 2, 2, f"data.on_device={on_device}")
     assert two[-1]["depths"] == [2, 2, 1]
-    _compare(two, _run(tmp_path / "four", 1, 4, *changes))
-    _compare(two, _run(tmp_path / "one", 1, 1, "model.convolution=xla", *changes), rtol=1e-3)
-    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("two", "four")]
+    _compare(two, _lines(alone / "four"))
+    _compare(two, _lines(alone / "one"), rtol=1e-3)
+    folders = (tmp_path / "two", alone / "four")
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
 
 

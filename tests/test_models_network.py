@@ -23,16 +23,10 @@ from autogrow_jax.models import (
     register_family,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 3)), jnp.float32)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _shapes(network, images=IMAGES):

@@ -9,16 +9,10 @@ import pytest
 
 from autogrow_jax.models.stack import num_slots, run_stack
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CAPACITY = 5
 CHANNELS = 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _block(params, stats, x):

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config, untimed_lines
 
 from autogrow_jax import growth
-from autogrow_jax.config import default_config
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import MEASUREMENTS, POLICIES, Decision, Policy, register_policy, replay
 from autogrow_jax.reporting import QuietReporter
@@ -35,20 +34,14 @@ def fragrow():
 
 def _config(**changes):
     """Four blocks more, each after two or three epochs, then an epoch of fine-tuning."""
-    config = default_config()
-    config.data.fraction, config.data.batch_size, config.num_devices = 0.1, 32, 1
-    config.growth.policy, config.growth.max_depths = "fragrow", (3, 2, 2)
-    config.growth.own.fragrow.longest = 2
-    config.finetune.epochs, config.finetune.front = 1, False
-    config.log.progress = config.log.tensorboard = False
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def _lines(workdir):
-    """metrics.jsonl without what a clock says."""
-    lines = read(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in ("seconds", "elapsed")} for line in lines]
+    own = {
+        "growth.policy": "fragrow",
+        "growth.own.fragrow.longest": 2,
+        "growth.interval": 3,
+        "growth.max_depths": (3, 2, 2),
+        "finetune.epochs": 1,
+    }
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +55,7 @@ def test_a_run_keeps_settings_and_notes_of_a_policy_of_ones_own(finished):
     config = json.loads((workdir / "config.json").read_text())
     assert config["growth"]["own"] == {"fragrow": {"ease": 4.0, "longest": 2}}
     assert result.depths == (3, 2, 2)
-    lines = _lines(workdir)
+    lines = untimed_lines(workdir)
     assert ["notes" in line for line in lines] == [line["phase"] == "growth" for line in lines]
     for line in lines[:-1]:
         gap = line["train_accuracy"] - line["validation_accuracy"]
@@ -90,7 +83,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_and_takes_no_other_settings(fi
     with pytest.raises(UserError, match=r"growth\.own\.fragrow\.ease: 4\.0 -> 5\.0"):
         run(_config(**{"growth.own.fragrow.ease": 5.0}), tmp_path, reporter=QuietReporter())
     resumed = run(_config(), tmp_path, reporter=QuietReporter())
-    assert _lines(tmp_path) == _lines(workdir)
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
     assert resumed.test_accuracy == result.test_accuracy
 
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from stand_ins import tiny_config
 
-from autogrow_jax.config import default_config
 from autogrow_jax.data import load_dataset
 from autogrow_jax.models import build_network, estimate_cost
 from autogrow_jax.report import page
@@ -77,16 +77,8 @@ def _open(workdir):
 
 
 def _config(**changes):
-    config = default_config()
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.growth.interval = 1
-    config.growth.max_epochs = 3
-    config.finetune.epochs, config.finetune.front = 2, False
-    config.log.progress = config.log.tensorboard = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {"growth.max_epochs": 3, "finetune.epochs": 2}
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from autogrow_jax.reporting import console
 from autogrow_jax.reporting.console import (
     EPOCH_HEADER,
     ConsoleReporter,
+    EpochStart,
     QuietReporter,
     Reporter,
     describe_growth,
@@ -103,7 +104,7 @@ def _bars(columns, monkeypatch, *, previous=(), epoch, **begun):
     err.fileno = lambda: 2
     reporter = ConsoleReporter(stdout=io.StringIO(), stderr=err)
     reporter.begin_run("run", previous=previous)
-    reporter.begin_epoch(epoch, **begun)
+    reporter.begin_epoch(EpochStart(epoch, **begun))
     now[0] += 3.0
     reporter.epoch_progress(epoch, 3, 4, images_per_second=5120.0)
     reporter._bar.refresh()
@@ -113,7 +114,7 @@ def _bars(columns, monkeypatch, *, previous=(), epoch, **begun):
 
 
 def test_the_bar_shows_depths_best_and_what_is_left_of_the_phase(monkeypatch):
-    begun = {"epoch": 2, "phase": "growth", "depths": (2, 1, 1), "steps": 4, "epochs_left": 11}
+    begun = {"epoch": 2, "phase": "growth", "depths": (2, 1, 1), "steps": 4, "left": 11}
     begun["previous"] = [_line(0, 70.0, seconds=4.0), _line(1, 86.9, seconds=6.0)]
     first, last = _bars(200, monkeypatch, **begun)
     assert first.startswith("epoch 2, 2-1-1, best 86.90 %   0% |")
@@ -122,12 +123,12 @@ def test_the_bar_shows_depths_best_and_what_is_left_of_the_phase(monkeypatch):
     assert last.endswith(" left, growth 00:52+ left, 5,120 images/s")
     begun |= {"phase": "finetune"}
     assert _bars(200, monkeypatch, **begun)[0].endswith(" left, finetune 00:55 left")
-    begun |= {"epochs_left": None}
+    begun |= {"left": None}
     assert "finetune" not in _bars(200, monkeypatch, **begun)[1]
 
 
 def test_before_any_epoch_has_ended_its_own_steps_tell_what_is_left(monkeypatch):
-    begun = {"epoch": 0, "phase": "scratch", "depths": (2, 1, 1), "steps": 4, "epochs_left": 3}
+    begun = {"epoch": 0, "phase": "scratch", "depths": (2, 1, 1), "steps": 4, "left": 3}
     first, last = _bars(200, monkeypatch, **begun)
     assert first.startswith("epoch 0, 2-1-1   0% |")
     assert "scratch" not in first
@@ -136,7 +137,7 @@ def test_before_any_epoch_has_ended_its_own_steps_tell_what_is_left(monkeypatch)
 
 def test_a_narrow_terminal_shows_what_matters_most(monkeypatch):
     depths = (12, 12, 11, 11)
-    begun = {"epoch": 107, "phase": "growth", "depths": depths, "steps": 4, "epochs_left": 11}
+    begun = {"epoch": 107, "phase": "growth", "depths": depths, "steps": 4, "left": 11}
     begun["previous"] = [_line(106, 86.9, seconds=500.0)]
     for columns, parts in ((125, ["steps", "images/s"]), (105, ["steps"]), (90, [])):
         _, last = _bars(columns, monkeypatch, **begun)
@@ -149,7 +150,7 @@ def test_a_short_epoch_has_no_bar_before_it_begins():
     err = _Terminal()
     reporter = ConsoleReporter(stdout=io.StringIO(), stderr=err)
     for epoch, seconds in enumerate((0.4, 0.6, 0.6)):
-        reporter.begin_epoch(epoch, "growth", (1, 1, 1), 4)
+        reporter.begin_epoch(EpochStart(epoch, "growth", (1, 1, 1), 4))
         reporter.end_epoch(_line(epoch, seconds=seconds))
     assert [f"epoch {epoch}, 1-1-1" in err.getvalue() for epoch in range(3)] == [True, False, True]
 

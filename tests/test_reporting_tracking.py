@@ -8,7 +8,7 @@ import types
 import pytest
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import QuietReporter, Reporter, Workdir, track
+from autogrow_jax.reporting import EpochStart, QuietReporter, Reporter, Workdir, track
 
 CONFIG = {"growth.interval": 3, "model.depths": (1, 1, 1), "log.tracker": "wandb"}
 RESULT = {
@@ -170,7 +170,7 @@ def test_a_package_that_is_missing_is_named_before_training(tmp_path, monkeypatc
 def test_the_other_reporter_is_told_all(calls, tmp_path):
     given = {
         "begin_run": ("title",),
-        "begin_epoch": (0, "growth", (1, 1, 1), 4),
+        "begin_epoch": (EpochStart(0, "growth", (1, 1, 1), 4),),
         "epoch_progress": (0, 1, 4),
         "end_epoch": (line(0, [1, 1, 1]),),
         "growth": ((1, 1, 1), (2, 1, 1), "gaussian"),

@@ -17,39 +17,12 @@ from autogrow_jax.files import image_ids
 from autogrow_jax.stream import is_streamed, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.records import Records
+from benchmarks.photographs import pack
 
 pytest.importorskip("grain")
-tfds = pytest.importorskip("tensorflow_datasets")
 
 CLASSES = ("blue", "green", "red")
-COUNTS = {"train": 75, "validation": 27, "test": 12}
-
-
-class Photographs(tfds.core.GeneratorBasedBuilder):
-    """The images of a folder, in parts of which the test part has no labels."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    tree: Path
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=CLASSES),
-            "file_name": tfds.features.Text(),
-        }
-        keys = {"supervised_keys": ("image", "label")}
-        features = tfds.features.FeaturesDict(features)
-        return tfds.core.DatasetInfo(builder=self, features=features, **keys)
-
-    def _split_generators(self, _):
-        return {part: self._generate_examples(part) for part in COUNTS}
-
-    def _generate_examples(self, part):
-        for path in sorted((self.tree / part).glob("*/*")):
-            label = -1 if part == "test" else CLASSES.index(path.parent.name)
-            name = f"{path.parent.name}/{path.name}"
-            # Encoded, or TFDS would encode it, for which it needs TensorFlow.
-            yield name, {"image": path, "label": label, "file_name": name}
+COUNTS = {"train": 75, "val": 27, "test": 12}
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +42,7 @@ def tree(tmp_path_factory):
 def prepared(tree, tmp_path_factory):
     """TFDS's folder, with the set in it."""
     folder = tmp_path_factory.mktemp("tensorflow_datasets")
-    Photographs.tree = tree
-    Photographs(data_dir=folder, file_format="array_record").download_and_prepare(
-        # More than one file a part, as of large sets.
-        download_config=tfds.download.DownloadConfig(num_shards=3)
-    )
+    pack(tree, folder, shards=3)
     return folder
 
 

@@ -75,7 +75,7 @@ def test_names_change_with_what_is_computed_and_with_nothing_else(monkeypatch):
 def test_a_baseline_trains_the_net_that_was_found():
     settings = {"finetune.epochs": 7}
     cells, _ = expand(_study(Row(("a",), DIGITS, scratch=settings), seeds=(3,)))
-    found = cells[1].with_depths((4, 3, 3))
+    found = cells[1].completed({"model.depths": (4, 3, 3)})
     assert (found["mode"], found["model"]["depths"]) == ("scratch", (4, 3, 3))
     assert (found["finetune"]["epochs"], found["seed"]) == (7, 3)
     assert found["model"]["family"] == cells[0].settings["model"]["family"]
@@ -92,7 +92,7 @@ def test_a_row_can_start_from_the_net_of_another_seed_by_seed(tmp_path):
     first, follows, baseline = cells[0], cells[4], cells[6]
     assert (follows.found_by, follows.starts) == (first.name, True)
     assert (baseline.found_by, baseline.starts) == (follows.name, False)
-    found = follows.starting_from(Folder(tmp_path, follows).found)
+    found = follows.completed({"init_from": str(Folder(tmp_path, follows).found)})
     assert found["init_from"] == str(tmp_path / "cells" / first.name / "run")
     assert follows.name not in [cell.name for cell in entries[1].cells]
     with pytest.raises(UserError, match="row after, where again starts, has a start too"):

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from autogrow_jax.children import Slot
 from autogrow_jax.studies import Row, Section, Study, engines
 from autogrow_jax.studies.cells import Folder, expand
 from autogrow_jax.studies.engines import CellJob, Submitted
@@ -60,7 +59,7 @@ def test_no_more_jobs_than_slots_and_a_job_that_failed_is_a_failed_cell(tmp_path
         folder.log.write_text("it went wrong\n")
         return Submitted(_Job(1) if len(submitted) > 1 else _Job(0, subprocess.SubprocessError()))
 
-    run_cells(cells, tmp_path, [Slot()], commands, "A", io.StringIO(), submit)
+    run_cells(cells, tmp_path, [submit], commands, "A", io.StringIO())
     assert submitted == [commands[cell.name] for cell in cells[:2]]
     reasons = [Folder(tmp_path, cell).why_failed() for cell in cells]
     assert reasons[:2] == ["ended with status 1: it went wrong"] * 2

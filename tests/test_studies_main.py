@@ -10,6 +10,7 @@ from stand_ins import write_finished
 from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.__main__ import main, parse_arguments
 from autogrow_jax.studies.cells import Folder, expand
+from autogrow_jax.studies.runner import run_cell
 
 STUDY = """
 from autogrow_jax.studies import Row, Section, Study
@@ -121,13 +122,20 @@ def test_a_study_from_its_command_to_its_table(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_smoke_study_runs_as_the_readme_says(tmp_path):
-    command = [
-        *(sys.executable, "-m", "autogrow_jax.studies", "--study=configs/studies/smoke.py"),
-        *(f"--workdir={tmp_path}", "--workers=2", "--seeds=0"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("optax_promotion")
+def test_every_cell_of_the_smoke_study_runs_and_is_in_its_tables(tmp_path, capsys, monkeypatch):
+    """In this process, which starts and compiles once, and for a third of the epochs."""
+    monkeypatch.setattr("autogrow_jax.studies.runner.keep_in", lambda root: root)
+    short = ["--config.finetune.total_epochs=8", "--config.finetune.epochs=2"]
+    command = ["--study=configs/studies/smoke.py", f"--workdir={tmp_path}", "--seeds=0", *short]
+    options = parse_arguments(command)
+    cells, _ = expand(load_study(options.study), options.changes, options.seeds)
+    assert len(cells) > 20
+    for cell in cells:
+        run_cell(cell, tmp_path)
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert f"{len(cells)} cells, {len(cells)} done before" in told.err
+    assert "failed" not in told.out and "not run" not in told.out
     tables = json.loads((tmp_path / "table.json").read_text())
-    assert "failed" not in done.stdout and "not run" not in done.stdout
     assert len(list((tmp_path / "plots").glob("*.svg"))) == len(tables["tables"])

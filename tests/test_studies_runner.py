@@ -16,6 +16,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.studies import Row, Section, Study
 from autogrow_jax.studies.cells import Folder, expand
+from autogrow_jax.studies.engines import as_processes
 from autogrow_jax.studies.runner import Progress, run_cell, run_cells
 
 pytestmark = pytest.mark.multiprocess
@@ -54,7 +55,7 @@ def _run(cells, workdir, what=None, workers=1):
         cell.name: [sys.executable, "-c", _WORK, str(Folder(workdir, cell).run), what.get(i, "")]
         for i, cell in enumerate(cells)
     }
-    run_cells(cells, workdir, make_slots(workers), commands, "A", told)
+    run_cells(cells, workdir, as_processes(workers), commands, "A", told)
     return told.getvalue()
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stand_ins import tiny_config
 
 from autogrow_jax import config as config_lib
 from autogrow_jax import process as background
@@ -329,23 +330,14 @@ def _make_trainer(**changes):
 
 
 def _config(**changes):
-    config = config_lib.default_config()
-    config.update_from_flattened_dict(
-        {
-            "data.fraction": 0.1,
-            "data.batch_size": 32,
-            "num_devices": 1,
-            "model.family": "plain1",
-            "growth.interval": 1,
-            "growth.max_epochs": 5,
-            "growth.max_depths": (5,),
-            "finetune.epochs": 1,
-            "finetune.front": False,
-            "log.progress": False,
-            **changes,
-        }
-    )
-    return config
+    own = {
+        "model.family": "plain1",
+        "growth.max_epochs": 5,
+        "growth.max_depths": (5,),
+        "finetune.epochs": 1,
+        "log.tensorboard": True,
+    }
+    return tiny_config(**own | changes)
 
 
 class _AtEpoch(QuietReporter):

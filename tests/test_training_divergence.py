@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config
 
-from autogrow_jax import config as config_lib
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.reporting import QuietReporter, read_result
 from autogrow_jax.reporting.metrics import read
@@ -16,15 +15,14 @@ from autogrow_jax.training.start import calm, go_on_if_diverged
 
 
 def _config(**changes):
-    config = config_lib.default_config()
-    config.mode = "scratch"
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.finetune.epochs = 5
-    config.log.progress = config.log.tensorboard = config.log.report = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "mode": "scratch",
+        "growth.interval": 3,
+        "finetune.epochs": 5,
+        "finetune.front": True,
+        "log.report": False,
+    }
+    return tiny_config(**own | changes)
 
 
 def _sgd(rate):

@@ -6,15 +6,14 @@ import math
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config, untimed_lines
 
-from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data, make_network, resolve
 from autogrow_jax.data import normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
-from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to, read
+from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.saving.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training import load, run
@@ -24,19 +23,15 @@ from autogrow_jax.training.halving import MOST, find_next
 
 def _config(**changes):
     """Grows a stage after each of seven epochs, past the capacity of 2; four for each net."""
-    config = config_lib.default_config()
-    config.data.fraction = 0.3
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.growth.interval = 1
-    config.growth.max_epochs = 7
-    config.growth.capacity = 2
-    config.optimizer.learning_rate = 0.03
-    config.finetune.epochs = 4
-    config.log.progress = False
-    config.log.tensorboard = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "data.fraction": 0.3,
+        "growth.max_epochs": 7,
+        "growth.capacity": 2,
+        "optimizer.learning_rate": 0.03,
+        "finetune.epochs": 4,
+        "finetune.front": True,
+    }
+    return tiny_config(**own | changes)
 
 
 class _Told(QuietReporter):
@@ -60,14 +55,6 @@ def alone(tmp_path_factory):
     return workdir, run(_config(**{"finetune.front": False}), workdir, reporter=QuietReporter())
 
 
-def _lines(workdir):
-    """metrics.jsonl without what a clock says."""
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
-        for line in read(workdir / "metrics.jsonl")
-    ]
-
-
 def _front(content):
     return [{k: v for k, v in net.items() if k != "milliseconds"} for net in content["front"]]
 
@@ -79,7 +66,7 @@ def _flops(depths):
 
 def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undisturbed):
     workdir, result, _ = undisturbed
-    content, lines = json.loads((workdir / "result.json").read_text()), _lines(workdir)
+    content, lines = json.loads((workdir / "result.json").read_text()), untimed_lines(workdir)
     front = content["front"]
     depths = [net["depths"] for net in front]
     assert (depths[0], depths[-1]) == ([1, 1, 1], [4, 3, 3])
@@ -123,7 +110,7 @@ def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best
 def test_the_lines_are_those_that_halving_asks_for(undisturbed):
     workdir, result, messages = undisturbed
     curves, images = [[] for _ in result.front], result.more["validation_examples"]
-    for line in _lines(workdir)[7:]:
+    for line in untimed_lines(workdir)[7:]:
         assert line["phase"] == "finetune"
         following, stopped = find_next(curves, 4, images)
         if following is None:  # One that was stopped is taken up, as it would be recommended.
@@ -141,18 +128,18 @@ def test_the_lines_are_those_that_halving_asks_for(undisturbed):
 def test_growth_and_front_cost_at_most_twice_growth_and_one_fine_tuning(undisturbed, alone):
     """Counted over the epochs of both runs, and were none stopped."""
     spent, before = (
-        sum(_flops(line["depths"]) for line in _lines(workdir))
+        sum(_flops(line["depths"]) for line in untimed_lines(workdir))
         for workdir in (undisturbed[0], alone[0])
     )
     assert before < spent <= 2 * before
-    grown = sum(_flops(line["depths"]) for line in _lines(alone[0])[:7])
+    grown = sum(_flops(line["depths"]) for line in untimed_lines(alone[0])[:7])
     assert grown + 4 * sum(net["flops"] for net in undisturbed[1].front) <= 2 * before
 
 
 def test_the_last_net_is_trained_as_it_is_without_a_front(undisturbed, alone):
     """Growth too: the same draws, to the last digit."""
     workdir, result, _ = undisturbed
-    lines, plain = _lines(workdir), _lines(alone[0])
+    lines, plain = untimed_lines(workdir), untimed_lines(alone[0])
     assert lines[:7] == plain[:7]
     own = [line for line in lines if line.get("candidate") == len(result.front) - 1]
     for line, other in zip(own, plain[7:], strict=False):
@@ -166,13 +153,13 @@ def test_without_a_front_nothing_of_it_is_left(alone):
     content = json.loads((workdir / "result.json").read_text())
     assert not {"front", "recommended"} & content.keys()
     assert not (workdir / "candidates").exists()
-    assert not any("candidate" in line for line in _lines(workdir))
+    assert not any("candidate" in line for line in untimed_lines(workdir))
     assert result.front == []
 
 
 def test_growths_are_not_the_changes_between_candidates(undisturbed, alone):
-    events = growth_events(_lines(undisturbed[0]))
-    assert events == growth_events(_lines(alone[0])) == list(alone[1].growth)
+    events = growth_events(untimed_lines(undisturbed[0]))
+    assert events == growth_events(untimed_lines(alone[0])) == list(alone[1].growth)
 
 
 def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturbed):
@@ -229,7 +216,7 @@ def _assert_equal(a, b):
 
 def _assert_same_run(workdir, undisturbed):
     expected, result, _ = undisturbed
-    assert _lines(workdir) == _lines(expected)
+    assert untimed_lines(workdir) == untimed_lines(expected)
     content = json.loads((workdir / "result.json").read_text())
     assert _front(content) == _front(result.more)
     kept = ("depths", "recommended", "test_accuracy", "best_validation_accuracy", "growth")
@@ -283,7 +270,7 @@ def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
     result = run(_config(**changes), tmp_path, reporter=told)
     assert list(result.depths) == result.front[-1]["depths"]
     assert not result.front[-1]["stopped"]
-    assert len(result.growth) == len(growth_events(_lines(tmp_path)))
+    assert len(result.growth) == len(growth_events(untimed_lines(tmp_path)))
     # Steered by the test set, that is said.
     assert any("the test set chooses among them" in text for text in told.messages)
 
@@ -306,7 +293,7 @@ def test_lookahead_has_a_front_of_nets_that_were_kept(tmp_path):
         "finetune.epochs": 2,
     }
     result = run(_config(**changes), tmp_path, reporter=QuietReporter())
-    lines = _lines(tmp_path)
+    lines = untimed_lines(tmp_path)
     kept = [[1, 1, 1], *(event["depths"] for event in growth_events(lines))]
     assert [net["depths"] for net in result.front] == [d for d in kept if d in _depths(result)]
     assert _depths(result)[0] == [1, 1, 1] and _depths(result)[-1] == kept[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config, untimed_lines
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
@@ -27,35 +27,22 @@ from autogrow_jax.training.run_state import Clock, RunState
 
 def _config(**changes):
     """Two rounds of three trials; the second needs more room than the first capacity of 2."""
-    config = config_lib.default_config()
-    config.data.fraction = 0.1
-    config.data.batch_size = 64
-    config.num_devices = 1
-    config.growth.policy = "lookahead"
-    config.growth.interval = 2
-    config.growth.max_epochs = 10
-    config.growth.capacity = 2
-    config.finetune.epochs = 1
-    config.finetune.front = False
-    config.optimizer.ema = 0.9
-    config.log.progress = False
-    config.log.tensorboard = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "data.batch_size": 64,
+        "growth.policy": "lookahead",
+        "growth.interval": 2,
+        "growth.max_epochs": 10,
+        "growth.capacity": 2,
+        "finetune.epochs": 1,
+        "optimizer.ema": 0.9,
+    }
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     return workdir, run(_config(), workdir, reporter=QuietReporter())
-
-
-def _lines(workdir):
-    """metrics.jsonl without what a clock says."""
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
-        for line in read(workdir / "metrics.jsonl")
-    ]
 
 
 def _saved(workdir):
@@ -111,11 +98,11 @@ def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undistu
     workdir, result = undisturbed
     with pytest.raises(KeyboardInterrupt):
         run(_config(), tmp_path, reporter=StopAt(7))
-    assert len(_lines(tmp_path)) == 8
+    assert len(untimed_lines(tmp_path)) == 8
     again = StopAt(None)
     resumed = run(_config(), tmp_path, reporter=again)
     assert again.resumed_after == 6
-    assert _lines(tmp_path) == _lines(workdir)
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
     (epochs, best, arrays), (_, _, expected) = _saved(tmp_path), _saved(workdir)
     assert (epochs, best) == _saved(workdir)[:2]
     assert arrays.keys() == expected.keys()
@@ -147,8 +134,8 @@ def test_stopped_between_a_round_and_the_next_line_it_still_says_what_was_kept(
     with pytest.raises(KeyboardInterrupt):
         run(_config(), tmp_path, reporter=again)
     assert again.resumed_after == 5
-    assert _lines(tmp_path) == _lines(workdir)[:6]
-    assert _lines(tmp_path)[-1]["kept"] == [result.growth[0]["stage"]]
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)[:6]
+    assert untimed_lines(tmp_path)[-1]["kept"] == [result.growth[0]["stage"]]
     assert sum(find_kept(read(tmp_path / "metrics.jsonl"))[2:5]) == 1
 
 

@@ -1,6 +1,5 @@
 """Each optimiser against its published rule, written out in NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,15 +7,10 @@ import pytest
 from autogrow_jax.errors import UserError
 from autogrow_jax.training import make_optimizer
 
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
 _GRADIENTS = np.array([[1.0, -2.0, 0.5], [0.3, 0.1, -0.7], [2.0, 0.0, 0.2]], np.float32)
 _DECAY = 0.01
-
-
-@pytest.fixture(autouse=True)
-def optax_promotion():
-    """optax's Adam raises a Python float to an int32 power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def _ours(name, rate, **options):

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config
 
 from autogrow_jax import optim
 from autogrow_jax.build import resolve
-from autogrow_jax.config import default_config
 from autogrow_jax.data import AUGMENTATIONS, Dataset, register_augmentation
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import INITIALIZERS, periodic, register_initializer
@@ -68,15 +67,14 @@ def _own():
 
 
 def _config(**changes):
-    config = default_config()
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.growth.max_epochs = 3
-    config.finetune.epochs = 2
-    config.finetune.front = False
-    config.log.progress = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "data.fraction": 1.0,
+        "growth.interval": 3,
+        "growth.max_epochs": 3,
+        "finetune.epochs": 2,
+        "log.tensorboard": True,
+    }
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")

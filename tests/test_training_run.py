@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from stand_ins import SignalAt, StopAt
+from stand_ins import SignalAt, StopAt, tiny_config, untimed_lines
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
@@ -27,34 +27,21 @@ from autogrow_jax.training import run
 
 def _config(**changes):
     """Grows all stages every epoch, past the first capacity of 4, then fine-tunes two epochs."""
-    config = config_lib.default_config()
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.growth.interval = 1
-    config.growth.mode = "all"
-    config.growth.max_epochs = 5
-    config.growth.max_depths = (5,)
-    config.finetune.epochs = 2
-    config.finetune.front = False
-    config.optimizer.ema = 0.9
-    config.log.progress = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "growth.mode": "all",
+        "growth.max_epochs": 5,
+        "growth.max_depths": (5,),
+        "finetune.epochs": 2,
+        "optimizer.ema": 0.9,
+        "log.tensorboard": True,
+    }
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     return workdir, run(_config(), workdir, reporter=QuietReporter())
-
-
-def _lines(workdir):
-    """metrics.jsonl without what a clock says."""
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "elapsed")}
-        for line in read(workdir / "metrics.jsonl")
-    ]
 
 
 def _saved(workdir):
@@ -153,7 +140,7 @@ def test_stopped_and_started_again_is_as_if_never_stopped(undisturbed, tmp_path,
     elapsed = [line["elapsed"] for line in read(tmp_path / "metrics.jsonl")]
     assert day < elapsed[0] < 1.5 * day < 2 * day < elapsed[-1] < resumed.seconds["total"]
     assert 2 * day < resumed.seconds["start"] < resumed.seconds["total"] < 2.5 * day
-    assert _lines(tmp_path) == _lines(workdir)
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
     _assert_equal(_saved(tmp_path), _saved(workdir))
     assert resumed.growth == result.growth
     assert resumed.test_accuracy == result.test_accuracy
@@ -184,7 +171,7 @@ def test_a_run_that_is_signalled_amid_epochs_saves_and_ends_as_if_it_had_not_bee
     resumed = run(_config(**STOPPED), tmp_path, reporter=(last := SignalAt()))
     assert stopped.told[-1].replace("saved", "goes on") in last.told
     assert (6, 1) not in last.seen
-    assert _lines(tmp_path) == _lines(workdir)
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
     _assert_equal(_saved(tmp_path), _saved(workdir))
     assert resumed.growth == result.growth
     assert resumed.test_accuracy == result.test_accuracy
@@ -218,7 +205,7 @@ def test_a_run_that_was_killed_goes_on_from_where_it_was_some_minutes_ago(
     assert any("amid_epoch.npz is damaged" in text for text in again.told)
     with pytest.raises(KeyboardInterrupt):
         run(_config(), tmp_path, reporter=StopAt(2))
-    assert _lines(tmp_path) == _lines(undisturbed[0])[:3]
+    assert untimed_lines(tmp_path) == untimed_lines(undisturbed[0])[:3]
 
 
 def test_finished_run_returns_its_result_and_trains_nothing(undisturbed):
@@ -296,7 +283,7 @@ def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
     process.wait()
     assert not (tmp_path / "result.json").exists()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert _lines(tmp_path) == _lines(workdir)
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
     _assert_equal(_saved(tmp_path), _saved(workdir))
 
 

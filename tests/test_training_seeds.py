@@ -3,15 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config, untimed_lines
 
-from autogrow_jax.config import default_config
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import POLICIES, Decision, Policy, register_policy
 from autogrow_jax.models import FAMILIES, Family, register_family
 from autogrow_jax.models.blocks import PlainBlock
 from autogrow_jax.reporting import QuietReporter
-from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run, run_seeds
 
 pytestmark = pytest.mark.reports
@@ -43,29 +41,21 @@ def small_family():
 
 def _config(**changes):
     """Grows so that depths and capacities differ from seed to seed."""
-    config = default_config()
-    config.model.family = "small1"
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.model.convolution = "xla"
-    config.growth.policy = "by_seed"
-    config.growth.capacity = 2
-    config.finetune.epochs = 1
-    config.finetune.front = False
-    config.optimizer.learning_rate = 0.02
-    config.log.progress = False
-    config.update_from_flattened_dict(changes)
-    return config
+    own = {
+        "model.family": "small1",
+        "model.convolution": "xla",
+        "growth.policy": "by_seed",
+        "growth.interval": 3,
+        "growth.capacity": 2,
+        "finetune.epochs": 1,
+        "optimizer.learning_rate": 0.02,
+        "log.tensorboard": True,
+    }
+    return tiny_config(**own | changes)
 
 
 def _quiet(seed):
     return QuietReporter()
-
-
-def _lines(workdir):
-    timed = ("seconds", "elapsed")
-    return [{k: v for k, v in m.items() if k not in timed} for m in read(workdir / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +75,9 @@ def test_seeds_in_lockstep_end_as_single_runs_do(lockstep, tmp_path):
         assert result.depths == single.depths
         assert result.growth == single.growth
         assert result.more["train_examples"] == single.more["train_examples"]
-        pairs = zip(_lines(workdir / f"seed{seed}"), _lines(tmp_path / str(seed)), strict=True)
+        pairs = zip(
+            untimed_lines(workdir / f"seed{seed}"), untimed_lines(tmp_path / str(seed)), strict=True
+        )
         for one, other in pairs:
             assert one["depths"] == other["depths"]
             assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-3)
@@ -110,11 +102,11 @@ def test_stopped_seeds_go_on_where_they_were(lockstep, tmp_path):
     workdir, results = lockstep
     with pytest.raises(KeyboardInterrupt):
         run_seeds(_config(), tmp_path, 3, reporter=lambda seed: StopAt(2 if seed == 1 else 9))
-    assert {len(_lines(tmp_path / f"seed{s}")) for s in range(3)} <= {2, 3}
+    assert {len(untimed_lines(tmp_path / f"seed{s}")) for s in range(3)} <= {2, 3}
     again = run_seeds(_config(), tmp_path, 3, reporter=_quiet)
     for seed, (result, undisturbed) in enumerate(zip(again, results, strict=True)):
         assert result.depths == undisturbed.depths
-        assert _lines(tmp_path / f"seed{seed}") == _lines(workdir / f"seed{seed}")
+        assert untimed_lines(tmp_path / f"seed{seed}") == untimed_lines(workdir / f"seed{seed}")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, tiny_config
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
@@ -20,31 +20,13 @@ from autogrow_jax.training.snapshots import (
     write_snapshot,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def _config(**changes):
     """Grows one stage every epoch, five times, then fine-tunes two epochs: seven in all."""
-    config = config_lib.default_config()
-    config.num_devices = 1
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.growth.interval = 1
-    config.growth.max_epochs = 5
-    config.finetune.epochs = 2
-    config.finetune.front = False
-    config.optimizer.ema = 0.5
-    config.snapshots.every = 2
-    config.log.progress = False
-    config.log.tensorboard = False
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Seven epochs of five steps: optimising the program costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    own = {"growth.max_epochs": 5, "finetune.epochs": 2, "optimizer.ema": 0.5, "snapshots.every": 2}
+    return tiny_config(**own | changes)
 
 
 @pytest.fixture(scope="module")

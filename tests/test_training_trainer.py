@@ -28,13 +28,6 @@ _TINY = {
 }
 
 
-@pytest.fixture
-def optax_promotion():
-    """optax's Adam raises a Python float to an int32 power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def _make(**changes):
     config = config_lib.default_config()
     config.update_from_flattened_dict({**_TINY, **changes})

@@ -23,19 +23,13 @@ from autogrow_jax.models.convolution import (
 )
 from autogrow_jax.trees import cut, pad
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 _rng = np.random.default_rng(0)
 IMAGES = jnp.asarray(_rng.standard_normal((3, 6, 6, 2)), jnp.float32)
 LABELS = jnp.asarray([0, 1, 2])
 LIVE = jnp.asarray([1, 2])
 needs_native = pytest.mark.skipif(bool(why_not_native()), reason="no kernels of our own")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Everything here is compiled to run once: optimising it costs more than it saves."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Its commands are imported when they are asked for, so that help is there at once
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from autogrow_jax import __version__
 from autogrow_jax.cli import configs
@@ -39,65 +39,42 @@ all commands:
 """
 
 
-def _train(arguments: Sequence[str]) -> int:
-    from autogrow_jax.main import main
-
-    return main(arguments, started=find_start())
-
-
-def _predict(arguments: Sequence[str]) -> int:
-    from autogrow_jax.cli.predict import main
-
-    return main(arguments)
-
-
-def _evaluate(arguments: Sequence[str]) -> int:
-    from autogrow_jax.cli.evaluate import main
-
-    return main(arguments)
-
-
-def _export(arguments: Sequence[str]) -> int:
-    from autogrow_jax.cli.export import main
-
-    return main(arguments)
-
-
-def _doctor(arguments: Sequence[str]) -> int:
-    from autogrow_jax.cli.doctor import main
-
-    return main(arguments)
-
-
-def _completions(arguments: Sequence[str]) -> int:
-    from autogrow_jax.cli.completions import main
-
-    return main(arguments)
-
-
-def _report(arguments: Sequence[str]) -> int:
-    from autogrow_jax.reporting.__main__ import main
-
-    return main(arguments)
-
-
-def _studies(arguments: Sequence[str]) -> int:
-    from autogrow_jax.studies.__main__ import main
-
-    return main(arguments)
-
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "train": (_train, "grow, fine-tune and test a net; the same command again goes on"),
-    "predict": (_predict, "classes and probabilities of image files"),
-    "evaluate": (_evaluate, "accuracy of a run's net, on its own test images or on others"),
-    "export": (_export, "the net for PyTorch, ONNX, StableHLO or NumPy, tried there"),
-    "report": (_report, "draw a run's report and picture, print its result"),
-    "studies": (_studies, "many runs, one table"),
-    "configs": (configs.main, "what can be run, a line each"),
-    "doctor": (_doctor, "devices, versions, kernels, data, and what to do about what is missing"),
-    "completions": (_completions, "of commands, options and keys, for bash and zsh"),
+# What there is, by name; a module of each is imported when it is asked for.
+COMMANDS = {
+    "train": "grow, fine-tune and test a net; the same command again goes on",
+    "predict": "classes and probabilities of image files",
+    "evaluate": "accuracy of a run's net, on its own test images or on others",
+    "export": "the net for PyTorch, ONNX, StableHLO or NumPy, tried there",
+    "report": "draw a run's report and picture, print its result",
+    "studies": "many runs, one table",
+    "configs": "what can be run, a line each",
+    "doctor": "devices, versions, kernels, data, and what to do about what is missing",
+    "completions": "of commands, options and keys, for bash and zsh",
 }
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    if name == "train":
+        from autogrow_jax.main import main as train
+
+        return train(arguments, started=find_start())
+    if name == "predict":
+        from autogrow_jax.cli.predict import main
+    elif name == "evaluate":
+        from autogrow_jax.cli.evaluate import main
+    elif name == "export":
+        from autogrow_jax.cli.export import main
+    elif name == "report":
+        from autogrow_jax.reporting.__main__ import main
+    elif name == "studies":
+        from autogrow_jax.studies.__main__ import main
+    elif name == "doctor":
+        from autogrow_jax.cli.doctor import main
+    elif name == "completions":
+        from autogrow_jax.cli.completions import main
+    else:
+        main = configs.main
+    return main(arguments)
 
 
 def main(arguments: Sequence[str] | None = None, otherwise: Sequence[str] = ("--help",)) -> int:
@@ -108,18 +85,18 @@ def main(arguments: Sequence[str] | None = None, otherwise: Sequence[str] = ("--
     given = list(sys.argv[1:] if arguments is None else arguments) or list(otherwise)
     name, rest = given[0], given[1:]
     if name in COMMANDS:
-        return COMMANDS[name][0](rest)
+        return _run(name, rest)
     if name in ("-h", "--help", "help"):
         return run_command(list, _show_help, given)
     if name == "--version":
         return run_command(list, lambda _: print(f"autogrow_jax {__version__}"), given)
     if name.startswith("-"):
-        return _train(given)
+        return _run("train", given)
     return run_command(_refuse, lambda _: None, given)
 
 
 def _show_help(given: Sequence[str]) -> None:
-    lines = (f"  {name:<11} {words}" for name, (_, words) in COMMANDS.items())
+    lines = (f"  {name:<11} {words}" for name, words in COMMANDS.items())
     print(_HELP + "\n".join(lines))
 
 

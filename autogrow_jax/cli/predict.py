@@ -2,13 +2,12 @@
 
 import argparse
 import csv
+import io
 import json
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +18,7 @@ from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.reporting.workdir import replacing
 from autogrow_jax.steps import choose_folder
 from autogrow_jax.training import load
 from autogrow_jax.training.loading import WHICH
@@ -150,19 +150,14 @@ def open_output(output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
-    except OSError as error:
-        raise UserError(f"cannot write {output} ({error.strerror}); choose another") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.chmod(name, 0o644)
-        os.replace(name, output)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(replacing(output))
+        except OSError as error:
+            raise UserError(f"cannot write {output} ({error.strerror}); choose another") from None
+        stream = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        yield stream
+        stream.detach()
 
 
 @contextmanager

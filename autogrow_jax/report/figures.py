@@ -20,9 +20,9 @@ from PIL import Image
 from autogrow_jax.data import Augmentation, Dataset, augment
 from autogrow_jax.report.facts import Passed
 from autogrow_jax.report.markup import Markup, tag
-from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE
+from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE, style_panel
 from autogrow_jax.reporting.metrics import Lines
-from autogrow_jax.reporting.plots import figure
+from autogrow_jax.reporting.plots import figure, time_axis
 from autogrow_jax.reporting.predictions import Calibration, wilson
 from autogrow_jax.reporting.result import format_count, format_depths
 
@@ -47,9 +47,8 @@ _NO_DATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 def panel(left: float = 0.115) -> Axes:
     """An empty panel in a figure of its own; `left` is the room for the numbers of its y axis."""
     axes = Figure(figsize=_SIZE).add_axes((left, 0.165, 0.985 - left, 0.79))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
+    style_panel(axes)
+    axes.tick_params(which="both", labelsize=_STYLE["font.size"])
     return axes
 
 
@@ -92,16 +91,11 @@ def draw_growth_panels(
             axes.set_title("", loc="left")
             axes.tick_params(labelsize=_STYLE["font.size"], labelbottom=True)
         limits = whole.axes[4].get_xlim()
-        units = ((2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
-        ends = np.array([line.get("elapsed", np.nan) for line in lines], np.float64)
-        if not np.isfinite(ends).all():
-            ends = np.cumsum([line.get("seconds") or 0.0 for line in lines])
-        unit, label = next((unit, label) for least, unit, label in units if ends[-1] >= least)
-        clock = panel()
-        clock.plot([line["epoch"] + 1 for line in lines], ends / unit, color="k", linewidth=1.3)
+        time, clock = time_axis(lines), panel()
+        clock.plot([line["epoch"] + 1 for line in lines], time.end, color="k", linewidth=1.3)
         clock.set_ylim(bottom=0)
         found = {}
-        for name, axes in (*shown.items(), (f"{label} since the start", clock)):
+        for name, axes in (*shown.items(), (f"{time.label} since the start", clock)):
             axes.set_visible(True)
             axes.set_xlim(limits)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

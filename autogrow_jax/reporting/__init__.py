@@ -5,7 +5,13 @@ Reading and truncating a metrics file are `metrics.read` and `metrics.truncate` 
 wait for matplotlib. `python -m autogrow_jax.reporting WORKDIR` redraws and prints a run.
 """
 
-from autogrow_jax.reporting.console import ConsoleReporter, QuietReporter, Reporter, SeedReporter
+from autogrow_jax.reporting.console import (
+    ConsoleReporter,
+    EpochStart,
+    QuietReporter,
+    Reporter,
+    SeedReporter,
+)
 from autogrow_jax.reporting.metrics import MetricsWriter, TensorBoardWriter, growth_events
 from autogrow_jax.reporting.result import Result, format_result, read_result, write_result
 from autogrow_jax.reporting.tracking import track
@@ -13,6 +19,7 @@ from autogrow_jax.reporting.workdir import Workdir, replace_file, to_json
 
 __all__ = [
     "ConsoleReporter",
+    "EpochStart",
     "MetricsWriter",
     "QuietReporter",
     "Reporter",

@@ -15,9 +15,9 @@ from autogrow_jax.reporting.result import format_result, read_result, validation
 from autogrow_jax.reporting.workdir import Workdir, read_config
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command on `argv`, by default the process's; returns its exit status."""
-    return run_command(_parse, _report, argv)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    return run_command(_parse, _report, arguments)
 
 
 def make_parser() -> Parser:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from statistics import median
-from typing import ClassVar, TextIO
+from typing import ClassVar, NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -26,6 +26,25 @@ _BAR_WIDTH, _EPOCHS_TIMED = 10, 5
 _SECONDS_SHOWN = 0.5
 
 
+class EpochStart(NamedTuple):
+    """An epoch that begins.
+
+    Attributes:
+      epoch: its number, from 0.
+      phase: "growth", "finetune" or "scratch".
+      depths: blocks in each stage of the net that it trains.
+      steps: how many there are in it.
+      left: epochs that are left of the phase, this one included: of "growth" the fewest, as if
+        accuracy rose no more, of a front the most; None where nobody knows.
+    """
+
+    epoch: int
+    phase: str
+    depths: Sequence[int]
+    steps: int
+    left: int | None = None
+
+
 class Reporter:
     """What the training loop tells about a run while it goes on; to be subclassed.
 
@@ -41,19 +60,8 @@ class Reporter:
         It will have `num_epochs`, where that is known: a policy may still stop growth.
         """
 
-    def begin_epoch(
-        self,
-        epoch: int,
-        phase: str,
-        depths: Sequence[int],
-        steps: int,
-        epochs_left: int | None = None,
-    ) -> None:
-        """An epoch of a phase begins, of so many training `steps`, with a net of `depths`.
-
-        `epochs_left` counts what is left of the phase, this epoch included: of "growth" the fewest,
-        as if accuracy rose no more, of a front the most, and None where nobody knows.
-        """
+    def begin_epoch(self, start: EpochStart) -> None:
+        """An epoch begins."""
 
     def epoch_progress(
         self, epoch: int, steps_done: int, steps_total: int, images_per_second: float | None = None
@@ -112,21 +120,14 @@ class ConsoleReporter(Reporter):
             depths = format_depths(kept_depths(previous)[-1])
             self.message(f"resumed after epoch {previous[-1]['epoch']}, depths {depths}")
 
-    def begin_epoch(
-        self,
-        epoch: int,
-        phase: str,
-        depths: Sequence[int],
-        steps: int,
-        epochs_left: int | None = None,
-    ) -> None:
+    def begin_epoch(self, start: EpochStart) -> None:
         best = best_accuracy(self._lines)
-        known = [format_depths(depths), *([] if math.isnan(best) else [f"best {best:.2f} %"])]
-        self._head, self._phase = f", {', '.join(known)}", (phase, epochs_left or 0)
+        known = [format_depths(start.depths), *([] if math.isnan(best) else [f"best {best:.2f} %"])]
+        self._head, self._phase = f", {', '.join(known)}", (start.phase, start.left or 0)
         self._began = time.perf_counter()
         # At once, as the first steps may wait for a compiler; but not to be gone at once.
         if not self._lines or (self._lines[-1].get("seconds") or 0.0) >= _SECONDS_SHOWN:
-            self.epoch_progress(epoch, 0, steps)
+            self.epoch_progress(start.epoch, 0, start.steps)
 
     def epoch_progress(
         self, epoch: int, steps_done: int, steps_total: int, images_per_second: float | None = None

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -34,6 +34,14 @@ def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
             drawing.savefig(buffer, format=path.suffix[1:], metadata=metadata, **how)
         replace_file(path, buffer.getvalue())
     return list(paths)
+
+
+def style_panel(panel: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Gives a panel the look of all: two spines, and a light grid behind what is drawn."""
+    panel.grid(axis=grid, color="#e6e6e6", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(which="both", labelsize=9)
 
 
 def draw_curves(
@@ -102,14 +110,9 @@ def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Seq
         near: dict[str, Any] = {"textcoords": "offset points", "xytext": (7, -13), "fontsize": 9}
         panel.annotate(format_depths(net["depths"]), (x, y), **near)
         if list(net["depths"]) == list(recommended):
-            star: dict[str, Any] = {
-                "color": "#f0e442",
-                "markersize": 17,
-                "markeredgecolor": "black",
-            }
-            panel.plot(
-                x, y, "*", zorder=5, label=f"recommended: {format_depths(recommended)}", **star
-            )
+            name = f"recommended: {format_depths(recommended)}"
+            star: dict[str, Any] = {"color": "#f0e442", "ms": 17, "mec": "black", "zorder": 5}
+            panel.plot(x, y, "*", label=name, **star)
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_formatter("{x:g}")
@@ -118,6 +121,4 @@ def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Seq
     panel.set_ylabel("validation accuracy (%)")
     panel.set_title("the front", loc="left", fontsize=10, color=MARK_COLOR)
     panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=9.5)
-    panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(which="both", labelsize=9)
+    style_panel(panel)

@@ -22,6 +22,7 @@ from autogrow_jax.reporting.drawing import (
     draw_curves,
     draw_front,
     save_figure,
+    style_panel,
 )
 from autogrow_jax.reporting.metrics import (
     Lines,
@@ -106,7 +107,7 @@ def figure(
         best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
         curve = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
         epochs = _series(metrics, "epoch")
-        axes = _Axis(epochs, epochs + 1, "epochs done"), _time_axis(metrics)
+        axes = Axis(epochs, epochs + 1, "epochs done"), time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
             accuracy, loss, depth, *others = column
             _draw_accuracy(accuracy, metrics, axis, kept, curve, test_accuracy)
@@ -129,10 +130,7 @@ def figure(
     for panel, label in zip(panels[:, 0], labels, strict=True):
         panel.set_ylabel(label)
     for panel in panels.flat:
-        panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=9)
+        style_panel(panel)
     drawing.align_ylabels(panels[:, 0])
     summary = _summary(metrics, recommended)
     panels[0, 0].set_title(summary, loc="left", fontsize=10, color=MARK_COLOR, pad=10)
@@ -148,7 +146,7 @@ def _find_shown(metrics: Lines, recommended: Sequence[int]) -> np.ndarray:
     return np.array([k and not (f and line["depths"] != list(recommended)) for line, k, f in found])
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """Where each epoch begins and ends on an x axis, both [epochs]; the axis begins at 0."""
 
     start: np.ndarray
@@ -169,16 +167,17 @@ def _end_times(metrics: Lines) -> np.ndarray:
     return np.maximum.accumulate(elapsed)
 
 
-def _time_axis(metrics: Lines) -> _Axis:
+def time_axis(metrics: Lines) -> Axis:
+    """Lays epochs out over the time since the run's start, in a unit that suits it."""
     end = _end_times(metrics)
     # What lies between two epochs (growth, a checkpoint) is counted to the later one.
     start = np.append(max(0.0, end[0] - (metrics[0].get("seconds") or 0.0)), end[:-1])
     units = ((10 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
     unit, label = next((unit, label) for least, unit, label in units if end[-1] >= least)
-    return _Axis(start / unit, end / unit, label)
+    return Axis(start / unit, end / unit, label)
 
 
-def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis, kept: np.ndarray) -> None:
+def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: Axis, kept: np.ndarray) -> None:
     """Draws growths, fine-tune and drops of the learning rate into a column of panels.
 
     The first are of the accuracy, the loss, whose legend names the marks, and the depths, whose
@@ -218,7 +217,7 @@ def _draw_marks(panels: Sequence[Axes], metrics: Lines, axis: _Axis, kept: np.nd
 def _draw_accuracy(
     panel: Axes,
     metrics: Lines,
-    axis: _Axis,
+    axis: Axis,
     kept: np.ndarray,
     name: str,
     test_accuracy: float | None,
@@ -253,7 +252,7 @@ def _draw_accuracy(
     panel.set_ylim(bottom - _BOTTOM_ROOM * span, top + 0.04 * span)
 
 
-def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis, kept: np.ndarray) -> None:
+def _draw_loss(panel: Axes, metrics: Lines, axis: Axis, kept: np.ndarray) -> None:
     losses = np.stack([_series(metrics, f"{part}_loss") for part in ("train", "validation")])
     draw_curves(panel, metrics, kept, axis.end, losses[0], losses[1], "validation")
     panel.margins(y=_BOTTOM_ROOM)
@@ -266,7 +265,7 @@ def _draw_loss(panel: Axes, metrics: Lines, axis: _Axis, kept: np.ndarray) -> No
         panel.yaxis.set_minor_formatter("")
 
 
-def _draw_depths(panel: Axes, metrics: Lines, axis: _Axis) -> None:
+def _draw_depths(panel: Axes, metrics: Lines, axis: Axis) -> None:
     depths = np.array(kept_depths(metrics))  # [epochs, stages]
     times = np.stack([axis.start, axis.end], axis=1).ravel()
     for stage, course in enumerate(depths.T):

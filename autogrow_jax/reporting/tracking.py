@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting.console import Reporter
+from autogrow_jax.reporting.console import EpochStart, Reporter
 from autogrow_jax.reporting.metrics import Line, Lines, list_scalars
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import Workdir, read_object, replace_file, to_json
@@ -182,8 +182,8 @@ class Tracked(Reporter):
             content = to_json({self._name: identity}, "tracker")
             self._tell(replace_file, self._workdir.tracker, content.encode())
 
-    def begin_epoch(self, *given: Any, **more: Any) -> None:
-        self._inner.begin_epoch(*given, **more)
+    def begin_epoch(self, start: EpochStart) -> None:
+        self._inner.begin_epoch(start)
 
     def epoch_progress(self, *given: Any, **more: Any) -> None:
         self._inner.epoch_progress(*given, **more)

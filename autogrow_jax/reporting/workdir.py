@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -204,17 +204,23 @@ def to_json(value: Any, name: str = "value", *, indent: int | None = None) -> st
 
 
 def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` to `path` so that at any moment the old or the new file is there, whole.
+    """Writes `content` to `path` so that at any moment the old or the new file is there, whole."""
+    with replacing(path) as file:
+        file.write(content)
 
-    The directory of `path` is made if it is missing. The temporary file lies beside `path`, as a
-    rename is atomic only within one file system.
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of the one at `path` once it is whole; makes its folder.
+
+    The temporary file lies beside `path`, as a rename is atomic only within one file system.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner can read; a result is for everyone.

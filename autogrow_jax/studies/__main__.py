@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.children import Slot, make_slots, stop_with_parent
+from autogrow_jax.children import stop_with_parent
 from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start, user_path
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Folder, expand
-from autogrow_jax.studies.engines import ENGINES, make_starter
+from autogrow_jax.studies.engines import ENGINES, as_jobs, as_processes
 from autogrow_jax.studies.records import Table, collect
 from autogrow_jax.studies.runner import run_cell, run_cells
 
@@ -77,11 +77,11 @@ def _run(options: argparse.Namespace) -> int:
         # By name: a study file that is edited meanwhile may number its cells otherwise.
         python = [sys.executable, "-m", "autogrow_jax.studies", *options.of_worker]
         commands = {cell.name: [*python, f"--cell={cell.name}"] for cell in cells}
-        submit, slots = None, make_slots(options.workers)
         if options.engine:
-            submit = make_starter(options.engine, options.workdir, options.job)
-            slots = [Slot()] * options.max_jobs
-        run_cells(cells, options.workdir, slots, commands, study.title, submit=submit)
+            slots = as_jobs(options.engine, options.workdir, options.job, options.max_jobs)
+        else:
+            slots = as_processes(options.workers)
+        run_cells(cells, options.workdir, slots, commands, study.title)
     return _report(study.title, collect(entries, options.workdir), options)
 
 

@@ -39,18 +39,14 @@ class Cell:
     name: str  # Of its folder; unique in the study.
     label: str  # For people.
     seed: int
-    settings: dict[str, Any]  # Nested; `model.depths` is open where `found_by` is given.
+    settings: dict[str, Any]  # Nested; what `found_by` finds is open in them.
     # The name of the cell whose found net this one trains from scratch, or `starts` from.
     found_by: str = ""
     starts: bool = False
 
-    def with_depths(self, depths: Sequence[int]) -> dict[str, Any]:
-        """The settings for training from scratch a net of these depths."""
-        return nest(flatten(self.settings) | {"model.depths": tuple(depths)})
-
-    def starting_from(self, workdir: Path) -> dict[str, Any]:
-        """The settings for starting from the net of a run."""
-        return nest(flatten(self.settings) | {"init_from": str(workdir.absolute())})
+    def completed(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, with what another cell has found: {"model.depths": ...} for example."""
+        return nest(flatten(self.settings) | dict(found))
 
 
 @dataclasses.dataclass(frozen=True)

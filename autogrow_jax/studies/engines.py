@@ -1,15 +1,17 @@
-"""Cells as jobs of submitit: on SLURM, or as its processes on this machine."""
+"""What starts the commands of cells: processes of this machine, or jobs of submitit."""
 
 import dataclasses
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from filelock import FileLock
 
+from autogrow_jax.children import Child, Slot, make_slots
 from autogrow_jax.errors import UserError
 from autogrow_jax.studies.cells import Folder
 
@@ -52,7 +54,7 @@ class CellJob:
 
 
 class Submitted:
-    """A job, with what `run_cells` asks of a process."""
+    """A job, with what `runner.run_cells` asks of a process."""
 
     returncode: int = 0
 
@@ -79,10 +81,21 @@ class Submitted:
         pass
 
 
-def make_starter(
-    engine: str, workdir: Path, parameters: dict[str, Any]
-) -> Callable[[Folder, list[str]], Submitted]:
-    """Returns what submits the command of a cell to an engine of `ENGINES`.
+# What `runner.run_cells` starts the command of a cell by, one at a time.
+Start: TypeAlias = Callable[[Folder, list[str]], Child | Submitted]
+
+
+def as_processes(num_workers: int) -> list[Start]:
+    """So many processes at a time, which share this machine; see `make_slots`."""
+
+    def start(slot: Slot, folder: Folder, command: list[str]) -> Child:
+        return Child(command, slot, folder.log)
+
+    return [partial(start, slot) for slot in make_slots(num_workers)]
+
+
+def as_jobs(engine: str, workdir: Path, parameters: dict[str, Any], most: int) -> list[Start]:
+    """Jobs of an engine of `ENGINES`, so many that wait or run at the same time.
 
     `parameters` are submitit's, such as {"timeout_min": 600, "slurm_partition": "gpu"}.
 
@@ -106,4 +119,4 @@ def make_starter(
     def start(folder: Folder, command: list[str]) -> Submitted:
         return Submitted(executor.submit(CellJob(command, folder.log, folder.lock)))
 
-    return start
+    return [start] * most

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autogrow_jax.reporting.drawing import MARK_COLOR, save_figure
+from autogrow_jax.reporting.drawing import MARK_COLOR, save_figure, style_panel
 from autogrow_jax.studies.marks import MIN_POINTS, Mark, escape, join, make_marks, telling_columns
 from autogrow_jax.studies.records import Table
 
@@ -68,10 +68,8 @@ def figure(table: Table, *, title: str = "") -> Figure:
     drawing = Figure(figsize=(_WIDTH * columns + 3.4, height), dpi=150, layout="constrained")
     panels = list(drawing.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for number, panel in enumerate(panels):
-        panel.grid(color="#e6e6e6", linewidth=0.6)
-        panel.set(axisbelow=True, ylabel="" if number % columns else "accuracy (%)")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=9)
+        style_panel(panel, "both")
+        panel.set_ylabel("" if number % columns else "accuracy (%)")
     for panel, name in zip(panels, names, strict=False):
         _draw_numbers(panel, marks, name)
     if num_panels > len(names) > 0:

@@ -4,20 +4,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from autogrow_jax.children import Child, Slot, stop_children
+from autogrow_jax.children import Child, stop_children
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, read_result
 from autogrow_jax.reporting.result import format_depths, format_duration
 from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.steps import keep_in
 from autogrow_jax.studies.cells import Cell, Folder
-from autogrow_jax.studies.engines import Submitted
+from autogrow_jax.studies.engines import Start, Submitted
 from autogrow_jax.training import run
 
 _POLL_SECONDS = 0.1
@@ -29,11 +29,10 @@ _GRACE_SECONDS = 15
 def run_cells(
     cells: Sequence[Cell],
     workdir: Path,
-    slots: Sequence[Slot],
+    slots: Sequence[Start],
     commands: Mapping[str, list[str]],
     title: str,
     stream: TextIO | None = None,
-    submit: Callable[[Folder, list[str]], Submitted] | None = None,
 ) -> None:
     """Runs every cell that is not done; what failed before is tried again.
 
@@ -43,10 +42,9 @@ def run_cells(
     Args:
       cells: of the study; those that wait come after those they wait for.
       workdir: of the study, which is called `title`.
-      slots: what each process that runs at the same time may use; at least one.
+      slots: each starts a cell's command, one at a time; see `engines`.
       commands: by the cell's name, what runs it.
       stream: where to tell of it; standard error by default.
-      submit: hands a cell's command to another engine; by default it is a process in a slot.
     """
     folders = {cell.name: Folder(workdir, cell) for cell in cells}
     pending = [folder for folder in folders.values() if not folder.is_done]
@@ -54,7 +52,7 @@ def run_cells(
     for folder in pending:
         folder.error.unlink(missing_ok=True)
     free = list(slots)
-    running: dict[Child | Submitted, tuple[Folder, Slot]] = {}
+    running: dict[Child | Submitted, tuple[Folder, Start]] = {}
     progress = Progress(title, len(cells), len(cells) - len(pending), stream)
     try:
         while pending or running:
@@ -77,9 +75,7 @@ def run_cells(
                     pending.remove(folder)
                     folder.root.mkdir(parents=True, exist_ok=True)
                     slot = free.pop(0)
-                    command = commands[folder.cell.name]
-                    child = submit(folder, command) if submit else Child(command, slot, folder.log)
-                    running[child] = folder, slot
+                    running[slot(folder, commands[folder.cell.name])] = folder, slot
                     progress.start(folder)
             progress.show(folder for folder, _ in running.values())
             time.sleep(_POLL_SECONDS)
@@ -214,5 +210,5 @@ def _complete(folder: Folder) -> dict[str, Any]:
             f" is what cell {cell.found_by} finds, which is not done; run that one first"
         )
     if cell.starts:
-        return cell.starting_from(folder.found)
-    return cell.with_depths(read_result(found)["depths"])
+        return cell.completed({"init_from": str(folder.found.absolute())})
+    return cell.completed({"model.depths": tuple(read_result(found)["depths"])})

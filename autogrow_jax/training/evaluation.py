@@ -33,7 +33,7 @@ from autogrow_jax.training.start import resume
 # they lie and how they are fed. How images are parted and prepared stays the run's.
 _OF_EVALUATION = {
     *("data.name", "data.dir", "data.cache_dir", "data.layout"),
-    *("data.batch_size", "data.on_device"),
+    *("data.batch_size", "data.on_device", "data.workers"),
 }
 
 

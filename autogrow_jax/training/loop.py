@@ -24,6 +24,7 @@ from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.report.draw import draw_again, plot, report
 from autogrow_jax.reporting import (
     ConsoleReporter,
+    EpochStart,
     MetricsWriter,
     Reporter,
     Result,
@@ -218,7 +219,7 @@ def _train(
                 given = trainer, state, clock, reporter, rate, grower.prepare(), amid
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
                 shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
-                reporter.begin_epoch(state.epoch, *shown)
+                reporter.begin_epoch(EpochStart(state.epoch, *shown))
                 line, measured = run_epoch(*given)
                 decision = grower.decide(line, measured)
                 state.metrics = metrics.write(line)
