@@ -5,20 +5,24 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import StopAt
+from stand_ins import SignalAt, StopAt
 
 from autogrow_jax import build
+from autogrow_jax.command_line import Terminated
 from autogrow_jax.config import default_config
 from autogrow_jax.data.dataset import Choices
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.predictions import Predictions
+from autogrow_jax.settings import flatten
 from autogrow_jax.steps import host_feed
 from autogrow_jax.stream import is_streamed, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
@@ -212,6 +216,66 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tree, finished, tmp_p
     with pytest.raises(KeyboardInterrupt):
         run(make_config(tree), tmp_path / "run", reporter=StopAt(1))
     run(make_config(tree), tmp_path / "run", reporter=StopAt(-1))
+    assert read_lines(tmp_path / "run") == read_lines(finished[0])
+
+
+def test_a_run_that_is_signalled_amid_an_epoch_decodes_no_image_of_it_again(
+    tree, finished, tmp_path, monkeypatch
+):
+    config = make_config(tree, **{"log.progress": True, "checkpoint.every": 9})
+    for epoch in (0, 2):
+        with pytest.raises(Terminated):
+            run(config, tmp_path / "run", reporter=(stopped := SignalAt(epoch, 1)))
+    done = int(stopped.told[-1].removeprefix("saved in epoch 2, after ").split()[0])
+    reads, read = [], host_feed.read_batches
+
+    def note(images, rows, size, key=None):
+        reads.append((len(images), len(rows)))
+        return read(images, rows, size, key)
+
+    monkeypatch.setattr(host_feed, "read_batches", note)
+    run(config, tmp_path / "run", reporter=QuietReporter())
+    # Of two batches of 32 those that were left of the epoch; all of the next.
+    assert [rows for images, rows in reads if images == 75] == [32 * (2 - done)] * (done < 2) + [64]
+    assert read_lines(tmp_path / "run") == read_lines(finished[0])
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_signal_to_all_processes_of_a_stream_saves_amid_the_epoch(tree, finished, tmp_path):
+    """As schedulers and terminals send it: to those who decode, too."""
+    keys = flatten(make_config(tree, **{"log.progress": True, "data.workers": 1}))
+    (tmp_path / "config.py").write_text(
+        "from autogrow_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        f"    config.update_from_flattened_dict({keys})\n"
+        "    return config\n"
+    )
+    given = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    # Epochs of two steps would be over before the signal is there.
+    slow = (
+        "import time; from autogrow_jax.reporting import ConsoleReporter as C\n"
+        "C.epoch_progress = lambda *given: (print('step', flush=True), time.sleep(2))\n"
+        "from autogrow_jax.main import start; start()"
+    )
+    command = [sys.executable, "-c", slow, *given]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "step" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 143, err
+    assert "saved in epoch 0, after 1 of 2 steps" in out
+    run(make_config(tree), tmp_path / "run", reporter=QuietReporter())
     assert read_lines(tmp_path / "run") == read_lines(finished[0])
 
 

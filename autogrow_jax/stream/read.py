@@ -2,6 +2,8 @@
 
 import gc
 import hashlib
+import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -97,8 +99,24 @@ def _open(images: Streamed, pieces: _Pieces) -> Any:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD, threads))
     stream = grain.MapDataset.source(pieces).to_iter_dataset(options)
     if workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD))
+        options = grain.MultiprocessingOptions(workers, _AHEAD)
+        stream = stream.mp_prefetch(options, _leave_signals_to_the_parent)
     return iter(stream)
+
+
+def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
+    """In a worker: schedulers and terminals signal all processes, and the parent needs it to save.
+
+    A worker whose parent is gone ends by a signal as any other process does.
+    """
+    parent = os.getppid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getppid() != parent:
+            os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _next(pieces: Any) -> np.ndarray:

@@ -66,7 +66,6 @@ class Amid:
             sums = Sums(*(told["sums"][name] for name in _SUMS))
             total = trainer.steps_per_epoch
             self._resumed = Begun(trainer.padded_state, sums, min(told["steps"], total))
-            tell(f"goes on in epoch {state.epoch}, after {told['steps']} of {total} steps")
         trainer.look = self.look
         if hosts.count() == 1:  # Several take each their time to compile.
             trainer.programs.look = self.look
@@ -79,6 +78,8 @@ class Amid:
         trainer, state = self._trainer, self._state
         self.started, self._spent = time.perf_counter() - self._spent, 0.0
         self.begun, self._resumed = self._resumed, None
+        if self.begun is not None:
+            self._tell(f"goes on in epoch {state.epoch}, {self._describe(self.begun)}")
         trainer.begun = self.begun or Begun(trainer.padded_state, Sums.zero(), 0)
         self._memory = None if in_trials else state.to_dict(trainer)
         self.look()
@@ -89,9 +90,7 @@ class Amid:
         """Saves where it is time; where the run was signalled, saves and raises the stop."""
         if hosts.anyone_stops(is_signalled()):
             if hosts.first(self._save):
-                done, total = self._steps_done(), self._trainer.steps_per_epoch
-                epoch = self._state.epoch if self._memory is None else self._memory["epoch"]
-                self._tell(f"saved in epoch {epoch}, after {done} of {total} steps")
+                self._tell(f"saved in epoch {self._kept}, {self._describe(self._trainer.begun)}")
             stop_if_signalled()
             raise Terminated
         if self._minutes and self._is_due(60 * self._minutes):
@@ -115,8 +114,8 @@ class Amid:
         if hosts.is_first():
             self._path.unlink(missing_ok=True)
 
-    def _steps_done(self) -> int:
-        return self._trainer.begun.steps if self._trainer.begun else 0
+    def _describe(self, begun: Begun | None) -> str:
+        return f"after {begun.steps if begun else 0} of {self._trainer.steps_per_epoch} steps"
 
     def _is_due(self, seconds: float) -> bool:
         return hosts.is_first() and time.perf_counter() - self._saved >= seconds
