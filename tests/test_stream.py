@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from autogrow_jax.command_line import Terminated
 from autogrow_jax.config import default_config
 from autogrow_jax.data.dataset import Choices
 from autogrow_jax.errors import UserError
+from autogrow_jax.report.figures import draw_samples
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.settings import flatten
-from autogrow_jax.steps import host_feed
+from autogrow_jax.steps import Trainer, host_feed
 from autogrow_jax.stream import is_streamed, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
@@ -185,6 +187,29 @@ def test_a_run_on_a_stream_grows_and_evaluates_every_image_once(finished, datase
     right = int((predictions.predicted == predictions.labels).sum())
     assert math.isclose(result.test_accuracy, 100 * right / 27)
     assert (workdir / "report.html").stat().st_size > 10_000
+
+
+def test_reading_counts_for_no_time_of_the_net(tree, dataset, monkeypatch):
+    trainer = Trainer(build.resolve(make_config(tree)), dataset)
+    trainer.start()
+    clock = [0.0]
+
+    def read(images, rows, size, key=None):
+        for first in range(0, len(rows), size):
+            clock[0] += 100.0  # A slow disk.
+            yield images[rows[first : first + size]]
+
+    monkeypatch.setattr(host_feed, "read_batches", read)
+    monkeypatch.setattr(host_feed.HostFeed, "_clock", lambda feed: clock[0])
+    assert trainer.evaluate("validation").examples == 27
+    assert clock[0] > 0 and trainer.programs.evaluating == 0
+
+
+def test_a_report_shows_the_boxes_that_are_trained_on(dataset):
+    words, pictures = draw_samples(dataset, "crop_flip", None)
+    assert "a part of it cut out at random" in words
+    shown = re.findall('base64,([^&"]+)', pictures)
+    assert len(shown) == len(set(shown)) == len(CLASSES) * 5
 
 
 def test_a_net_sees_files_and_other_folders_as_its_run_saw_its_own(finished, dataset, tmp_path):

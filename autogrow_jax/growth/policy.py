@@ -24,7 +24,7 @@ MEASUREMENTS = {
     "train_accuracy": "percent, of the same",
     "validation_loss": "nats, after the epoch",
     "seconds": "since the run began, over all its starts",
-    "latency": "seconds that validation took for an image",
+    "latency": "seconds that the net took for an image in validation",
 }
 
 

@@ -25,6 +25,7 @@ from autogrow_jax.reporting.metrics import Lines
 from autogrow_jax.reporting.plots import figure, time_axis
 from autogrow_jax.reporting.predictions import Calibration, wilson
 from autogrow_jax.reporting.result import format_count, format_depths
+from autogrow_jax.stream import Streamed
 
 # Inches: of a size that a phone shows as it is.
 _SIZE = (3.6, 2.15)
@@ -133,6 +134,7 @@ def draw_costs(
                 axes.plot([x], [y], "*", color="#f0e442", markeredgecolor="k", ms=11, zorder=5)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:,g} M")
         axes.margins(0.06, 0.15)
+        axes.set_ylim(top=min(103.0, axes.get_ylim()[1]))  # No accuracy is above 100.
         _put_names(
             axes, [(format_depths(depths), x, y) for depths, x, y, *_ in ends], grew, **color
         )
@@ -220,14 +222,17 @@ def draw_samples(
     most = max(1, _SAMPLE_BYTES // (_DRAWS * train.images[0].nbytes))
     rows = [int(places[0]) for places in found if len(places)][:most]
     images = np.stack([train.images[row] for row in rows])
+    given = np.repeat(images, _DRAWS, axis=0)
     words = [f"moved at random by up to {format_count(how.crop_padding, 'pixel')}"]
     words = (words if how.crop_padding else []) + (["mirrored by chance"] if how.flip else [])
     if name != "crop_flip":
         words = [f"as {name} changes it"] if augmentation else []
+    if isinstance(train.images, Streamed) and train.images.random:
+        words.insert(0, "a part of it cut out at random")
+        given = np.stack([train.images.decode(row, key) for row in rows for key in range(_DRAWS)])
     drawn = np.zeros((len(rows), 0))
     if words:
-        change = augmentation or partial(augment, preprocessing=how)
-        drawn = _run(change, np.repeat(images, _DRAWS, axis=0))
+        drawn = _run(augmentation or partial(augment, preprocessing=how), given)
         drawn = drawn.reshape(len(rows), _DRAWS, *images.shape[1:])
     shown = []
     for image, variants, row in zip(images, drawn, rows, strict=True):

@@ -184,7 +184,9 @@ class Feed:
         for number, given in enumerate(self._evaluate_arguments(part, depths, batches)):
             if look is not None and number:
                 look()
-            sums = program(variables, *given, None, sums)._replace(logits=None)
+            start, given = self._clock(), (*given, None, sums)
+            sums = jax.block_until_ready(program(variables, *given))._replace(logits=None)
+            self._programs.evaluating += self._clock() - start
         return sums
 
     def _no_sums(self, recipe: Recipe) -> Sums:

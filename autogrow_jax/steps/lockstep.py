@@ -272,7 +272,9 @@ class SharedFeed(Feed):
         look: Callable[[], None] | None = None,
     ) -> Sums:
         request = _Request(self, recipe, variables, depths, part)
+        start = self._clock()
         sums: Sums = self._lockstep.wait_for(self._index, request)
+        self._programs.evaluating += self._clock() - start
         return sums._replace(logits=None)
 
     def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:

@@ -136,6 +136,7 @@ class Programs:
         # Called now and then while a program is compiled, which signals cannot interrupt.
         self.look: Callable[[], None] | None = None
         self.seconds = 0.0  # That callers waited for tracing and compilation so far.
+        self.evaluating = 0.0  # Seconds of evaluations, less what reading their images took.
         self.seconds_ahead = 0.0  # Spent in the background on programs that are finished.
         # Programs of each kind that were called; and of these, those compiled in the background.
         self.counts: Counter[str] = Counter()

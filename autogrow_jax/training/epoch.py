@@ -40,9 +40,9 @@ def run_epoch(
 
     watch = progress if trainer.settings.log.progress else None
     trained = trainer.train_epoch(draws_of, rate, watch, amid.begun)
-    before = trainer.seconds["evaluate"]
+    before = trainer.programs.evaluating
     validated = trainer.evaluate("validation")
-    latency = (trainer.seconds["evaluate"] - before) / int(validated.examples)
+    latency = (trainer.programs.evaluating - before) / int(validated.examples)
     try:
         trainer.check_finite(epoch, rate, trained)
     except DivergedError:
