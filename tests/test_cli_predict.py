@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -95,6 +96,23 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(shapes, tmp_path, cap
     assert "passed over as no images: 1 .txt" in told.err
     assert predict(workdir, tmp_path / "none.png") == 1
     assert "error: no image that could be read in" in capsys.readouterr().err
+
+
+def test_of_a_run_that_has_not_finished_that_is_said(shapes, tmp_path, capsys):
+    workdir, result = shapes
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    image = workdir.parent / "pictures" / "test" / "ring"
+    assert predict(copy, image) == 0
+    assert "has not finished" not in capsys.readouterr().err
+    (copy / "result.json").unlink()
+    assert predict(copy, image, "--format=csv") == 0
+    told = capsys.readouterr()
+    depths = "-".join(map(str, result.depths))
+    words = f"{copy} has not finished: this is its net {depths} after {result.epochs} epochs"
+    assert told.err.startswith(words)
+    assert len(rows(told.out)) == 5
+    assert cli.main(["export", f"--workdir={copy}", "--to=npz"]) == 0
+    assert capsys.readouterr().err.startswith(words)
 
 
 def test_images_of_every_kind_are_read_as_training_reads_them(shapes, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax import build
+from autogrow_jax.cli.predict import note_unfinished
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
@@ -60,6 +61,7 @@ def _export(given: argparse.Namespace) -> None:
         )
     keep_freed_memory()
     loaded = load(given.workdir, given.which)
+    note_unfinished(loaded)
     net = Net(
         loaded.network,
         loaded.variables,

@@ -18,9 +18,11 @@ from autogrow_jax.command_line import Parser, UsageError, run_command
 from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.reporting import Workdir
+from autogrow_jax.reporting.result import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
 from autogrow_jax.steps import choose_folder
-from autogrow_jax.training import load
+from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
 
 Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
@@ -78,6 +80,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _predict(given: argparse.Namespace) -> int:
     keep_freed_memory()
     loaded = load(given.workdir, given.which, convolution="auto")
+    note_unfinished(loaded)
     with suppress(OSError):  # Without, every start compiles.
         choose_folder(loaded.config.get("compilation_cache", ""))
     if loaded.known.image_shape[2] not in (1, 3):
@@ -111,6 +114,16 @@ def _predict(given: argparse.Namespace) -> int:
             raise UserError(f"no image that could be read in {', '.join(given.images)}")
     _sum_up(given, counts, others, failed)
     return 1 if failed else 0
+
+
+def note_unfinished(loaded: Loaded) -> None:
+    """Says on stderr where a run has not ended, as the net that it finds may be another one."""
+    if not Workdir(loaded.workdir).result.exists():
+        print(
+            f"{loaded.workdir} has not finished: this is its net {format_depths(loaded.depths)}"
+            f" after {format_count(loaded.epoch, 'epoch')}",
+            file=sys.stderr,
+        )
 
 
 def _find(given: Sequence[str], others: Counter[str]) -> Iterator[Path]:

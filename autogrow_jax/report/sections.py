@@ -186,6 +186,8 @@ def show_samples(facts: Facts) -> Iterator[Markup]:
     if facts.dataset is None:
         yield note(f"The images cannot be shown: {facts.no_pictures}.")
     else:
+        if facts.dataset.image_shape[-1] not in (1, 3):
+            yield note("Of each image the first channel is shown.")
         name = facts.config.get("data.augment", "crop_flip")
         yield from draw_samples(facts.dataset, name, facts.augmentation)
 
