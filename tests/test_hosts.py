@@ -208,9 +208,13 @@ def test_two_processes_train_as_one_does_through_growth(alone, tmp_path, on_devi
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_when_a_process_is_killed_the_other_ends_and_all_go_on_on_any_number(tmp_path):
+def test_when_a_process_is_stopped_or_killed_the_other_ends_and_all_go_on_on_any_number(tmp_path):
     whole = _run(tmp_path / "whole", 1, 4, "finetune.epochs=8")
     workdir = tmp_path / "killed"
+    processes = _start_all(workdir, 2, 2, "finetune.epochs=8")
+    _wait_for_epochs(workdir, 1, processes)
+    processes[1].send_signal(signal.SIGTERM)  # It tells the first, which saves; all stop.
+    assert [process.wait(120) for process in processes] == [143, 143], _logs(workdir)
     processes = _start_all(workdir, 2, 2, "finetune.epochs=8")
     _wait_for_epochs(workdir, 2, processes)
     processes[1].send_signal(signal.SIGKILL)

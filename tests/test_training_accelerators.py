@@ -252,6 +252,24 @@ def test_where_lengths_are_known_it_is_one_with_a_progress_bar_too(dispatches):
     assert called == ["train", "evaluate"] and seen == [(steps, 32 * steps)]
 
 
+def test_where_lengths_are_known_an_epoch_that_takes_long_is_cut_beforehand(
+    dispatches, monkeypatch
+):
+    """Into pieces of one length, for one program, between which a run can be stopped."""
+    monkeypatch.setattr("autogrow_jax.steps.feed._FEW_PIXELS", 0)
+    trainer, called = dispatches(**{"growth.programs": "exact"})
+    seconds = programs_lib.most_seconds(trainer.network, (8, 8, 1), 32 * trainer.steps_per_epoch)
+    assert 0 < seconds < 60
+    monkeypatch.setattr("autogrow_jax.steps.feed._MOST_SECONDS", seconds / 3)
+    looks = []
+    trainer.look = lambda: looks.append(trainer.begun.steps)
+    sums = trainer.train_epoch(0, 0.01, None)
+    assert int(sums.examples) == 32 * trainer.steps_per_epoch
+    assert looks == sorted(looks) and looks[-1] == trainer.steps_per_epoch
+    assert 3 <= len(looks) == called.count("train") < 6
+    assert trainer.programs.counts["train"] == 1 + (looks[-1] % looks[0] > 0)
+
+
 def test_a_program_of_known_length_evaluates_every_part(dispatches):
     trainer, called = dispatches(**{"growth.programs": "exact"})
     shared, _ = dispatches(**{"growth.programs": "shared"})

@@ -108,6 +108,31 @@ def test_what_has_not_begun_is_compiled_in_the_foreground(gate):
     assert (programs.counts, programs.counts_ahead) == ({"double": 1}, {})
 
 
+def test_a_run_can_be_stopped_while_a_program_is_compiled(gate, monkeypatch):
+    """In the background, and in the foreground, which C++ would not let go of."""
+    programs, opened = Programs(), threading.Event()
+    compile_now = jax.stages.Lowered.compile
+
+    def compile_late(lowered, *args, **kwargs):
+        assert opened.wait(200)
+        return compile_now(lowered, *args, **kwargs)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    programs.compile_ahead(_double, jnp.arange(3.0))
+    assert gate.arrived.wait(100)
+    programs.look = stop
+    with pytest.raises(KeyboardInterrupt):
+        programs.call("double", _double, jnp.arange(3.0))
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_late)
+    with pytest.raises(KeyboardInterrupt):
+        programs.call("double", _double, jnp.arange(4.0))
+    opened.set()
+    programs.look = lambda: None
+    np.testing.assert_array_equal(programs.call("double", _double, jnp.ones(5)), 2 * np.ones(5))
+
+
 def test_closing_does_not_wait(gate):
     programs = Programs()
     for size in (3, 4, 5):

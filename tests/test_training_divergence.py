@@ -52,7 +52,9 @@ def diverged(tmp_path_factory):
     """Stopped by its third epoch."""
     workdir = tmp_path_factory.mktemp("diverged")
     with pytest.raises(DivergedError, match=r"epoch 2, step \d+.*rate 0\.08, depths 1-1-1"):
-        run(_config(), workdir, reporter=QuietReporter(), **_OWN)
+        run(_config(**{"checkpoint.minutes": 1e-9}), workdir, reporter=QuietReporter(), **_OWN)
+    # What was saved amid the epoch is of the rate that is too high.
+    assert not (workdir / "amid_epoch.npz").exists()
     return workdir
 
 

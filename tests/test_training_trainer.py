@@ -153,17 +153,25 @@ def test_images_are_evaluated_in_as_few_and_equal_batches_as_will_do():
                 assert size == batch_size or batches * size - count < 8 * devices * batches
 
 
-def test_watching_changes_no_bit():
-    """A progress bar cuts the epoch into several dispatches."""
+def test_watching_changes_no_bit(monkeypatch):
+    """A progress bar cuts the epoch into several dispatches, and so do stops the evaluation."""
     plain, _ = _make()
     watched, _ = _make()
-    seen = []
+    seen, looks = [], []
+    monkeypatch.setattr("autogrow_jax.steps.feed.SECONDS_PER_DISPATCH", 1e-9)
+    watched.look = lambda: looks.append(watched.begun.steps)
     sums = plain.train_epoch(0, 0.05, None)
     cut = watched.train_epoch(0, 0.05, lambda steps, images: seen.append((steps, images)))
     assert len(seen) >= 1
     assert [images for _, images in seen] == [32 * steps for steps, _ in seen]
     assert float(sums.loss) == float(cut.loss)
     _equal(plain.exact_variables(), watched.exact_variables())
+    steps = watched.steps_per_epoch
+    assert looks == [*range(1, steps + 1)]
+    whole, parts = plain.evaluate("test"), watched.evaluate("test")
+    assert looks[steps:] and set(looks[steps:]) == {steps}
+    assert float(whole.loss) == float(parts.loss)
+    np.testing.assert_array_equal(whole.by_class, parts.by_class)
 
 
 @pytest.mark.devices(4)
