@@ -25,7 +25,7 @@ def _compile(*arguments):
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("sanitizer", SANITIZERS.values(), ids=SANITIZERS)
 def test_kernels_run_clean_under_sanitizers(sanitizer, tmp_path):
-    flags = [f"-fsanitize={sanitizer}", "-O1", "-g"]
+    flags = [f"-fsanitize={sanitizer}", "-O1", "-g1"]
     empty = tmp_path / "empty.cc"
     empty.write_text("int main() {}\n")
     if _compile(*flags, str(empty), "-o", str(tmp_path / "empty")).returncode:

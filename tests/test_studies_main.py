@@ -122,12 +122,13 @@ def test_a_study_from_its_command_to_its_table(study, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 def test_every_cell_of_the_smoke_study_runs_and_is_in_its_tables(tmp_path, capsys, monkeypatch):
-    """In this process, which starts and compiles once, and for a third of the epochs."""
+    """In this process, which starts once, for a third of the epochs, and none compiles ahead."""
     monkeypatch.setattr("autogrow_jax.studies.runner.keep_in", lambda root: root)
-    short = ["--config.finetune.total_epochs=8", "--config.finetune.epochs=2"]
-    command = ["--study=configs/studies/smoke.py", f"--workdir={tmp_path}", "--seeds=0", *short]
+    command = ["--study=configs/studies/smoke.py", f"--workdir={tmp_path}", "--seeds=0"]
+    command += ["--config.finetune.total_epochs=8", "--config.finetune.epochs=2"]
+    command += ["--config.growth.compile_ahead=false"]
     options = parse_arguments(command)
     cells, _ = expand(load_study(options.study), options.changes, options.seeds)
     assert len(cells) > 20
