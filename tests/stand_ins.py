@@ -35,6 +35,16 @@ def untimed_lines(workdir):
     return [{k: v for k, v in line.items() if k not in ("seconds", "elapsed")} for line in lines]
 
 
+class Told(QuietReporter):
+    """Keeps the messages of a run."""
+
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
 class StopAt(QuietReporter):
     """Ends a run without progress, as Ctrl-C would, once the line of `epoch` is written.
 

@@ -6,9 +6,10 @@ import sys
 import types
 
 import pytest
+from stand_ins import Told
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import EpochStart, QuietReporter, Reporter, Workdir, track
+from autogrow_jax.reporting import EpochStart, Reporter, Workdir, track
 
 CONFIG = {"growth.interval": 3, "model.depths": (1, 1, 1), "log.tracker": "wandb"}
 RESULT = {
@@ -18,14 +19,6 @@ RESULT = {
     "num_params": 12,
     "epochs": 2,
 }
-
-
-class Told(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 class Calls(list):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
+from stand_ins import Told
 
 from autogrow_jax.config import default_config
 from autogrow_jax.process import machine_key
-from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.steps import programs
 from autogrow_jax.steps.programs import Programs, choose_folder, keep_in
 from autogrow_jax.training import run
@@ -109,14 +109,6 @@ def test_a_folder_that_is_asked_for_goes_before_what_jax_was_told(tmp_path, monk
     assert not (tmp_path / "told").exists()
 
 
-class _Listener(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
-
-
 @pytest.mark.parametrize("name, messages", [("folder", 0), ("file", 1), ("none", 0)])
 def test_a_run_keeps_its_programs_where_it_can_and_goes_on_where_not(
     tmp_path, monkeypatch, name, messages
@@ -126,7 +118,7 @@ def test_a_run_keeps_its_programs_where_it_can_and_goes_on_where_not(
     # The module, which the function of its name hides.
     loop = sys.modules[run.__module__]
     monkeypatch.setattr(loop, "_train", lambda *_: jax.config.jax_compilation_cache_dir)
-    config, reporter = default_config(), _Listener()
+    config, reporter = default_config(), Told()
     config.compilation_cache = name if name == "none" else str(tmp_path / name)
     found = run(config, tmp_path / "run", reporter=reporter)
     wanted = str(tmp_path / "folder" / machine_key()) if name == "folder" else before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from stand_ins import Told
 
 from autogrow_jax.config import default_config, resolve
 from autogrow_jax.errors import UserError
@@ -21,18 +22,10 @@ from autogrow_jax.training import run
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class _Told(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
-
-
 def _settle(wanted, begun_with=None, **changes):
     config = default_config()
     config.update_from_flattened_dict({"model.convolution": wanted, **changes})
-    reporter = _Told()
+    reporter = Told()
     settled = settle_convolution(resolve(config), reporter, begun_with)
     return settled.model.convolution, reporter.messages
 

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt, tiny_config, untimed_lines
+from stand_ins import StopAt, Told, tiny_config, untimed_lines
 
 from autogrow_jax.build import load_data, make_network, resolve
 from autogrow_jax.data import normalize
@@ -34,17 +34,9 @@ def _config(**changes):
     return tiny_config(**own | changes)
 
 
-class _Told(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    workdir, reporter = tmp_path_factory.mktemp("run"), _Told()
+    workdir, reporter = tmp_path_factory.mktemp("run"), Told()
     return workdir, run(_config(), workdir, reporter=reporter), reporter.messages
 
 
@@ -266,7 +258,7 @@ def test_a_candidate_whose_file_is_gone_is_named(undisturbed, tmp_path):
 @pytest.mark.slow
 def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
     changes = {"finetune.choose": "last", "data.validation": "test"}
-    told = _Told()
+    told = Told()
     result = run(_config(**changes), tmp_path, reporter=told)
     assert list(result.depths) == result.front[-1]["depths"]
     assert not result.front[-1]["stopped"]
@@ -277,7 +269,7 @@ def test_the_last_net_is_recommended_where_that_is_asked_for(tmp_path, alone):
 
 @pytest.mark.slow
 def test_a_limit_of_latency_that_none_keeps_to_leaves_the_fastest(tmp_path):
-    told = _Told()
+    told = Told()
     result = run(_config(**{"finetune.max_latency": 1e-9}), tmp_path, reporter=told)
     fastest = min(result.front, key=lambda net: net["milliseconds"])
     assert (list(result.depths), fastest["stopped"]) == (fastest["depths"], False)

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt
+from stand_ins import StopAt, Told
 
 from autogrow_jax.build import load_data as load_data_of
 from autogrow_jax.build import resolve
@@ -21,14 +21,6 @@ from autogrow_jax.reporting.result import format_result
 from autogrow_jax.training import load, run
 
 STILL = 1e-20  # A learning rate that moves no weight.
-
-
-class Lines(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 def make_config(**changes):
@@ -67,7 +59,7 @@ def first(tmp_path_factory):
 @pytest.fixture(scope="module")
 def second(first, tmp_path_factory):
     """A run on all digits that went on from it."""
-    workdir, lines = tmp_path_factory.mktemp("second"), Lines()
+    workdir, lines = tmp_path_factory.mktemp("second"), Told()
     return workdir, train(workdir, lines, init_from=str(first[0])), lines.messages
 
 

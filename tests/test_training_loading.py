@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
+from stand_ins import tiny_config
 
-from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import POLICIES, periodic, register_policy
@@ -21,15 +21,8 @@ from autogrow_jax.training import load, run
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run on digits by a policy that is registered no more, and its data set."""
-    config = config_lib.default_config()
-    config.data.fraction = 0.1
-    config.data.batch_size = 32
-    config.num_devices = 1
-    config.growth.interval = 1
-    config.growth.max_epochs = 3
-    config.finetune.epochs = 1
-    config.optimizer.ema = 0.9
-    config.log.progress = False
+    own = {"finetune.epochs": 1, "finetune.front": True, "optimizer.ema": 0.9}
+    config = tiny_config(**own | {"growth.max_epochs": 3, "log.tensorboard": True})
     register_policy("for_a_while", lambda given: periodic(interval=1, max_growth_epochs=3))
     config.growth.policy = "for_a_while"
     dataset = load_data(resolve(config))

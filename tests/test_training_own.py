@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stand_ins import StopAt, tiny_config
+from stand_ins import StopAt, Told, tiny_config
 
 from autogrow_jax import optim
 from autogrow_jax.build import resolve
@@ -18,14 +18,6 @@ from autogrow_jax.own import Own
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import load, run
-
-
-class Listener(QuietReporter):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 def _arrays(count=192):
@@ -79,7 +71,7 @@ def _config(**changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    workdir, listener = tmp_path_factory.mktemp("own"), Listener()
+    workdir, listener = tmp_path_factory.mktemp("own"), Told()
     result = run(_config(), workdir, reporter=listener, **_own())
     return workdir, result, listener.messages
 
@@ -142,7 +134,7 @@ def test_a_finished_run_is_evaluated_with_the_objects_that_matter(finished):
         run(config, workdir, reporter=QuietReporter(), loss=smooth_loss)
     images, labels = _arrays(40)
     turned = Dataset.from_arrays(images, 1 - labels, class_names=("upright", "level"))
-    listener = Listener()
+    listener = Told()
     other = run(config, workdir, reporter=listener, dataset=turned, loss=smooth_loss)
     assert other.test_accuracy > 80  # Matched by name.
     assert any("other order than the net's" in line for line in listener.messages)
