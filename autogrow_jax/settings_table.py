@@ -115,10 +115,10 @@ class Growth:
         " stalls); `slope`, `gap` and `efficiency` grow as `periodic` does but stop by a fitted"
         " line, by the gap between train and validation, by gain against FLOPs; `lookahead` grows"
         " the stage whose next block does best in an epoch of trial")
-    interval: int = whole(3, 1, "epochs",
+    interval: int = whole(6, 1, "epochs",
         "K, epochs between two growths; for `convergent` between two looks, where the authors use"
         " 100")
-    window: int = whole(100, 1, "epochs",
+    window: int = whole(15, 1, "epochs",
         "J, epochs over which the gain is measured; `convergent` takes the interval")
     threshold: float = number(0.05, "of at least 0, in percentage points",
         "gain below which a stage is frozen")

@@ -15,7 +15,6 @@ def get_config():
     config.model.family = "plain3"
     config.data.name = "digits"
     config.data.batch_size = 64
-    config.growth.window = 15
     # Images this small make spare room cheap; compiling twice would take longer than the growth.
     config.growth.capacity = 8
     config.finetune.epochs = 30

@@ -17,6 +17,7 @@ def get_config():
     config.model.family = "plain3"
     config.data.name = "mnist5k"
     config.data.batch_size = 64
+    config.growth.interval = 3
     config.growth.window = 6
     # Of 400 held-out images one is a quarter of a point.
     config.growth.threshold = 0.3

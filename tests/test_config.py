@@ -428,7 +428,11 @@ BASE = {
     "growth.threshold": {"growth.window": 30},
     "growth.noise": {"growth.window": 10},
     "growth.max_gap": {"growth.policy": "gap", "growth.window": 10, "growth.threshold": 3.0},
-    "growth.price": {"growth.policy": "efficiency", "growth.window": 10},
+    "growth.price": {
+        "growth.policy": "efficiency",
+        "growth.interval": 3,
+        "growth.window": 10,
+    },
     "data.dir": {"data.name": "cifar10", "data.dir": "nowhere"},
     "finetune.total_epochs": {"finetune.epochs": 4},
 }

@@ -39,11 +39,11 @@ def test_a_cell_for_each_row_and_seed_and_its_baseline_after_all_of_them():
     assert [len(entry.cells) for entry in entries] == [2, 2]
     assert [len(entry.baselines) for entry in entries] == [2, 0]
     assert [cell.settings["seed"] for cell in cells[:4]] == [0, 0, 1, 1]
-    assert [cell.settings["growth"]["interval"] for cell in cells[:4]] == [3, 5, 3, 5]
+    assert [cell.settings["growth"]["interval"] for cell in cells[:4]] == [6, 5, 6, 5]
 
 
 def test_rows_that_compute_the_same_share_their_cells_across_sections():
-    same = {"growth.interval": 3, "log.progress": True}  # The first is the default.
+    same = {"growth.interval": 6, "log.progress": True}  # The first is the default.
     study = Study(
         "Two", [_section([Row(("a",), DIGITS)], "One"), _section([Row(("b",), DIGITS, same)], "2")]
     )

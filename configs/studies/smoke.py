@@ -26,6 +26,7 @@ _BASE: dict[str, Any] = {
     "model.family": "basic3",
     "data.fraction": 0.5,
     "data.batch_size": 32,
+    "growth.interval": 3,
     "growth.window": 4,
     "growth.threshold": 2.0,
     "growth.noise": 0.0,
