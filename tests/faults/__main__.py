@@ -23,13 +23,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from . import damage, disk, events, kills, places
+from . import damage, disk, events, kills, places, stops
 from .harness import ROOT, Bench, Row, compile_cheaply, table
 from .warm import Warm
 
 _TITLES = {
     "kills": "Killed: the end is bit for bit that of the run that nobody disturbed",
-    "stops": "Told to stop (SIGTERM)",
+    "stops": "Told to stop (SIGTERM, Ctrl-C)",
     "damage": "Files damaged",
     "disk": "Disks that are full, folders that cannot be written to",
     "diverged": "Losses that diverge",
@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of moments, damages and runs")
     parser.add_argument("--out", type=Path, help="folder for faults.md, and to go on from")
     parser.add_argument("--only", choices=_TITLES, nargs="+", default=list(_TITLES), help="parts")
+    parser.add_argument("--match", default="", help="only cases whose part/name has this in it")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
@@ -70,7 +71,7 @@ def _work(bench: Bench, options: argparse.Namespace) -> int:
         running = {}
         for case in list_cases(bench, options.kills, notes):
             key = f"{code} {options.seed} {case.part}/{case.name}"
-            if case.part not in options.only:
+            if case.part not in options.only or options.match not in f"{case.part}/{case.name}":
                 continue
             found[key] = done.get(key, [])
             if not found[key]:
@@ -112,6 +113,12 @@ def list_cases(bench: Bench, number: int, notes: list[str]) -> Iterator[Case]:
             "kills",
             f"{start + 1} to {start + count}",
             lambda random, c=count, s=scenario: kills.kill_often(bench, random, c, s),
+        )
+    for number, scenario in enumerate(stops.SCENARIOS, start=1):
+        yield Case(
+            "stops",
+            f"{scenario.name}, {number}",
+            lambda random, s=scenario: stops.stop_often(bench, random, 4, s),
         )
     yield from _damages(bench)
     if disk.can_mount(bench.folder):

@@ -60,7 +60,7 @@ def diverge(bench: Bench, random: np.random.Generator, policy: str) -> Iterator[
         what = f"on_divergence=restart, killed before operation {act['number']} on its files"
         then = ""
     text = finish(scenario, workdir)
-    if policy == "restart":
+    if policy != "stop":
         result = json.loads((workdir / "result.json").read_text())
         assert result["divergences"], "it did not diverge"
         then = f"{len(result['divergences'])} divergences; {told(text, 'back to the last')}"
