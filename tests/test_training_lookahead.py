@@ -2,16 +2,18 @@
 
 import io
 import json
+import signal
 import time
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from stand_ins import StopAt, tiny_config, untimed_lines
+from stand_ins import SignalAt, StopAt, tiny_config, untimed_lines
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
+from autogrow_jax.command_line import Terminated
 from autogrow_jax.growth import Decision, Policy
 from autogrow_jax.reporting import ConsoleReporter, QuietReporter
 from autogrow_jax.reporting.metrics import find_kept, growth_events, kept_depths, read
@@ -111,6 +113,28 @@ def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undistu
     assert resumed.growth == result.growth
     assert resumed.test_accuracy == result.test_accuracy
     assert resumed.more["trial_epochs"] == result.more["trial_epochs"]
+
+
+def test_signalled_amid_a_trial_it_goes_on_amid_that_trial(undisturbed, tmp_path):
+    """The second of a round, and the last of one that needs more room."""
+    workdir, result = undisturbed
+
+    class Signalled(SignalAt):
+        def begin_epoch(self, start):
+            if start.epoch == self.at[0]:
+                signal.raise_signal(signal.SIGTERM)
+
+    for epoch in (3, 8):
+        with pytest.raises(Terminated):
+            run(_config(), tmp_path, reporter=(stopped := Signalled(epoch)))
+        assert stopped.told[-1] == f"saved in epoch {epoch}, after 1 of 1 steps"
+        assert [line["epoch"] for line in read(tmp_path / "metrics.jsonl")] == [*range(epoch)]
+    resumed = run(_config(), tmp_path, reporter=(last := SignalAt()))
+    assert "goes on in epoch 8, after 1 of 1 steps" in last.told
+    assert untimed_lines(tmp_path) == untimed_lines(workdir)
+    for name, array in _saved(tmp_path)[2].items():
+        np.testing.assert_array_equal(array, _saved(workdir)[2][name], err_msg=name)
+    assert (resumed.growth, resumed.test_accuracy) == (result.growth, result.test_accuracy)
 
 
 def test_stopped_between_a_round_and_the_next_line_it_still_says_what_was_kept(

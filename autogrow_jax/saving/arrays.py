@@ -1,6 +1,7 @@
 """Arrays as they are saved, each under its path, and a state as one file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ class Restored(NamedTuple):
 
     arrays: dict[str, np.ndarray]  # By path, as saved.
     memory: dict[str, Any]  # What `save` was given.
+    more: Mapping[str, dict[str, np.ndarray]] = {}  # Further arrays, by part and path.
 
 
 def leaves_by_path(tree: Tree) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from autogrow_jax.steps.programs import DEFAULT_ROOT, EXACT, SHARED, choose_fold
 from autogrow_jax.steps.state import Depths, TrainState, Tree
 from autogrow_jax.steps.step import Sums, mean_loss, percent
 from autogrow_jax.steps.trainer import Trainer
+from autogrow_jax.steps.trials import Trials
 
 __all__ = [
     "AUTO",
@@ -23,6 +24,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Tree",
+    "Trials",
     "choose_folder",
     "find_begun",
     "keep_in",

@@ -18,7 +18,7 @@ from autogrow_jax import hosts
 from autogrow_jax.command_line import Terminated, is_signalled, stop_if_signalled
 from autogrow_jax.errors import UserError
 from autogrow_jax.saving import Restored, read_arrays, write_arrays
-from autogrow_jax.steps import Begun, Sums, Trainer
+from autogrow_jax.steps import Begun, Sums, Trainer, Trials
 from autogrow_jax.training.run_state import Clock, RunState
 
 _KEY = "amid"  # Of what the file remembers, the entry that is not the run's.
@@ -31,8 +31,7 @@ _LONG = 10.0
 class Amid:
     """Keeps where a run stands amid an epoch: every few minutes, and where it is told to stop.
 
-    Nothing is kept of an epoch that only tries a block; the round of trials begins again. It is the
-    first process that saves, and all stop together.
+    It is the first process that saves, and all stop together.
 
     Args:
       path: of the file.
@@ -52,6 +51,7 @@ class Amid:
         self._path, self._trainer, self._state, self._clock = path, trainer, state, clock
         self._tell, self._minutes = tell, trainer.settings.checkpoint.minutes
         self._memory: dict[str, Any] | None = None  # None where nothing can be saved.
+        self._more: dict[str, Any] = {}  # Further trees to save.
         # What the epoch's time counts from, a `time.perf_counter()`, over all starts; and how far
         # it was when it began in this one.
         self.started = self._saved = time.perf_counter()
@@ -81,13 +81,22 @@ class Amid:
         if self.begun is not None:
             self._tell(f"goes on in epoch {state.epoch}, {self._describe(self.begun)}")
         trainer.begun = self.begun or Begun(trainer.padded_state, Sums.zero(), 0)
-        self._memory = None if in_trials else state.to_dict(trainer)
+        self._memory, self._more = None if in_trials else state.to_dict(trainer), {}
         self.look()
-        if state.trial is not None:
-            self._memory = None
+
+    def begin_trial(self, trials: Trials) -> None:
+        """Notes the same once the net that an epoch tries has grown, or was read again."""
+        trainer, self._more = self._trainer, trials.arrays()
+        self._memory = self._state.to_dict(trainer) | {"trials": trials.told()}
+        trainer.begun = self.begun or Begun(trainer.padded_state, Sums.zero(), 0)
 
     def look(self) -> None:
-        """Saves where it is time; where the run was signalled, saves and raises the stop."""
+        """Saves where it is time; where the run was signalled, saves and raises the stop.
+
+        Between two trials the next step is waited for.
+        """
+        if self._memory is None:
+            return
         if hosts.anyone_stops(is_signalled()):
             if hosts.first(self._save):
                 self._tell(f"saved in epoch {self._kept}, {self._describe(self._trainer.begun)}")
@@ -137,7 +146,7 @@ class Amid:
                 "compilations_ahead": self._state.compilations_ahead,
             }
             arrays = {"state": trainer.exact_state(), "sums": jax.device_get(begun.sums)}
-            write_arrays(self._path, arrays, memory | {_KEY: told})
+            write_arrays(self._path, arrays | self._more, memory | {_KEY: told})
         self._saved, self._kept = time.perf_counter(), memory["epoch"]
         return True
 
@@ -152,11 +161,11 @@ def read_amid(path: Path) -> Restored | None:
         return None
     try:
         found = read_arrays(path)
-        parts: dict[str, dict[str, np.ndarray]] = {"state": {}, "sums": {}}
+        parts: dict[str, dict[str, np.ndarray]] = {}
         for name, array in found.arrays.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = array
+            parts.setdefault(part, {})[rest] = array
         told = found.memory[_KEY] | {"sums": {name: parts["sums"][name] for name in _SUMS}}
-        return Restored(parts["state"], found.memory | {_KEY: told})
+        return Restored(parts["state"], found.memory | {_KEY: told}, parts)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error

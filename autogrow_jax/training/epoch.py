@@ -19,7 +19,7 @@ def run_epoch(
     reporter: Reporter,
     rate: float,
     draws_of: int,
-    amid: Amid,
+    amid: Amid | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Trains and validates, and notes it in `state`; of a trial only that it took place.
 
@@ -32,14 +32,15 @@ def run_epoch(
     Raises:
       DivergedError: when the loss or a weight is no longer finite.
     """
-    start, epoch = amid.started, state.epoch
+    start, begun = (amid.started, amid.begun) if amid else (time.perf_counter(), None)
+    epoch = state.epoch
 
     def progress(steps: int, images: int) -> None:
         seconds = max(time.perf_counter() - start, 1e-9)
         reporter.epoch_progress(epoch, steps, trainer.steps_per_epoch, images / seconds)
 
     watch = progress if trainer.settings.log.progress else None
-    trained = trainer.train_epoch(draws_of, rate, watch, amid.begun)
+    trained = trainer.train_epoch(draws_of, rate, watch, begun)
     before = trainer.programs.evaluating
     validated = trainer.evaluate("validation")
     latency = (trainer.programs.evaluating - before) / int(validated.examples)
@@ -48,7 +49,8 @@ def run_epoch(
     except DivergedError:
         where = {"epoch": epoch, "depths": list(trainer.depths), "learning_rate": rate}
         state.divergences.append(where)
-        amid.forget()  # Back to the last checkpoint: the whole epoch has the smaller rate then.
+        if amid:  # Back to the last checkpoint: the whole epoch has the smaller rate then.
+            amid.forget()
         raise
     clock.update()
     measured = {

@@ -2,99 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from typing import Any
 
 from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.steps import Depths, Trainer, TrainState
+from autogrow_jax.saving import Restored
+from autogrow_jax.steps import Depths, Trainer, Trials
 from autogrow_jax.training.run_state import RunState
 
 # Epochs that are looked ahead for the end of growth.
 _FORESEEN = 500
-
-
-class Trial(NamedTuple):
-    """A net that was tried: which stage gained a block, and the line of metrics.jsonl on it."""
-
-    stage: int
-    line: dict[str, Any]
-    depths: Depths
-    arrays: TrainState | None = None  # At exact depth, on the host; None while the trainer's.
-
-
-class Trials:
-    """A round of trials: nets of one block more, each trained for an epoch from the same weights.
-
-    Two of them are kept on the host, whatever the number of stages: the one all trials start from,
-    and the one the policy may still keep. Capacities never shrink again, as going back would be a
-    compilation each time.
-
-    `trainer` holds the net to start from, of `base_depths`. All trials of the round use the draws
-    of the `epoch` about to begin for batches, augmentation and new block, so that they differ by
-    the stage alone, and the one that is kept is what plain growth of its stage would have trained.
-    """
-
-    def __init__(self, trainer: Trainer, epoch: int):
-        self.epoch, self.base_depths = epoch, trainer.depths
-        self._trainer = trainer
-        self._base = self._copy_state()
-        self._last: Trial | None = None
-        self._best: Trial | None = None
-
-    def begin(self, stage: int, train_accuracy: float) -> None:
-        """Lets the net to start from grow in `stage`; `train_accuracy` as for `Trainer.grow`."""
-        self._restore(self._base, self.base_depths)
-        self._trainer.grow((stage,), self.epoch, train_accuracy)
-
-    def end(self, stage: int, line: dict[str, Any]) -> None:
-        """Notes that the trainer's net was trained for its epoch."""
-        self._last = Trial(stage, line, self._trainer.depths)
-
-    def hold(self, best: int | None) -> None:
-        """Holds the net of stage `best`, the last one tried or the one held, and no other."""
-        trial = None if best is None else self._find(best)
-        if trial is not None and trial.arrays is None:
-            trial = trial._replace(arrays=self._copy_state())
-        self._best = trial
-
-    def close(self, stages: Sequence[int]) -> Trial | None:
-        """Makes the trainer's net the one to go on with, and returns the trial that is kept.
-
-        `stages` holds the one whose net is kept, or none for the net that all trials started from.
-        """
-        if not stages:
-            self._restore(self._base, self.base_depths)
-            return None
-        if len(stages) > 1:
-            raise ValueError(f"a trial adds one block; the policy wants to keep {tuple(stages)}")
-        trial = self._find(stages[0])
-        if trial.arrays is not None:
-            self._restore(trial.arrays, trial.depths)
-        return trial
-
-    def _find(self, stage: int) -> Trial:
-        found = [trial for trial in (self._last, self._best) if trial and trial.stage == stage]
-        if not found:
-            raise ValueError(
-                f"the policy wants to keep the trial of stage {stage}, which was not tried or was"
-                " dropped: Decision.best has to name it in every trial that follows its own"
-            )
-        return found[0]
-
-    # Both copy: on a CPU, arrays of host and device may share their memory, and steps reuse it.
-
-    def _copy_state(self) -> TrainState:
-        with self._trainer.timed("growth"):
-            return jax.tree.map(np.array, self._trainer.exact_state())
-
-    def _restore(self, arrays: TrainState, depths: Depths) -> None:
-        with self._trainer.timed("growth"):
-            arrays = jax.tree.map(np.array, arrays)
-            self._trainer.restore(arrays, depths, self._trainer.capacities)
 
 
 class Grower:
@@ -117,15 +35,21 @@ class Grower:
     ):
         self._trainer, self._state, self._before_growth = trainer, state, before_growth
         self._policy, self._reporter = policy, reporter
-        self._trials: Trials | None = None
+        self.trials: Trials | None = None  # While a round goes on.
+        self._is_begun = False  # The trial that the next epoch goes on with.
         self._foreseen_from: Any = None
         # Of growth, with the next: the fewest there can be. None where that is not known.
         self.epochs_left: int | None = None
 
+    def resume(self, restored: Restored | None) -> None:
+        """Takes up the round of trials that a start goes on with, if it does amid one."""
+        if restored is not None and (told := restored.memory.get("trials")):
+            self.trials, self._is_begun = Trials.resumed(self._trainer, told, restored.more), True
+
     @property
     def in_trials(self) -> bool:
         """Whether the trainer may hold another net than the one that is kept."""
-        return self._trials is not None
+        return self.trials is not None
 
     def prepare(self) -> int:
         """Grows the net that the next epoch tries, if any; returns the epoch whose draws it uses.
@@ -136,17 +60,19 @@ class Grower:
         state = self._state
         if state.trial is None:
             return state.phase_start + state.epoch_of_phase
-        if self._trials is None:
-            self._trials = Trials(self._trainer, state.epoch)
-        self._trials.begin(state.trial, state.train_accuracy)
-        return self._trials.epoch
+        if self.trials is None:
+            self.trials = Trials(self._trainer, state.epoch)
+        if not self._is_begun:
+            self.trials.begin(state.trial, state.train_accuracy)
+        self._is_begun = False
+        return self.trials.epoch
 
     def decide(self, line: dict[str, Any], measurements: Mapping[str, float]) -> Decision | None:
         """Asks the policy, in the growth phase; its notes go into the line of the epoch."""
         state = self._state
         if state.phase != "growth" or self._policy is None:
             return None
-        kept = self._trainer.depths if self._trials is None else self._trials.base_depths
+        kept = self._trainer.depths if self.trials is None else self.trials.base_depths
         accuracy = line["validation_accuracy"]
         state.policy, decision = ask(self._policy, state.policy, kept, accuracy, measurements)
         line |= {"notes": decision.notes} if decision.notes else {}
@@ -161,16 +87,16 @@ class Grower:
         state = self._state
         if decision is None:
             return
-        if self._trials is not None and state.trial is not None:
-            self._trials.end(state.trial, line)
-        if self._trials is None and decision.stages:
+        if self.trials is not None and state.trial is not None:
+            self.trials.end(state.trial, line)
+        if self.trials is None and decision.stages:
             self._before_growth()
         if decision.action == "trial":
-            if self._trials is not None:
-                self._trials.hold(decision.best)
+            if self.trials is not None:
+                self.trials.hold(decision.best)
             (state.trial,) = decision.stages
-        elif self._trials is not None:
-            self._close(self._trials, decision.stages)
+        elif self.trials is not None:
+            self._close(self.trials, decision.stages)
         elif decision.stages:
             before = self._trainer.depths
             passed = self._trainer.grow(decision.stages, state.epoch, state.train_accuracy)
@@ -206,7 +132,7 @@ class Grower:
 
     def _close(self, trials: Trials, stages: Sequence[int]) -> None:
         kept = trials.close(stages)
-        self._trials, self._state.trial, self._state.kept = None, None, list(stages)
+        self.trials, self._state.trial, self._state.kept = None, None, list(stages)
         if kept is None:
             depths = format_depths(self._trainer.depths)
             self._reporter.message(f"no trial is kept; {depths} goes on")

@@ -186,6 +186,7 @@ def _train(
             front.keep()
 
         grower = Grower(trainer, state, policy, reporter, before_growth)
+        grower.resume(restored)
         lines = hosts.first(partial(truncate, workdir.metrics, state.epoch))
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
         snapshots.begin(trainer, state.epoch, is_new=restored is None)
@@ -208,8 +209,8 @@ def _train(
             #   then of one moment, and a resumed run asks the policy no second time.
             # - What the next growth needs is compiled once the policy's state is new, and beside
             #   the saving.
-            # - In a round of trials the trainer's net may not be the one that is kept: nothing is
-            #   saved, and a killed run begins the round again.
+            # - In a round of trials the trainer's net may not be the one that is kept: there is no
+            #   checkpoint, and a run that is killed may begin the round again.
             # - Amid an epoch `amid` saves what the run remembered before the epoch: until the next
             #   checkpoint all that follows the steps is done again, and is the same.
             while not state.is_over(settings.finetune):
@@ -217,6 +218,8 @@ def _train(
                 length = settings.finetune.length(state.phase_start)
                 rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)
                 given = trainer, state, clock, reporter, rate, grower.prepare(), amid
+                if grower.trials is not None:
+                    amid.begin_trial(grower.trials)
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
                 shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
                 reporter.begin_epoch(EpochStart(state.epoch, *shown))
