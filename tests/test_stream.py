@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,6 +370,43 @@ def test_a_worker_that_dies_ends_the_run_with_an_error(
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     assert not multiprocessing.active_children()
+
+
+def _lives(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_workers_end_when_the_run_that_they_decode_for_is_killed(many):
+    program = (
+        "import multiprocessing, time, numpy as np\n"
+        "from autogrow_jax.stream import load_stream, read_batches\n"
+        f"images = load_stream('folder:{many}', 16, workers=2).train.images\n"
+        "batches = read_batches(images, np.arange(len(images)), 32)\n"
+        "next(batches)\n"
+        "print(*[p.pid for p in multiprocessing.active_children()], flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    workers = [int(number) for number in process.stdout.readline().split()]
+    assert len(workers) == 2 and all(map(_lives, workers))
+    process.kill()
+    process.communicate()
+    for _ in range(300):
+        if any(map(_lives, workers)):
+            time.sleep(0.2)
+    assert not any(map(_lives, workers))
 
 
 def test_a_damaged_or_lost_image_is_named(tree, dataset, tmp_path):

@@ -2,8 +2,10 @@
 
 import gc
 import hashlib
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -100,23 +102,25 @@ def _open(images: Streamed, pieces: _Pieces) -> Any:
     stream = grain.MapDataset.source(pieces).to_iter_dataset(options)
     if workers:
         options = grain.MultiprocessingOptions(workers, _AHEAD)
-        stream = stream.mp_prefetch(options, _leave_signals_to_the_parent)
+        stream = stream.mp_prefetch(options, _live_with_the_parent)
     return iter(stream)
 
 
-def _leave_signals_to_the_parent(worker: int, workers: int) -> None:
-    """In a worker: schedulers and terminals signal all processes, and the parent needs it to save.
+def _live_with_the_parent(worker: int, workers: int) -> None:
+    """In a worker: leaves signals to the parent, which has to save, and ends when that is gone.
 
-    A worker whose parent is gone ends by a signal as any other process does.
+    Schedulers and terminals signal all processes. Of a parent that was killed Grain's workers hear
+    nothing, and would stay, each with its memory, for as long as the machine runs.
     """
-    parent = os.getppid()
-
-    def end(number: int, frame: Any) -> None:
-        if os.getppid() != parent:
-            os._exit(128 + number)
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _next(pieces: Any) -> np.ndarray:

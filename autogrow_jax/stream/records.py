@@ -162,5 +162,10 @@ def _open(builder: Any, part: str) -> tuple[Sequence[bytes], list[tuple[Path, in
             f" convert it: tfds convert_format --dataset_version_dir={builder.data_path}"
             " --out_file_format=array_record; or set data.stream=no"
         ) from error
+    except ImportError as error:
+        raise UserError(
+            f"ArrayRecord files are read by array_record, which cannot be imported ({error}): pip"
+            " install array_record"
+        ) from error
     files = builder.info.splits[part].file_instructions
     return source, [(Path(file.filename), file.take) for file in files]
