@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -84,7 +85,9 @@ def test_a_runs_net_is_written_and_tried_on_its_own_test_images(shapes, tmp_path
     output = tmp_path / "new" / f"net{form.suffix}"
     assert cli.main(["export", f"--workdir={shapes}", f"--to={to}", f"--output={output}"]) == 0
     out = capsys.readouterr().out
-    assert "compared on 15 test images of the run, by " in out
+    in_torch = to in ("torch", "safetensors") and find_spec("torch")
+    program = "onnxruntime" if to == "onnx" else "torch" if in_torch else "jax"
+    assert f"compared on 15 test images of the run, by {program} " in out
     assert "ms for 64 at once" in out
     shape = "[N, 3, 16, 16]" if to in ("torch", "safetensors") else "[N, 16, 16, 3]"
     assert f"takes images {shape}, pixels 0..255, and knows 3 classes" in out

@@ -8,6 +8,7 @@ import logging
 import runpy
 import shutil
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,10 @@ class Net(NamedTuple):
         return lambda images: np.asarray(compiled(images))
 
 
+# Safetensors can be written without it, and are tried by JAX then.
+_HAS_TORCH = find_spec("torch") is not None
+
+
 class Format(NamedTuple):
     """A kind of file.
 
@@ -148,6 +153,8 @@ def _write_safetensors(net: Net, path: Path) -> list[Path]:
 
 
 def _open_safetensors(net: Net, path: Path) -> Predict:
+    if _HAS_TORCH:
+        return _open_torch(net, path)
     from safetensors.numpy import load_file
 
     where = net.network.family, net.network.depths
@@ -222,7 +229,7 @@ FORMATS = {
     "safetensors": Format(
         ".safetensors",
         "weights for PyTorch, without pickle",
-        "jax",
+        "torch" if _HAS_TORCH else "jax",
         ("safetensors",),
         _write_safetensors,
         _open_safetensors,
