@@ -217,13 +217,14 @@ def _train(
                 amid.begin(grower.in_trials)
                 length = settings.finetune.length(state.phase_start)
                 rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)
-                given = trainer, state, clock, reporter, rate, grower.prepare(), amid
+                draws_of = grower.prepare()
                 if grower.trials is not None:
                     amid.begin_trial(grower.trials)
                 left = grower.epochs_left if state.phase == "growth" else state.epochs_left(length)
-                shown = state.phase, trainer.depths, trainer.steps_per_epoch, left
-                reporter.begin_epoch(EpochStart(state.epoch, *shown))
-                line, measured = run_epoch(*given)
+                steps = trainer.steps_per_epoch
+                start = EpochStart(state.epoch, state.phase, trainer.depths, steps, left)
+                reporter.begin_epoch(start)
+                line, measured = run_epoch(trainer, state, clock, reporter, rate, draws_of, amid)
                 decision = grower.decide(line, measured)
                 state.metrics = metrics.write(line)
                 board.write(line)
