@@ -117,8 +117,11 @@ def run_command(
         return 143 if isinstance(stop, Terminated) else 130
 
 
-# What a disk says that takes no more.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# What a disk says that takes no more, or not from this user any more.
+_NO_ROOM = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ESTALE),
+}
 
 
 def _tell(text: str) -> None:

@@ -252,6 +252,7 @@ def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status
     [
         (BrokenPipeError(), 141, "stopped, as nobody reads the output any more; "),
         (OSError(errno.ENOSPC, "x", "a.png"), 1, "error: no space left on device for a.png; "),
+        (PermissionError(errno.EACCES, "x", "a.png"), 1, "error: permission denied for a.png; "),
         (OSError(errno.EROFS, "x"), 1, "error: read-only file system; "),
     ],
 )

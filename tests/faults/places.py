@@ -10,7 +10,7 @@ from .harness import SMALL, Bench, Row, Scenario, Started, finish, lines_of
 
 # Without a front, which goes by accuracies: one image more or less decides. Growth goes by epochs.
 _CONFIG = SMALL | {
-    "num_devices": 0, "growth.threshold": -1000.0, "growth.max_depths": "2,2,2",
+    "num_devices": 0, "growth.max_depths": "2,2,2",
     "finetune.front": False, "finetune.epochs": 6, "model.convolution": "xla",
 }  # fmt: skip
 # Processes and the devices of each, start by start.
