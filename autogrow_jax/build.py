@@ -170,41 +170,23 @@ def load_data(settings: Settings, to_train: bool = True) -> Dataset:
         return _check_batch(_augmented_as(settings.own.dataset, settings), settings, to_train)
     if data.name == GIVEN:
         raise UserError("the data of this run were given as an object; give it: dataset=...")
-    as_it_is = (
-        "name",
-        "validation",
-        "validation_fraction",
-        "fraction",
-        "classes",
-        "image_size",
-        "layout",
-        "background",
+    how = Choices(
+        data.validation,
+        data.validation_fraction,
+        data.fraction,
+        settings.seed,
+        crop_padding=None if data.crop_padding < 0 else data.crop_padding,
+        flip={"auto": None, "yes": True, "no": False}[data.flip],
     )
-    crop_padding = None if data.crop_padding < 0 else data.crop_padding
-    flip = {"auto": None, "yes": True, "no": False}[data.flip]
+    images: dict[str, Any] = {
+        **{"directory": data.dir, "cache_directory": data.cache_dir, "classes": data.classes},
+        **{"layout": data.layout, "background": data.background},
+    }
     where = data.name, data.dir, data.image_size, data.layout, data.cache_dir
     if is_streamed(data.stream, *where):
-        how = data.validation, data.validation_fraction, data.fraction, settings.seed
-        dataset = load_stream(
-            data.name,
-            data.image_size,
-            Choices(*how, crop_padding, flip),
-            directory=data.dir,
-            classes=data.classes,
-            layout=data.layout,
-            background=data.background,
-            cache_directory=data.cache_dir,
-            workers=data.workers,
-        )
-        return _check_batch(dataset, settings, to_train)
-    dataset = load_dataset(
-        **{name: getattr(data, name) for name in as_it_is},
-        directory=data.dir,
-        seed=settings.seed,
-        crop_padding=crop_padding,
-        flip=flip,
-        cache_directory=data.cache_dir,
-    )
+        dataset = load_stream(data.name, data.image_size, how, workers=data.workers, **images)
+    else:
+        dataset = load_dataset(data.name, image_size=data.image_size, **how._asdict(), **images)
     return _check_batch(dataset, settings, to_train)
 
 
