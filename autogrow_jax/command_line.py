@@ -222,7 +222,9 @@ def stop_if_signalled() -> None:
 
 
 def leave(status: int) -> None:
-    """Ends the process with an exit status."""
+    """Ends the process with an exit status, which no signal changes any more."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

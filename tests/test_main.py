@@ -329,6 +329,19 @@ def test_streams_that_are_closed_change_no_status(tmp_path, closed):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_as_the_interpreter_ends_changes_nothing(number):
+    code = (
+        f"import atexit, os, signal; atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from autogrow_jax.command_line import leave; leave(0)"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=_environment(), capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("how", [["-m", "autogrow_jax.main"], ["autogrow", "train"]])
 def test_ctrl_c_while_importing_is_one_line(tmp_path, how):
     """Of a module that takes a while, as all of ours would on a slow disk."""
