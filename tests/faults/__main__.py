@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import zlib
@@ -24,7 +25,7 @@ import jax
 import numpy as np
 
 from . import damage, disk, events, kills, places, stops
-from .harness import ROOT, Bench, Row, compile_cheaply, table
+from .harness import ROOT, Bench, Row, compile_cheaply, leave_nothing, table
 from .warm import Warm
 
 _TITLES = {
@@ -60,6 +61,13 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         compile_cheaply(Path(folder) / "compiled")
+
+        def stop(number: int, frame: object) -> None:
+            leave_nothing(Path(folder))
+            os._exit(128 + number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         return _work(Bench(Path(folder), options.seed), options)
 
 
