@@ -189,14 +189,15 @@ def catch_signals() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _pending.clear()
-        _in_force["catch"] = False
+        _in_force.update({"catch": False, "put off": False})
 
 
 @contextmanager
-def put_off_signals() -> Iterator[None]:
+def put_off_signals(for_good: bool = False) -> Iterator[None]:
     """Within it a signal waits for `stop_if_signalled`, and for the end; a second Ctrl-C does not.
 
     So it is in the main thread, whether or not `catch_signals` is in force; others change nothing.
+    For good: once it ended without a stop, `catch_signals` lets none through either.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -206,8 +207,9 @@ def put_off_signals() -> Iterator[None]:
         try:
             yield
         finally:
-            _in_force["put off"] = False
-        stop_if_signalled()
+            _in_force["put off"] = for_good
+        if not for_good:
+            stop_if_signalled()
 
 
 def is_signalled() -> bool:

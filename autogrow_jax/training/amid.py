@@ -134,6 +134,8 @@ class Amid:
         trainer, memory, begun = self._trainer, self._memory, self._trainer.begun
         if memory is None or begun is None or begun.state is not trainer.padded_state:
             return False
+        if memory["epoch"] < self._last:
+            return False
         is_gone = any(leaf.is_deleted() for leaf in jax.tree.leaves(begun.state))
         if is_gone or (begun.steps == 0 and memory["epoch"] in (0, self._last)):
             return False

@@ -196,7 +196,9 @@ def _train(
             reporter.message(note)
         is_first = hosts.is_first()  # Others leave nothing behind.
         writer = MetricsWriter(workdir.metrics if is_first else os.devnull)
-        with writer as metrics, put_off_signals():  # Until `amid` looks for them, and saves.
+        # Signals wait until `amid` looks for them, and saves. The last steps of a run of several
+        # processes, which would fail without each other, are not left alone by one of them.
+        with writer as metrics, put_off_signals(for_good=hosts.count() > 1):
             folder = workdir.tensorboard if settings.log.tensorboard and is_first else None
             board = TensorBoardWriter(folder, first_epoch=state.epoch)
             opened.callback(board.close)
