@@ -11,7 +11,8 @@ from .harness import SMALL, Bench, Row, Scenario, Started, finish, lines_of
 # Without a front, which goes by accuracies: one image more or less decides. Growth goes by epochs.
 _CONFIG = SMALL | {
     "num_devices": 0, "growth.max_depths": "2,2,2",
-    "finetune.front": False, "finetune.epochs": 6, "model.convolution": "xla",
+    "finetune.front": False, "finetune.epochs": 4, "model.convolution": "xla",
+    "optimizer.learning_rate": 0.003,
 }  # fmt: skip
 # Processes and the devices of each, start by start.
 WAYS = {
@@ -21,8 +22,8 @@ WAYS = {
     "2 processes, 1, 2": [(2, 1), (1, 1), (2, 1)],
     "2 processes of 2 devices, 1 of 4, 1 of 1": [(2, 2), (1, 4), (1, 1)],
 }
-# Sums of floats in another order; growing over some epochs.
-RTOL = 2e-3
+# Sums of floats in another order, and what some epochs make of that; more at larger rates.
+RTOL = 5e-3
 
 
 def move(bench: Bench, random: np.random.Generator, way: str) -> Iterator[Row]:
