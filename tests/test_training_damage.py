@@ -11,6 +11,7 @@ import pytest
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.metrics import truncate
+from autogrow_jax.reporting.workdir import open_workdir, read_config
 from autogrow_jax.saving.arrays import write_arrays
 from autogrow_jax.saving.checkpoint import CheckpointStore, DamagedError
 from autogrow_jax.training.front import find_lacking
@@ -204,6 +205,16 @@ def test_lines_that_nothing_was_saved_after_are_dropped_whatever_they_are(tmp_pa
     (tmp_path / "metrics.jsonl").write_bytes(b"\0\n\0")
     assert truncate(tmp_path / "metrics.jsonl", 0) == []
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("folder", ["", "candidates", "snapshots", "plots"])
+def test_what_a_killed_start_left_unfinished_is_deleted_by_the_next(tmp_path, folder):
+    unfinished = tmp_path / folder / ".epoch_000001.npz.g9m24_hi.tmp"
+    unfinished.parent.mkdir(exist_ok=True)
+    unfinished.write_bytes(b"half of it")
+    open_workdir(Workdir(tmp_path), {"seed": 0}, lambda old, new: [])
+    assert not unfinished.exists()
+    assert read_config(Workdir(tmp_path)) == {"seed": 0}
 
 
 def test_of_candidates_those_that_a_checkpoint_needs_have_to_be_whole(tmp_path):

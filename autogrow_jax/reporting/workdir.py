@@ -127,7 +127,8 @@ def open_workdir(
 ) -> None:
     """Takes the folder over from an earlier start of the same run, or begins one, for `config`.
 
-    `differences` lists, as lines, what differs of an older and a new config and may not.
+    Files that an earlier start was killed at before they were whole are deleted. `differences`
+    lists, as lines, what differs of an older and a new config and may not.
 
     Raises:
       UserError: where the folder holds a run of another config (then lists the keys that differ)
@@ -138,6 +139,10 @@ def open_workdir(
             f"{workdir.root} holds a run of another config; choose another --workdir, or"
             " delete this one. What differs:\n  " + "\n  ".join(lines)
         )
+    folders = workdir.root, workdir.candidates, workdir.snapshots, workdir.picture.parent
+    for folder in folders:
+        for unfinished in folder.glob(".*.tmp"):
+            unfinished.unlink()
     replace_file(workdir.config, to_json(config, "config", indent=2).encode() + b"\n")
 
 
