@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_ins import Told
 
 from autogrow_jax.config import default_config
 from autogrow_jax.errors import DivergedError, UserError
@@ -275,10 +276,17 @@ def test_damaged_config_json(diverged, tmp_path, no_training, content):
         assert "choose another --workdir" in message
 
 
-def test_damaged_metrics_name_file_and_line(diverged, tmp_path):
+def test_damaged_metrics_name_file_and_line_and_a_run_brings_them_back(diverged, tmp_path):
     workdir = _copy(diverged, tmp_path)
-    (workdir / "metrics.jsonl").write_text("nonsense\n")
-    assert "metrics.jsonl, line 1" in _fail(_config(**DIVERGING), workdir)
+    file, told = workdir / "metrics.jsonl", Told()
+    lines = file.read_text().splitlines()
+    file.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
+        read(file)
+    with pytest.raises(DivergedError):
+        run(_config(**DIVERGING), workdir, reporter=told)
+    assert f"{file} was damaged; it is as it was after {len(lines)} epochs" in told.messages
+    assert file.read_text().splitlines() == lines
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", None])

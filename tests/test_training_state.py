@@ -138,7 +138,7 @@ def test_what_an_older_run_remembered_is_read():
     kept = state.to_dict(trainer)
     assert json.loads(json.dumps(kept)) == older | {
         **{"kept": None, "candidate": None},
-        **{"candidates": [], "front": [], "init_from": {}, "divergences": []},
+        **{"candidates": [], "front": [], "init_from": {}, "divergences": [], "metrics": ""},
     }
     Clock(state, trainer, time.perf_counter() - 4).update()
     assert 13 <= state.seconds["total"] < 14
