@@ -232,8 +232,10 @@ def leave(status: int) -> None:
             stream.flush()
         except OSError:
             silence(stream)
-    if status > 128 or is_busy() or (status and is_one_of_several()):
+    waited_for = [t for t in threading.enumerate()[1:] if not t.daemon]
+    if status > 128 or is_busy() or (status and (waited_for or is_one_of_several())):
         # What a signal handler raised may have gone through XLA's compiler, which then crashes as
-        # the interpreter ends. All files are closed by now.
+        # the interpreter ends; and threads of Orbax wait many minutes for a folder that could not
+        # be made. All files are closed by now.
         os._exit(status)
     sys.exit(status)

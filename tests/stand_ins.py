@@ -68,7 +68,7 @@ class StopAt(QuietReporter):
 
 
 class SignalAt(QuietReporter):
-    """Sends this process SIGTERM once so many steps of an epoch are done.
+    """Sends this process SIGTERM once so many steps of an epoch, or more, are known to be done.
 
     Attributes:
       seen: what was told of progress, as (epoch, steps done).
@@ -81,7 +81,9 @@ class SignalAt(QuietReporter):
 
     def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
         self.seen.append((epoch, steps_done))
-        if (epoch, steps_done) == self.at:
+        # A quick device is done with several before the first is told of.
+        if epoch == self.at[0] and steps_done >= self.at[1]:
+            self.at = -1, 0
             signal.raise_signal(signal.SIGTERM)
 
     def message(self, text):

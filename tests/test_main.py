@@ -442,3 +442,12 @@ def test_terminated_run_goes_on(finished, tmp_path):
     assert 0 < done < 100
     assert main.main(command[3:]) == 0
     assert [line["epoch"] for line in read(metrics)] == list(range(100))
+
+
+def test_an_error_does_not_wait_for_threads_that_will_not_end():
+    """As Orbax's do for a folder that could not be made."""
+    code = (
+        "import threading; from autogrow_jax.command_line import leave;"
+        " threading.Thread(target=threading.Event().wait).start(); leave(1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 1

@@ -160,8 +160,8 @@ def test_a_run_that_is_signalled_amid_epochs_saves_and_ends_as_if_it_had_not_bee
     for epoch, steps in ((0, 1), (2, 2), (6, 1)):
         with pytest.raises(Terminated):
             run(_config(**STOPPED), tmp_path, reporter=(stopped := SignalAt(epoch, steps)))
-        # A step that is under way may be saved, too.
-        after = f"after {steps} of 3 steps", f"after {steps + 1} of 3 steps"
+        # Steps that are under way may be saved, too.
+        after = tuple(f"after {done} of 3 steps" for done in range(steps, 4))
         assert stopped.told[-1].startswith(f"saved in epoch {epoch}, after ")
         assert stopped.told[-1].endswith(after)
         assert len(read(tmp_path / "metrics.jsonl")) == epoch
@@ -188,7 +188,7 @@ def test_a_run_that_was_killed_goes_on_from_where_it_was_some_minutes_ago(
 
     class Killed(SignalAt):
         def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
-            if (epoch, steps_done) == (1, 2):
+            if epoch == 1 and steps_done >= 2:
                 raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
