@@ -115,6 +115,7 @@ def test_stopped_within_a_round_and_started_again_is_as_if_never_stopped(undistu
     assert resumed.more["trial_epochs"] == result.more["trial_epochs"]
 
 
+@pytest.mark.slow
 def test_signalled_amid_a_trial_it_goes_on_amid_that_trial(undisturbed, tmp_path):
     """The second of a round, and the last of one that needs more room."""
     workdir, result = undisturbed

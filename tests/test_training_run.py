@@ -180,6 +180,7 @@ def test_a_run_that_is_signalled_amid_epochs_saves_and_ends_as_if_it_had_not_bee
     assert sum(seconds) < resumed.seconds["total"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_where_it_was_some_minutes_ago(
     undisturbed, tmp_path, monkeypatch
 ):
