@@ -134,15 +134,9 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
     keys |= {f"stage {i}": f"var(--c{i % 5})" for i in range(len(first))}
     marks = [tag("span", tag("i", style=f"background:{color}"), f"{name} ")
              for name, color in keys.items()]  # fmt: skip
-    ends = "★ test " if "test_accuracy" in facts.result else ""
-    ends += (
-        "○ tried, not kept"
-        if trials
-        else "○ other nets that were fine-tuned"
-        if facts.front
-        else ""
-    )
-    yield paragraph(marks, ends, class_="keys")
+    dots = "○ tried, not kept" if trials else "○ other nets that were fine-tuned"
+    ends = "test_accuracy" in facts.result and "★ test ", bool(trials or facts.front) and dots
+    yield paragraph(marks, *ends, class_="keys")
     if events:
         best = {each.depths: each.best for each in facts.passed if each.phase == "growth"}
         steps = pairwise([first, *(tuple(event["depths"]) for event in events)])
