@@ -303,6 +303,27 @@ def test_a_run_under_way_and_one_that_has_not_begun_have_pages(tmp_path, capsys)
     assert "No epoch is done yet" in _open(tmp_path).text
 
 
+def test_while_a_front_is_fine_tuned_by_turns_each_of_its_nets_is_told_once(tmp_path):
+    """Each turn of a net was a line of the table and a point of the plot, with its name."""
+    _write_run(tmp_path, finished=False)
+    path = Workdir(tmp_path).metrics
+    lines = read(path)[:3]
+    turns = [(1, 70.0), (0, 64.0), (0, 65.5), (1, 72.5), (0, 66.0)]
+    for epoch, (candidate, accuracy) in enumerate(turns, start=3):
+        depths = [[1, 1, 1], [2, 2, 1]][candidate]
+        more = {"epoch": epoch, "phase": "finetune", "depths": depths, "candidate": candidate}
+        lines.append(lines[0] | more | {"validation_accuracy": accuracy})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(tmp_path)
+    text = _open(tmp_path).text
+    assert "1-1-1 so far, 66.0 % at best" in text
+    assert text.count("1-1-1 fine-tuning") == text.count("2-2-1 fine-tuning") == 1
+    assert "2-2-1 fine-tuning 2 72.50" in text and "1-1-1 fine-tuning 3 66.00" in text
+    assert "All of them (5)" in text
+    assert "Fine-tuning took 5 epochs of 2 nets by turns" in text
+    assert "○ other nets that were fine-tuned" in text
+
+
 @pytest.mark.parametrize("missing", ["config.json", "dataset.json", "result.json"])
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_a_file_that_is_missing_or_damaged_costs_its_own_part_alone(missing, content, tmp_path):

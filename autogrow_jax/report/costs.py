@@ -46,7 +46,10 @@ def show_costs(facts: Facts) -> Iterator[Markup]:
             "figure",
             words,
             draw_costs(
-                [each for each, _ in passed], facts.front, facts.depths if facts.front else ()
+                [each for each, _ in passed],
+                facts.front,
+                facts.depths if facts.front else (),
+                is_over=bool(facts.result),
             ),
             class_="single",
         )

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -122,17 +121,20 @@ class Facts:
 
     @cached_property
     def passed(self) -> list[Passed]:
-        """All depths on the way, one after the other; what was only tried is left out."""
+        """All depths on the way, in the order of their first epochs; trials are left out.
+
+        A net of a front is there once, however many turns it had.
+        """
         lines = [line for line, kept in zip(self.lines, find_kept(self.lines), strict=True) if kept]
         if self.front:  # Which tells it of those that were fine-tuned.
             lines = [line for line in lines if line.get("phase") == "growth"]
 
-        def what(line: dict[str, Any]) -> tuple[Any, ...]:
-            return tuple(line["depths"]), line.get("phase", "")
-
+        nets: dict[tuple[Any, ...], list[float | None]] = {}
+        for line in lines:
+            net = tuple(line["depths"]), line.get("phase", "")
+            nets.setdefault(net, []).append(line.get("validation_accuracy"))
         found = []
-        for (depths, phase), some in groupby(lines, what):
-            values = [line.get("validation_accuracy") for line in some]
+        for (depths, phase), values in nets.items():
             best = max((value for value in values if value is not None), default=None)
             found.append(Passed(depths, len(values), best, self.cost(depths), phase))
         return found
@@ -153,6 +155,12 @@ class Facts:
     def front(self) -> list[dict[str, Any]]:
         """The nets that were fine-tuned, of a finished run with several."""
         return self.result.get("front") or []
+
+    @property
+    def tuned(self) -> int:
+        """How many nets were fine-tuned by turns, so far; 0 of a run without a front."""
+        turns = [line["depths"] for line in self.lines if line.get("candidate") is not None]
+        return len(self.front) or len(set(map(tuple, turns)))
 
     def load_data(self) -> None:
         """Loads the data again, or says in `no_pictures` why that cannot be done."""

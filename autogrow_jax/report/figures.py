@@ -107,11 +107,18 @@ def draw_growth_panels(
 
 
 def draw_costs(
-    passed: Sequence[Passed], front: Sequence[Mapping[str, Any]], recommended: Sequence[int]
+    passed: Sequence[Passed],
+    front: Sequence[Mapping[str, Any]],
+    recommended: Sequence[int],
+    *,
+    is_over: bool = True,
 ) -> Markup:
-    """Validation accuracy against FLOPs, of depths on the way and of the nets of a front."""
+    """Validation accuracy against FLOPs, of depths on the way and of the nets of a front.
+
+    What a run that is not over fine-tunes is hollow.
+    """
     points = [(p.cost.flops, p.best, p) for p in passed if p.cost and p.best is not None]
-    ends = [(p.depths, x, y, 0, True) for x, y, p in points if p.phase != "growth"]
+    ends = [(p.depths, x, y, 0, is_over) for x, y, p in points if p.phase != "growth"]
     for net in front:
         known = net["flops"], net["validation_accuracy"], net["standard_error"]
         ends.append((tuple(net["depths"]), *known, not net["stopped"]))

@@ -122,7 +122,7 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
             + (f", to {format_depths(events[-1]['depths'])}." if events else ".")
         )
     if epochs["finetune"]:
-        nets = f" of {len(facts.front)} nets by turns" if facts.front else ""
+        nets = f" of {format_count(facts.tuned, 'net')} by turns" if facts.tuned else ""
         words += f" Fine-tuning took {format_count(epochs['finetune'], 'epoch')}{nets} (shaded)."
     yield paragraph(words)
     panels = draw_growth_panels(
@@ -135,7 +135,7 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
     marks = [tag("span", tag("i", style=f"background:{color}"), f"{name} ")
              for name, color in keys.items()]  # fmt: skip
     dots = "○ tried, not kept" if trials else "○ other nets that were fine-tuned"
-    ends = "test_accuracy" in facts.result and "★ test ", bool(trials or facts.front) and dots
+    ends = "test_accuracy" in facts.result and "★ test ", bool(trials or facts.tuned) and dots
     yield paragraph(marks, *ends, class_="keys")
     if events:
         best = {each.depths: each.best for each in facts.passed if each.phase == "growth"}
