@@ -27,7 +27,7 @@ from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.settings import flatten
 from autogrow_jax.steps import Trainer, host_feed
-from autogrow_jax.stream import is_streamed, load_stream, read_batches
+from autogrow_jax.stream import is_streamed, keep_workers, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
 from autogrow_jax.training import load, run
@@ -159,6 +159,32 @@ def test_what_is_read_depends_on_epoch_and_image_alone(dataset):
         if left:
             time.sleep(1)
     assert not left
+
+
+def _children():
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_workers_serve_one_reading_after_the_other_and_import_no_jax(dataset):
+    """So that neither the end of an epoch nor the start of the next waits for processes."""
+    trained, evaluated = (
+        replace(part.images, workers=2) for part in (dataset.train, dataset.validation)
+    )
+    rows, inside = np.random.default_rng(1).permutation(75), []
+    with keep_workers():
+        dropped = read_batches(trained, rows, 16, b"epoch 0")
+        next(dropped)
+        found = [*read_batches(evaluated, np.arange(27), 16)]  # Amid the other.
+        inside.append(_children())
+        del dropped
+        epoch = [*read_batches(trained, rows, 32, b"epoch 1")]
+        inside.append(_children())
+        for worker in inside[0]:
+            assert "jaxlib" not in Path(f"/proc/{worker}/maps").read_text()
+    assert len(inside[0]) == 2 and inside[0] == inside[1] and not _children()
+    assert np.array_equal(np.concatenate(found), dataset.validation.images[:])
+    expected = [*read_batches(dataset.train.images, rows, 32, b"epoch 1")]
+    assert np.array_equal(np.concatenate(epoch), np.concatenate(expected))
 
 
 def test_parts_are_held_out_as_of_other_sets_and_stay_unread(tree):
@@ -306,11 +332,26 @@ def test_a_signal_to_all_processes_of_a_stream_saves_amid_the_epoch(tree, finish
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_with_any_number_of_workers(tree, finished, tmp_path):
+def test_a_run_is_the_same_with_any_number_of_workers_and_starts_them_once(
+    tree, finished, tmp_path, monkeypatch
+):
+    seen = []
+
+    def note(*asked):
+        for batch in read_batches(*asked):
+            seen.append(_children())
+            yield batch
+
+    monkeypatch.setattr(host_feed, "read_batches", note)
     with pytest.raises(KeyboardInterrupt):
         run(make_config(tree, **{"data.workers": 1}), tmp_path / "run", reporter=StopAt(1))
+    assert not _children()
+    began = len(seen)
     run(make_config(tree, **{"data.workers": 2}), tmp_path / "run", reporter=StopAt(-1))
+    assert not _children()
     assert read_lines(tmp_path / "run") == read_lines(finished[0])
+    # Epochs, evaluations and growth ask the same.
+    assert len(set.union(*seen[:began])) == 1 and len(set.union(*seen[began:])) == 2
 
 
 @pytest.mark.slow

@@ -1,15 +1,21 @@
-"""Augmentation and normalisation of a batch, inside the jitted step."""
+"""Augmentation and normalisation of a batch, inside the jitted step.
+
+JAX is imported by what runs there: processes that only decode images do without it.
+"""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from autogrow_jax.errors import Registry
 from autogrow_jax.files import Preprocessing
 
+if TYPE_CHECKING:
+    import jax
+
 # A key and images uint8 [N, H, W, C] to images of the same shape, pixels 0..255.
-Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+Augmentation = Callable[["jax.Array", "jax.Array"], "jax.Array"]
 # "crop_flip" is `augment`, with what the set's preprocessing says.
 AUGMENTATIONS: Registry[Augmentation | None] = Registry("augmentation", {"crop_flip": None})
 
@@ -23,7 +29,7 @@ def register_augmentation(name: str, augmentation: Augmentation) -> None:
     AUGMENTATIONS.register(name, augmentation)
 
 
-def augment(key: jax.Array, images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
+def augment(key: "jax.Array", images: "jax.Array", preprocessing: Preprocessing) -> "jax.Array":
     """Zero-pads, crops back at random and mirrors at random, each image by its own draw.
 
     The paper's CIFAR augmentation: `crop_padding` raw zeros on each side, before normalisation,
@@ -40,9 +46,13 @@ def augment(key: jax.Array, images: jax.Array, preprocessing: Preprocessing) -> 
       ValueError: images of another rank or type.
 
     >>> preprocessing = Preprocessing(mean=(0.0,), std=(1.0,), crop_padding=4, flip=True)
+    >>> import jax, jax.numpy as jnp
     >>> augment(jax.random.key(0), jnp.zeros((8, 32, 32, 1), jnp.uint8), preprocessing).shape
     (8, 32, 32, 1)
     """
+    import jax
+    import jax.numpy as jnp
+
     if images.ndim != 4 or images.dtype != jnp.uint8:
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]"
@@ -69,7 +79,7 @@ def augment(key: jax.Array, images: jax.Array, preprocessing: Preprocessing) -> 
     return jax.vmap(_pick)(images, rows, columns)
 
 
-def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _pick(image: "jax.Array", rows: "jax.Array", columns: "jax.Array") -> "jax.Array":
     """image[rows, columns] for an image [H, W, C], zero where the index lies outside.
 
     One gather that never builds the padded image, under vmap so that a batch split over devices
@@ -78,6 +88,8 @@ def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     one-axis takes 0.25-0.44 / 0.18-0.34; vmapped dynamic_slice 0.26-0.60 / 0.23-0.49; one-hot
     matrix products 1.1 / 0.9; a select for every offset 13 / 11. Not measured on a GPU.
     """
+    import jax.numpy as jnp
+
     height, width, _ = image.shape
     inside_rows = (rows >= 0) & (rows < height)
     inside_columns = (columns >= 0) & (columns < width)
@@ -89,13 +101,17 @@ def _pick(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def normalize(
-    images: jax.Array, preprocessing: Preprocessing, dtype: jax.typing.DTypeLike = jnp.float32
-) -> jax.Array:
+    images: "jax.Array",
+    preprocessing: Preprocessing,
+    dtype: "jax.typing.DTypeLike" = np.float32,
+) -> "jax.Array":
     """(pixel / 255 - mean) / std of uint8 [N, H, W, C], per channel, computed in float32.
 
     Raises:
       ValueError: `mean` or `std` has not one entry per channel.
     """
+    import jax.numpy as jnp
+
     channels = images.shape[-1]
     if {len(preprocessing.mean), len(preprocessing.std)} != {channels}:
         raise ValueError(

@@ -45,6 +45,7 @@ from autogrow_jax.steps import (
     make_feed,
     settle_convolution,
 )
+from autogrow_jax.stream import keep_workers
 from autogrow_jax.training.amid import Amid
 from autogrow_jax.training.ending import finish, keep_predictions, read_finished
 from autogrow_jax.training.epoch import run_epoch
@@ -158,6 +159,7 @@ def _train(
     divergences: Divergences,
 ) -> Result:
     with ExitStack() as opened:
+        opened.enter_context(keep_workers())
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
         opened.callback(store.close)
         if hosts.first(workdir.result.exists):
