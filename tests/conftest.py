@@ -31,6 +31,7 @@ import pytest
 from jax.extend.backend import clear_backends
 
 from autogrow_jax import native
+from autogrow_jax.reporting import plots
 from autogrow_jax.training import loop
 
 # A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
@@ -69,8 +70,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ours")
 
-# What was imported stays: the collector need not look at it after every test.
+# What was imported stays: the collector need not look at it after every test. Tracing makes so many
+# objects that it would be at work a tenth of the time.
 gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_addoption(parser):
@@ -140,10 +143,14 @@ def fixtures_dir() -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def without_reports(request):
-    """Leaves out the page at a run's end, a second each, but for files that say so."""
+    """Leaves out the page at a run's end, a second each, but for files that say so.
+
+    Its picture, another second, is made there and not written.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("reports") is None:
             patch.setattr(loop, "report", lambda *given: None)
+            patch.setattr(plots, "save_figure", lambda drawing, *paths, **how: [*paths])
         yield
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from autogrow_jax.config import default_config
-from autogrow_jax.reporting import QuietReporter
+from autogrow_jax.reporting import QuietReporter, drawing, plots
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import run
 
@@ -16,6 +18,14 @@ from autogrow_jax.training import run
 def compile_quickly():
     """The environment of a process that takes so few steps that none has to be quick."""
     return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("level=1", "level=0")}
+
+
+@contextmanager
+def pictures():
+    """Has runs write their picture, which conftest leaves out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", drawing.save_figure)
+        yield
 
 
 def tiny_config(**changes):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from stand_ins import pictures
 
 from autogrow_jax import main
 from autogrow_jax.command_line import UsageError, stop_if_signalled
@@ -197,7 +198,8 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
     arguments = ["--config.checkpoint.every=2", "--config.log.tensorboard=false"]
     arguments += ["--config.log.plot_every=1", "--config.checkpoint.keep=1"]
-    assert main.main([f"--workdir={workdir}", *SMALL, *arguments]) == 0
+    with pictures():
+        assert main.main([f"--workdir={workdir}", *SMALL, *arguments]) == 0
     return workdir
 
 

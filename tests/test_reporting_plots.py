@@ -14,6 +14,8 @@ from autogrow_jax.reporting.__main__ import main
 from autogrow_jax.reporting.metrics import MetricsWriter
 from autogrow_jax.reporting.plots import draw_growth, figure
 
+pytestmark = pytest.mark.reports
+
 
 def _metrics(growth_epochs, finetune_epochs, *, interval=3, elapsed=True, stages=3):
     """A run whose curves are smooth: only their shape matters here."""

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from stand_ins import SignalAt, StopAt, tiny_config, untimed_lines
+from stand_ins import SignalAt, StopAt, pictures, tiny_config, untimed_lines
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
@@ -41,7 +41,8 @@ def _config(**changes):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, run(_config(), workdir, reporter=QuietReporter())
+    with pictures():
+        return workdir, run(_config(), workdir, reporter=QuietReporter())
 
 
 def _saved(workdir):
