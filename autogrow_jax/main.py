@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autogrow_jax import hosts
-from autogrow_jax.command_line import Parser, leave, run_command
+from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import find_start
 from autogrow_jax.reporting import QuietReporter
@@ -70,6 +70,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         for name in (argument.removeprefix("--config=") for argument in rest):
             with suppress(UserError):
                 load_config(name)
+    files = [argument for argument in rest if argument.partition("=")[0] == "--config"]
+    if len(files) > 1:
+        raise UsageError(
+            "--config is given twice, and a run has one config file; let one of the two import the"
+            " other, or change single keys by --config.KEY=VALUE"
+        )
     known = make_parser().read(rest)
     known.workdir = known.workdir or str(Path("runs") / Path(split_name(known.config)[0]).stem)
     known.changes = changes

@@ -95,6 +95,7 @@ def test_workdir_is_named_after_the_config():
         (["--workdir"], "--workdir: expected one argument"),
         (["--config.data.name"], "--config.data.name lacks a value"),
         (["--config.unknown=1"], "no config key 'unknown'"),
+        (["--config=a.py", "--config", "b.py"], "--config is given twice"),
         (["--config.batch_size=1"], "did you mean 'data.batch_size'"),
         (["--config.model=plain3"], "group of keys: model.family"),
     ],

@@ -11,6 +11,7 @@ from autogrow_jax.reporting.result import (
     format_duration,
     format_result,
     read_result,
+    round_percent,
     validation_label,
     write_result,
 )
@@ -49,6 +50,17 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     write_result(path, {**_RESULT, "test_accuracy": math.nan})
     assert read_result(path)["test_accuracy"] is None
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_an_accuracy_is_not_rounded_to_all_or_none():
+    """One wrong answer of SVHN's 26,032 read "100.00 %"."""
+    one = {"test_accuracy": 100 * 26031 / 26032, "best_validation_accuracy": 100 / 26032}
+    text = format_result(_RESULT | one | {"class_accuracy": {"a": 99.97, "b": 100.0, "c": 0.02}})
+    assert "test accuracy        99.99 %" in text and "  0.01 % at best" in text
+    assert "a 99.9, b 100.0, c 0.1" in text
+    text = format_result(_RESULT | {"test_accuracy": 100.0, "best_validation_accuracy": 0.0})
+    assert "100.00 %" in text and "0.00 % at best" in text
+    assert round_percent(math.nan) == "nan" and round_percent(99.994) == "99.99"
 
 
 @pytest.mark.parametrize("key", RESULT_KEYS)

@@ -165,7 +165,7 @@ def walk_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         inside = folder / entry.name
         if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
             continue
-        if not entry.is_dir():
+        if not inside.is_dir():  # Of a link to itself `entry` raises an error.
             yield inside
         elif not (entry.is_symlink() and _leads_up(inside.resolve(), above)):
             yield from walk_files(inside, above)

@@ -8,7 +8,7 @@ from autogrow_jax.report.facts import Facts
 from autogrow_jax.report.figures import draw_costs
 from autogrow_jax.report.markup import Markup, details, paragraph, table, tag
 from autogrow_jax.reporting.metrics import growth_events
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.result import format_depths, round_percent
 
 PHASES = {"growth": "growth", "finetune": "fine-tuning", "scratch": "training from scratch"}
 # Of more growths of a stage the first ones are named.
@@ -30,10 +30,10 @@ def share_bar(share: float) -> Markup:
 
 def show_costs(facts: Facts) -> Iterator[Markup]:
     """Accuracy against cost, at all depths on the way."""
-    passed = [(each, each.cost) for each in facts.passed if each.cost and each.best is not None]
+    passed = [(p, p.cost, p.best) for p in facts.passed if p.cost and p.best is not None]
     if not passed:
         return
-    grew = any(each.phase == "growth" for each, _ in passed)
+    grew = any(each.phase == "growth" for each, *_ in passed)
     yield paragraph(
         "Every depth that the run passed, its cost, and the best validation accuracy meanwhile."
         " Hollow: during growth, not trained to its end; filled: after fine-tuning."
@@ -46,7 +46,7 @@ def show_costs(facts: Facts) -> Iterator[Markup]:
             "figure",
             words,
             draw_costs(
-                [each for each, _ in passed],
+                [each for each, *_ in passed],
                 facts.front,
                 facts.depths if facts.front else (),
                 is_over=bool(facts.result),
@@ -59,11 +59,11 @@ def show_costs(facts: Facts) -> Iterator[Markup]:
             format_depths(each.depths),
             PHASES.get(each.phase, each.phase),
             each.epochs,
-            f"{each.best:.2f}",
+            round_percent(best),
             f"{cost.num_params:,}",
             format_flops(cost),
         )
-        for each, cost in passed
+        for each, cost, best in passed
     ]
     head = ("depths", "phase", "epochs", "best validation, %", "parameters", "FLOPs an image")
     shown = table("Depths on the way", head, rows)
@@ -85,7 +85,7 @@ def _show_front(facts: Facts) -> Iterator[Markup]:
         rows.append(
             (
                 format_depths(net["depths"]),
-                f"{net['validation_accuracy']:.2f} ± {net['standard_error']:.2f}",
+                f"{round_percent(net['validation_accuracy'])} ± {net['standard_error']:.2f}",
                 f"{net['num_params']:,}",
                 format_flops(Cost(net["num_params"], net["flops"] // 2)),
                 f"{net['milliseconds']:.3g}",

@@ -11,6 +11,7 @@ from autogrow_jax.report.facts import Facts
 from autogrow_jax.report.figures import draw_calibration, draw_confusion, picture
 from autogrow_jax.report.markup import Markup, details, note, paragraph, scrolled, table, tag
 from autogrow_jax.reporting.predictions import Predictions
+from autogrow_jax.reporting.result import round_percent
 
 Sections = list[tuple[str, str, object]]
 
@@ -79,7 +80,7 @@ def _show_confusion(found: Predictions) -> Iterator[Markup]:
     if wrong:
         counts = np.bincount(found.labels, minlength=len(names))
         rows = [
-            (names[true], names[answer], f"{n:,}", f"{100 * n / counts[true]:.1f}")
+            (names[true], names[answer], f"{n:,}", round_percent(100 * n / counts[true], 1))
             for true, answer, n in found.confused(_PAIRS)
         ]
         head = ("true", "answer", "times", "% of the class")
@@ -125,8 +126,8 @@ def _show_classes(matrix: np.ndarray, names: list[str]) -> Markup:
             (
                 name,
                 f"{images:,}",
-                f"{100 * right / images:.1f}" if images else "-",
-                f"{100 * right / answers:.1f}" if answers else "-",
+                round_percent(100 * right / images, 1) if images else "-",
+                round_percent(100 * right / answers, 1) if answers else "-",
                 names[most] if errors[index, most] else "",
             )
         )
@@ -191,8 +192,9 @@ def _show_calibration(found: Predictions) -> Iterator[Markup]:
     words = "as sure as it is right" if abs(gap) < 0.5 else f"{abs(gap):.1f} points too "
     words += "" if abs(gap) < 0.5 else ("sure" if gap > 0 else "unsure")
     yield paragraph(
-        f"The net gives its answers {sure:.1f} % on average and {right:.1f} % of them are right:"
-        f" {words}. Expected calibration error {100 * calibration.error:.1f} %, over 15 bins."
+        f"The net gives its answers {sure:.1f} % on average and {round_percent(right, 1)} % of them"
+        f" are right: {words}. Expected calibration error {100 * calibration.error:.1f} %, over 15"
+        " bins."
     )
     if len(found.labels) < 200:
         yield note("So few images say little about it.")

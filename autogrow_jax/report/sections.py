@@ -29,6 +29,7 @@ from autogrow_jax.reporting.result import (
     format_depths,
     format_duration,
     on_trial,
+    round_percent,
     split_time,
 )
 from autogrow_jax.settings import all_keys
@@ -36,7 +37,8 @@ from autogrow_jax.settings import all_keys
 
 def format_percent(accuracy: float | None, of: int = 0) -> str:
     """An accuracy with as many digits as `of` images can tell apart."""
-    return "not a number" if accuracy is None else f"{accuracy:.{2 if of >= 5000 else 1}f}\xa0%"
+    digits = 2 if of > 1000 else 1
+    return "not a number" if accuracy is None else f"{round_percent(accuracy, digits)}\xa0%"
 
 
 def show_answer(facts: Facts) -> Iterator[Markup]:
@@ -145,7 +147,7 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
                 event["epoch"],
                 "several" if event["stage"] is None else event["stage"],
                 format_depths(after),
-                *("-" if best.get(d) is None else f"{best[d]:.2f}" for d in (before, after)),
+                *("-" if (x := best.get(d)) is None else round_percent(x) for d in (before, after)),
             )
             for event, (before, after) in zip(events, steps, strict=True)
         ]

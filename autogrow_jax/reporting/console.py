@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from autogrow_jax.errors import printable
 from autogrow_jax.reporting.metrics import Line, Lines, best_accuracy, kept_depths
-from autogrow_jax.reporting.result import format_depths, format_result
+from autogrow_jax.reporting.result import format_depths, format_result, round_percent
 
 EPOCH_HEADER = (
     f"{'epoch':>6}  {'phase':<8}  {'depths':<15}  {'train loss':>10} {'acc %':>6}  "
@@ -122,7 +122,8 @@ class ConsoleReporter(Reporter):
 
     def begin_epoch(self, start: EpochStart) -> None:
         best = best_accuracy(self._lines)
-        known = [format_depths(start.depths), *([] if math.isnan(best) else [f"best {best:.2f} %"])]
+        known = [format_depths(start.depths)]
+        known += [] if math.isnan(best) else [f"best {round_percent(best)} %"]
         self._head, self._phase = f", {', '.join(known)}", (start.phase, start.left or 0)
         self._began = time.perf_counter()
         # At once, as the first steps may wait for a compiler; but not to be gone at once.
@@ -215,7 +216,7 @@ class SeedReporter(ConsoleReporter):
     def end_run(self, result: Line | None = None) -> None:
         if result is not None:
             depths, tested = format_depths(result["depths"]), result["test_accuracy"]
-            self.message(f"ends with {depths}, {tested:.2f} % on test")
+            self.message(f"ends with {depths}, {round_percent(tested)} % on test")
 
 
 def format_epoch(line: Line, best: float) -> str:
@@ -231,7 +232,8 @@ def format_epoch(line: Line, best: float) -> str:
     loss, train, validation, rate, seconds = (math.nan if x is None else float(x) for x in found)
     return (
         f"{line['epoch']:>6}  {phase:<8}  {format_depths(line['depths']):<15}  {loss:>10.4f} "
-        f"{train:>6.2f}  {validation:>10.2f} {best:>6.2f}  {rate:>8.3g}  {seconds:>8.1f}"
+        f"{round_percent(train):>6}  {round_percent(validation):>10} {round_percent(best):>6}"
+        f"  {rate:>8.3g}  {seconds:>8.1f}"
     )
 
 

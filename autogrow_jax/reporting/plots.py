@@ -105,7 +105,8 @@ def figure(
     if metrics:
         kept = _find_shown(metrics, recommended)
         best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
-        curve = f"{validation_name}\nbest {best:.2f} %" if np.isfinite(best) else validation_name
+        told = np.isfinite(best) and f"\nbest {result.round_percent(best)} %"
+        curve = f"{validation_name}{told or ''}"
         epochs = _series(metrics, "epoch")
         axes = Axis(epochs, epochs + 1, "epochs done"), time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
@@ -125,8 +126,8 @@ def figure(
         for panel in panels[:, 1]:
             # Outside the panels a legend cannot cover a curve.
             panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=9.5)
-    told = (name.replace("$", r"\$") for name in names)
-    labels = ("accuracy (%)", "loss", "depth (blocks)", *told)
+    noted_names = (name.replace("$", r"\$") for name in names)
+    labels = ("accuracy (%)", "loss", "depth (blocks)", *noted_names)
     for panel, label in zip(panels[:, 0], labels, strict=True):
         panel.set_ylabel(label)
     for panel in panels.flat:
@@ -235,7 +236,7 @@ def _draw_accuracy(
     if test_accuracy is not None:
         shown = np.append(shown, np.full((2, 1), test_accuracy), axis=1)
         star: dict[str, Any] = {"color": "#f0e442", "markersize": 15, "markeredgecolor": "black"}
-        label = f"test {test_accuracy:.2f} %"
+        label = f"test {result.round_percent(test_accuracy)} %"
         panel.plot(axis.end[-1], test_accuracy, "*", clip_on=False, zorder=5, label=label, **star)
     shown = shown[:, np.isfinite(shown).any(axis=0)]
     if not shown.size:

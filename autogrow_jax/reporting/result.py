@@ -133,6 +133,18 @@ def format_depths(depths: Sequence[int]) -> str:
     return "-".join(str(depth) for depth in depths)
 
 
+def round_percent(accuracy: float, digits: int = 2) -> str:
+    """A percentage with so many decimals; what is not all or none does not look so.
+
+    >>> round_percent(99.996), round_percent(100.0), round_percent(0.01, digits=1)
+    ('99.99', '100.00', '0.1')
+    """
+    if 0 < accuracy < 100:
+        edge = 10.0**-digits
+        accuracy = min(max(accuracy, edge), 100 - edge)
+    return f"{accuracy:.{digits}f}"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds for a person: `8.4 s`, `12 min 05 s`, `3 h 07 min`."""
     if seconds < 59.95:
@@ -235,7 +247,7 @@ def _format_front(result: Mapping[str, Any]) -> str:
     lines = [f"{'depths':<15} {'val. acc. %':<14} {'parameters':>11} {'MFLOPs':>8} {'ms/image':>8}"]
     for net in front:
         star = "*" if net["depths"] == list(result["recommended"]) else ""
-        accuracy = f"{net['validation_accuracy']:6.2f} ± {net['standard_error']:.2f}"
+        accuracy = f"{round_percent(net['validation_accuracy']):>6} ± {net['standard_error']:.2f}"
         stopped = f"  stopped after {net['finetune_epochs']:,}" if net["stopped"] else ""
         lines.append(
             f"{format_depths(net['depths']) + star:<15} {accuracy:<14} {net['num_params']:>11,}"
@@ -252,7 +264,7 @@ def _format_classes(result: Mapping[str, Any]) -> str:
         shown = sorted(shown, key=lambda pair: pair[1])[:_CLASSES_SHOWN]
         head = f"the lowest of {len(found):,}: "
     # No line ends within a class: textwrap does not break at these spaces.
-    classes = (f"{name} {accuracy:.1f}".replace(" ", "\xa0") for name, accuracy in shown)
+    classes = (f"{name} {round_percent(value, 1)}".replace(" ", "\xa0") for name, value in shown)
     text = textwrap.fill(head + ", ".join(classes), 75, subsequent_indent=" " * 23)
     return text.replace("\xa0", " ")
 
@@ -265,7 +277,7 @@ def _format_commonest(result: Mapping[str, Any]) -> str:
 
 
 def _format_percent(accuracy: float | None) -> str:
-    return "not a number" if accuracy is None else f"{accuracy:.2f} %"
+    return "not a number" if accuracy is None else f"{round_percent(accuracy)} %"
 
 
 def split_time(seconds: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from autogrow_jax.children import Child, stop_children
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, read_result
-from autogrow_jax.reporting.result import format_depths, format_duration
+from autogrow_jax.reporting.result import format_depths, format_duration, round_percent
 from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.steps import keep_in
 from autogrow_jax.studies.cells import Cell, Folder
@@ -154,7 +154,7 @@ def _outcome(folder: Folder) -> str:
     try:
         result = folder.result() or {}
         return (
-            f"{format_depths(result['depths'])}, test {result['test_accuracy']:.2f} %,"
+            f"{format_depths(result['depths'])}, test {round_percent(result['test_accuracy'])} %,"
             f" {result['epochs']} epochs, {format_duration(result['seconds']['total'])}"
         )
     except (UserError, KeyError, TypeError) as error:

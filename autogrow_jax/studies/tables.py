@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from autogrow_jax.reporting import replace_file
-from autogrow_jax.reporting.result import describe_validation, format_count, format_depths
+from autogrow_jax.reporting.result import (
+    describe_validation,
+    format_count,
+    format_depths,
+    round_percent,
+)
 from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Record, Table, format_csv, format_json
 
@@ -187,7 +192,9 @@ def _stat(line: Line, name: str, sign: str = "") -> str:
 
 def _points(value: float | None, sign: str = "") -> str:
     # What rounds to zero loses its minus.
-    return "" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"
+    if value is None:
+        return ""
+    return f"{round(value, 2) + 0.0:{sign}.2f}" if sign else round_percent(value)
 
 
 def _numbers(

@@ -20,6 +20,7 @@ from autogrow_jax.data import (
 from autogrow_jax.errors import UserError
 from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
+from autogrow_jax.reporting.result import round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
 from autogrow_jax.settings import Settings, flatten
@@ -130,9 +131,8 @@ def evaluate_run(
             reporter.message(line)
         if dataset.validation is not dataset.test:
             validated = trainer.evaluate("validation")
-            reporter.message(
-                f"validation accuracy {percent(validated):.2f} %, loss {mean_loss(validated):.4f}"
-            )
+            accuracy, loss = round_percent(percent(validated)), mean_loss(validated)
+            reporter.message(f"validation accuracy {accuracy} %, loss {loss:.4f}")
         result = finish(trainer, state, clock)
         counts = {f"{n}_examples": known.parts[n].images for n in ("train", "validation")}
         result = dataclasses.replace(result, more=result.more | counts)

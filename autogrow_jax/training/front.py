@@ -16,7 +16,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.growth import standard_error
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Reporter, Workdir
-from autogrow_jax.reporting.result import format_count, format_depths
+from autogrow_jax.reporting.result import format_count, format_depths, round_percent
 from autogrow_jax.saving import Restored, read_arrays, rebuild, write_arrays
 from autogrow_jax.steps import Trainer
 from autogrow_jax.training.halving import (
@@ -144,7 +144,7 @@ class Front:
         entries[place]["taken_up"] = True
         name, accuracy = format_depths(entries[place]["depths"]), entries[place]["curve"][-1]
         self._reporter.message(
-            f"{name} is taken up again: it would be recommended, {accuracy:.2f} %"
+            f"{name} is taken up again: it would be recommended, {round_percent(accuracy)} %"
         )
         return place
 
@@ -178,11 +178,11 @@ class Front:
 
     def _explain(self, stop: Stop) -> str:
         curves, names = self._curves(), [format_depths(e["depths"]) for e in self._state.candidates]
-        own, other = (max(curves[place][: stop.epochs]) for place in (stop.place, stop.cheaper))
+        best = (max(curves[place][: stop.epochs]) for place in (stop.place, stop.cheaper))
+        own, other = map(round_percent, best)
         return (
             f"{names[stop.place]} is stopped after {format_count(stop.epochs, 'epoch')} of"
-            f" fine-tuning: {names[stop.cheaper]} costs less and has {other:.2f} % against"
-            f" {own:.2f} %"
+            f" fine-tuning: {names[stop.cheaper]} costs less and has {other} % against {own} %"
         )
 
     def _curves(self) -> list[list[float]]:
