@@ -8,7 +8,8 @@ is read from a folder, from the same files packed by TFDS, and by torchvision: `
 later, in the training step.) Rates are of the last three quarters of an epoch; what it takes until
 the first batch is told apart. A core's rate is of CPU time of all processes, so others on the
 machine change it little. Memory is resident, of all processes: the mean of the epoch's first tenth
-and that of its last.
+and that of its last. What lies between two epochs is told apart, by readings of two pieces for each
+worker: with processes that are started for each, and with those that a run keeps.
 
 python -m benchmarks.stream [--classes 1000] [--images 3] [--rounds 3] [--workers CORES]
     [--tree DIR] [--json FILE]
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ import numpy as np
 
 from autogrow_jax.data import Choices
 from autogrow_jax.process import cores
-from autogrow_jax.stream import Streamed, load_stream, read_batches
+from autogrow_jax.stream import Streamed, keep_workers, load_stream, read_batches
 from benchmarks.measure import describe_machine, print_machine, print_table, write_json
 from benchmarks.photographs import pack, write_tree
 
@@ -112,6 +113,27 @@ def measure(read: Epoch) -> dict[str, float]:
     }
 
 
+def measure_short(images: Streamed, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds and CPU seconds of a short reading: by workers started anew, and by kept ones."""
+    rows = np.resize(np.arange(len(images)), 64 * images.workers)
+    found: dict[str, list[tuple[float, float]]] = {"anew": [], "kept": []}
+    for _ in range(rounds):
+        for name, times in found.items():
+            with keep_workers() if name == "kept" else nullcontext():
+                # Those that are kept have read before.
+                for _ in range(2 if name == "kept" else 1):
+                    began = time.perf_counter(), _usage()[0]
+                    for _ in read_batches(images, rows, _BATCH, b"epoch"):
+                        pass
+                    now = time.perf_counter(), _usage()[0]
+            times.append((now[0] - began[0], now[1] - began[1]))
+    kinds = {"seconds": 0, "cpu_seconds": 1}
+    return {
+        name: {kind: median(took[place] for took in times) for kind, place in kinds.items()}
+        for name, times in found.items()
+    }
+
+
 def measure_all(
     folder: Path, prepared: Path, workers: int, rounds: int
 ) -> dict[str, list[dict[str, float]]]:
@@ -181,13 +203,23 @@ def main(arguments: Sequence[str]) -> int:
         print(f"made the images in {time.perf_counter() - began:.0f} s", file=sys.stderr)
         sizes = [path.stat().st_size for path in tree.glob("train/*/*")]
         found = measure_all(tree, prepared, given.workers, given.rounds)
+        short = {}
+        if given.workers:
+            files = load_stream(f"folder:{tree}", _SIZE, Choices("test"), workers=given.workers)
+            short = measure_short(files.train.images, given.rounds)
     print_report(found, given.workers)
+    for name, took in short.items():
+        print(
+            f"{64 * given.workers} images by workers {name}: {took['seconds']:.2f} s,"
+            f" {took['cpu_seconds']:.2f} s of CPU"
+        )
     print(f"{len(sizes):,} images to train on, {fmean(sizes) / 1000:.0f} kB each on average")
     for package in ("grain", "array_record", "tensorflow-datasets", "Pillow", "torchvision"):
         with suppress(metadata.PackageNotFoundError):
             machine["versions"][package] = metadata.version(package)
     print_machine(machine)
-    write_json(given.json, {"options": vars(given), "machine": machine, "rounds": found})
+    measured = {"rounds": found, "short": short}
+    write_json(given.json, {"options": vars(given), "machine": machine, **measured})
     return 0
 
 

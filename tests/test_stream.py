@@ -525,3 +525,10 @@ def test_the_benchmark_reads_each_source_and_its_memory(tmp_path, capsys, monkey
         assert epoch["rate"] > 0 and epoch["memory_last"] > 50
     printed = capsys.readouterr().out
     assert "| ArrayRecord |" in printed and "reads 24,000 a second; cores" in printed
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_workers_started_anew_with_kept_ones(dataset):
+    found = benchmark.measure_short(replace(dataset.train.images, workers=1), rounds=1)
+    assert list(found) == ["anew", "kept"] and not _children()
+    assert all(took["seconds"] > 0 and took["cpu_seconds"] >= 0 for took in found.values())
