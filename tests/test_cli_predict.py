@@ -12,6 +12,7 @@ from stand_ins import SHAPES, draw_shapes, train_on_shapes
 
 from autogrow_jax import cli
 from autogrow_jax.errors import UserError
+from autogrow_jax.models import FAMILIES
 from autogrow_jax.training import load
 
 
@@ -145,6 +146,37 @@ def test_images_of_every_kind_are_read_as_training_reads_them(shapes, tmp_path):
     assert isinstance(found[1][1], UserError)
     expected = loaded.predict([pixels])[0]
     np.testing.assert_allclose(found[2][1], expected, atol=1e-6)
+
+
+def test_a_config_file_brings_the_family_that_a_run_has_of_ones_own(shapes, tmp_path, capsys):
+    """What registered it could be given to train alone."""
+    workdir, _ = shapes
+    copy, image = shutil.copytree(workdir, tmp_path / "run"), workdir.parent / "pictures" / "test"
+    assert predict(workdir, image, "--format=csv") == 0
+    expected = capsys.readouterr().out
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["family"] = "narrow_of_mine"
+    (copy / "config.json").write_text(json.dumps(config))
+    file = tmp_path / "mine.py"
+    register = "register_family('narrow_of_mine', get_family('plain3'))"
+    file.write_text(
+        "from autogrow_jax.config import default_config\n"
+        "from autogrow_jax.models import get_family, register_family\n"
+        f"{register}\ndef get_config():\n    return default_config()\n"
+    )
+    try:
+        for command in ("predict", "evaluate", "export"):
+            more = {"predict": [str(image)], "export": ["--to=npz", f"--output={tmp_path}"]}
+            arguments = [command, f"--workdir={copy}", *more.get(command, [])]
+            assert cli.main(arguments) == 1
+            told = capsys.readouterr().err
+            assert "family is 'narrow_of_mine'; Known: " in told and "--config=FILE" in told
+            assert cli.main([*arguments, f"--config={tmp_path / 'none.py'}"]) == 1
+            assert "no config file" in capsys.readouterr().err
+        assert predict(copy, image, "--format=csv", f"--config={file}") == 0
+        assert capsys.readouterr().out == expected
+    finally:
+        FAMILIES.pop("narrow_of_mine", None)
 
 
 def test_no_more_than_a_batch_of_files_is_in_memory(shapes, monkeypatch):

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.cli.predict import add_output, find_format, open_output
+from autogrow_jax.cli.predict import (
+    add_config,
+    add_output,
+    find_format,
+    open_output,
+    register_own,
+)
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.process import find_start
 from autogrow_jax.reporting import ConsoleReporter, format_result
@@ -35,14 +41,15 @@ def make_parser() -> Parser:
         "Evaluates the newest checkpoint of a run on its own test images, or on the test part of"
         " another set, whose classes are matched by name.",
         more="--config.KEY=VALUE",
-        usage="%(prog)s --workdir=DIR [--data=NAME] [--data-dir=DIR] [--format={table,csv,json}]"
-        " [--output=FILE] [--config.KEY=VALUE ...]",
+        usage="%(prog)s --workdir=DIR [--data=NAME] [--data-dir=DIR] [--config=FILE]"
+        " [--format={table,csv,json}] [--output=FILE] [--config.KEY=VALUE ...]",
         epilog="example: autogrow evaluate --workdir=runs/photos --data=others/ --format=json",
     )
     data = "a folder of images, an .npz file, or any name that config.data.name takes"
     parser.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")
     parser.add_argument("--data", metavar="NAME", help=f"{data} (default: the run's own data)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of a set lie")
+    add_config(parser)
     add_output(parser, "the result")
     return parser
 
@@ -55,6 +62,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _evaluate(given: argparse.Namespace) -> None:
+    register_own(given)
     keys: dict[str, Any] = {"mode": "evaluate"}
     if given.data:
         is_folder = ":" not in given.data and Path(given.data).expanduser().is_dir()

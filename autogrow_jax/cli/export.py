@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax import build
-from autogrow_jax.cli.predict import note_unfinished
+from autogrow_jax.cli.predict import add_config, note_unfinished, register_own
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
@@ -45,6 +45,7 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("--workdir", metavar="DIR", required=True, help="folder of the run")
+    add_config(parser)
     kinds = ", ".join(f"{name} ({form.what})" for name, form in FORMATS.items())
     add("--to", choices=tuple(FORMATS), required=True, help=kinds)
     where = "file to write, or folder for it (default: export/ in the workdir)"
@@ -60,6 +61,7 @@ def _export(given: argparse.Namespace) -> None:
             f"--to={given.to} needs {' and '.join(missing)}: pip install 'autogrow_jax[{given.to}]'"
         )
     keep_freed_memory()
+    register_own(given)
     loaded = load(given.workdir, given.which)
     note_unfinished(loaded)
     net = Net(

@@ -34,7 +34,7 @@ from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
 from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
-from autogrow_jax.training.evaluation import read_known
+from autogrow_jax.training.evaluation import read_known, resolve_own
 from autogrow_jax.training.front import read_candidate
 from autogrow_jax.trees import cut
 
@@ -224,7 +224,7 @@ def load(
         else:
             saved = read_last(store, there, "load") if best is None else store.read(best)
     epoch = saved.memory["epoch"]
-    settings = build.resolve(config, to_read=True)
+    settings = resolve_own(config, to_read=True)
     if convolution == AUTO:
         was_native = settings.model.convolution == NATIVE and not why_not_native()
         convolution = NATIVE if was_native else XLA
