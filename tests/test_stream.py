@@ -148,6 +148,10 @@ def test_what_is_read_depends_on_epoch_and_image_alone(dataset):
     assert not multiprocessing.active_children()  # Though nobody asked behind the last batch.
     late = np.concatenate([*read_batches(images, rows[40:], 32, b"epoch 0")])
     assert np.array_equal(late, whole[40:])
+    sizes = [len(batch) for batch in read_batches(images, rows, 40, b"epoch 0")]
+    uneven = np.concatenate([*read_batches(images, rows, 40, b"epoch 0")])
+    assert sizes == [40, 35] and np.array_equal(uneven, whole)
+    assert not [*read_batches(workers, rows[:0], 32, b"epoch 0")]
     other = np.concatenate([*read_batches(images, rows, 32, b"epoch 1")])
     assert not np.array_equal(other, whole)
     evaluated = np.concatenate([*read_batches(images, rows, 32)])

@@ -109,11 +109,14 @@ class HostFeed(Feed):
         else:
             read = (_read_rows(images, chosen) for chosen in mine if len(chosen))
         for chosen in mine:
-            pixels = np.zeros((size, *self._shape), np.uint8)
-            wanted = np.zeros(size, np.int32)
-            if len(chosen):
-                pixels[own[: len(chosen)]] = next(read)
-                wanted[own[: len(chosen)]] = labels[chosen]
+            if len(chosen) == size:  # Without a copy, which takes as long as a step may.
+                pixels, wanted = next(read), labels[chosen].astype(np.int32)
+            else:
+                pixels = np.zeros((size, *self._shape), np.uint8)
+                wanted = np.zeros(size, np.int32)
+                if len(chosen):
+                    pixels[own[: len(chosen)]] = next(read)
+                    wanted[own[: len(chosen)]] = labels[chosen]
             everything = np.arange(size)
             yield (
                 spread_batch(everything, pixels.__getitem__, self._mesh),

@@ -1,8 +1,8 @@
 """Decodes images ahead of those who train on them, in processes or threads, by Grain."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,43 @@ _PIECE = 32
 # Pieces that each worker, or all threads together, may be ahead.
 _AHEAD = 4
 
+# Decodes rows of a set into an array of as many images.
+_Decode = Callable[[Sequence[int], np.ndarray], None]
+
 
 class _Pieces:
-    """Rows cut into pieces: what Grain reads by number, each of its threads for a worker."""
+    """Batches cut into pieces: what Grain reads by number, each of its threads for a worker.
 
-    def __init__(self, rows: np.ndarray, decode: Callable[[Sequence[int]], np.ndarray]):
-        self._rows, self._decode = rows, decode
+    The threads fill the batches in place: the one that trains would not keep up with copying.
+    """
+
+    def __init__(self, rows: np.ndarray, batch_size: int, shape: tuple[int, ...], decode: _Decode):
+        self._rows, self._size, self._shape, self._decode = rows, batch_size, shape, decode
+        self.of_each = -(-batch_size // _PIECE)
+        self._batches: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // _PIECE)
+        whole, rest = divmod(len(self._rows), self._size)
+        return whole * self.of_each + -(-rest // _PIECE)
 
-    def __getitem__(self, number: int) -> np.ndarray | str:
-        """Decodes a piece, uint8 [n, size, size, 3]; returns what is wrong with it otherwise."""
+    def __getitem__(self, number: int) -> str:
+        """Decodes a piece; returns what is wrong with it, or nothing."""
+        batch, place = number // self.of_each, number % self.of_each * _PIECE
+        rows = self._rows[batch * self._size :][: self._size]
+        with self._lock:
+            if batch not in self._batches:
+                self._batches[batch] = np.empty((len(rows), *self._shape), np.uint8)
+            into = self._batches[batch][place:][:_PIECE]
         try:
-            return self._decode(self._rows[number * _PIECE :][:_PIECE].tolist())
+            self._decode(rows[place:][:_PIECE].tolist(), into)
         except UserError as error:  # As text, as Grain would wrap it in its own.
             return str(error)
+        return ""
+
+    def take(self, number: int) -> np.ndarray:
+        """The batch of a piece, uint8 [n, size, size, 3], once all its pieces are decoded."""
+        return self._batches.pop(number // self.of_each)
 
 
 def read_batches(
@@ -43,8 +64,8 @@ def read_batches(
 
     The last batch may be smaller. What is read depends on the rows and the key alone, not on how
     many workers read it; those who start amid an epoch give the rows that are left. Memory is
-    bounded by some 200 images a worker. Workers are started for one reading and end with it, before
-    the last batch is given; within `keep_workers` they serve the next.
+    bounded by some 200 images a worker and two batches. Workers are started for one reading and end
+    with it, before the last batch is given; within `keep_workers` they serve the next.
 
     Args:
       images: of a part of a set.
@@ -56,36 +77,34 @@ def read_batches(
       UserError: an image is gone or damaged, a worker died, Grain is not installed.
     """
     word = None if key is None else int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
-    left, shape = len(rows), images.shape[1:]
-    rest = batch = np.empty((0, *shape), np.uint8)
-    workers = find_workers((_PIECE, *shape)) if images.workers else None
-    pieces: Any = None
+    workers = find_workers((_PIECE, *images.shape[1:])) if images.workers else None
+
+    def decode(chosen: Sequence[int], into: np.ndarray) -> None:
+        if workers is not None:
+            workers.decode(images, chosen, word, into)
+            return
+        for place, row in enumerate(chosen):
+            into[place] = images.decode(row, word)
+
+    pieces = _Pieces(np.asarray(rows, np.int64), batch_size, images.shape[1:], decode)
+    done: Any = None
     try:
-        pieces = _open(images, np.asarray(rows, np.int64), word, workers)
-        while left:
-            batch = np.empty((min(batch_size, left), *shape), np.uint8)
-            filled = 0
-            while filled < len(batch):
-                if not len(rest):
-                    rest = next(pieces)
-                    if isinstance(rest, str):
-                        raise UserError(rest)
-                count = min(len(rest), len(batch) - filled)
-                batch[filled : filled + count] = rest[:count]
-                rest, filled = rest[count:], filled + count
-            left -= len(batch)
-            if left:
-                yield batch
+        done = _open(images, pieces, workers)
+        for number in range(len(pieces)):
+            if wrong := next(done):
+                raise UserError(wrong)
+            if (number + 1) % pieces.of_each == 0 and number + 1 < len(pieces):
+                yield pieces.take(number)
     finally:
-        if pieces is not None:
-            pieces.close()
+        if done is not None:
+            done.close()
         if workers is not None:
             workers.end_reading()
-    if len(batch):  # The last one, behind which nobody may ask for more: all is closed.
-        yield batch
+    if len(pieces):  # The last one, behind which nobody may ask for more: all is closed.
+        yield pieces.take(len(pieces) - 1)
 
 
-def _open(images: Streamed, rows: np.ndarray, key: int | None, workers: Workers | None) -> Any:
+def _open(images: Streamed, pieces: _Pieces, workers: Workers | None) -> Any:
     """Grain's iterator over the pieces, which it has decoded ahead and gives in their order."""
     try:
         import grain
@@ -96,18 +115,13 @@ def _open(images: Streamed, rows: np.ndarray, key: int | None, workers: Workers 
         ) from error
     if not flags.FLAGS.is_parsed():  # Grain looks at its own, which no notebook parses.
         flags.FLAGS.mark_as_parsed()
-    count = -(-len(rows) // _PIECE)
     if workers is not None:
         # Grain's own import JAX and Orbax, start anew for each iterator and end one by one.
-        threads = min(images.workers, count)
+        threads = min(images.workers, len(pieces))
         workers.prepare(images, threads)
-        decode, ahead = partial(workers.decode, images, key=key), _AHEAD * threads
+        ahead = _AHEAD * threads
     else:
-        threads = min(cores(), count)
-        decode, ahead = partial(_decode, images, key=key), max(_AHEAD, threads)
+        threads = min(cores(), len(pieces))
+        ahead = max(_AHEAD, threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.source(_Pieces(rows, decode)).to_iter_dataset(options))
-
-
-def _decode(images: Streamed, rows: Sequence[int], key: int | None) -> np.ndarray:
-    return np.stack([images.decode(row, key) for row in rows])
+    return iter(grain.MapDataset.source(pieces).to_iter_dataset(options))

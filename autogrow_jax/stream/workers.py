@@ -51,8 +51,10 @@ class Workers:
             self._all.append(_Worker(self._shape))
             self._idle.put(self._all[-1])
 
-    def decode(self, images: Streamed, rows: Sequence[int], key: int | None) -> np.ndarray:
-        """Decodes images, uint8 [N, size, size, 3], in any thread.
+    def decode(
+        self, images: Streamed, rows: Sequence[int], key: int | None, into: np.ndarray
+    ) -> None:
+        """Decodes images into uint8 [N, size, size, 3], in any thread.
 
         Raises:
           UserError: an image is gone or damaged, or the process ended.
@@ -60,7 +62,7 @@ class Workers:
         number = next(n for n, (known, _) in enumerate(self._sets) if known is images)
         worker = self._idle.get()
         try:
-            return worker.decode([pickled for _, pickled in self._sets], number, rows, key)
+            worker.decode([pickled for _, pickled in self._sets], number, rows, key, into)
         finally:
             self._idle.put(worker)  # One that ended too: nobody is to wait for it.
 
@@ -99,8 +101,13 @@ class _Worker:
         theirs.close()
 
     def decode(
-        self, sets: Sequence[bytes], number: int, rows: Sequence[int], key: int | None
-    ) -> np.ndarray:
+        self,
+        sets: Sequence[bytes],
+        number: int,
+        rows: Sequence[int],
+        key: int | None,
+        into: np.ndarray,
+    ) -> None:
         try:
             for pickled in sets[self._told : number + 1]:
                 self._pipe.send_bytes(pickled)
@@ -116,7 +123,7 @@ class _Worker:
             ) from error
         if wrong:
             raise UserError(wrong)
-        return self._pixels[: len(rows)].copy()
+        np.copyto(into, self._pixels[: len(rows)])
 
 
 def _serve(pipe: Any, shared: Any, shape: tuple[int, ...]) -> None:
