@@ -108,6 +108,7 @@ def run(
     return run_as(config, workdir, own, reporter, started=started)
 
 
+@keep_workers()
 def run_as(
     config: Config,
     workdir: str | os.PathLike[str],
@@ -159,7 +160,6 @@ def _train(
     divergences: Divergences,
 ) -> Result:
     with ExitStack() as opened:
-        opened.enter_context(keep_workers())
         store = CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)
         opened.callback(store.close)
         if hosts.first(workdir.result.exists):
