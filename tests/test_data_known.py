@@ -213,6 +213,21 @@ def test_names_of_classes_are_all_shown_whatever_signs_they_hold(tmp_path):
     assert "3 classes (ant (red), bee (1 in all), cat, tame)" in load_folder(root).notes[0]
 
 
+def test_names_of_classes_that_differ_by_case_or_spaces_alone_are_named(tmp_path):
+    x, y = np.arange(60 * 64, dtype=np.uint16) % 251, np.arange(60) % 4
+    images = x.astype(np.uint8).reshape(60, 8, 8, 1)
+
+    def notes(*names):
+        said = Dataset.from_arrays(images, y, class_names=names).notes
+        return [line for line in said if "nearly the same" in line]
+
+    assert notes("cat", "Cat", "dog", "do g") == [
+        "'cat', 'Cat' are 2 classes, though their names are nearly the same",
+        "'dog', 'do g' are 2 classes, though their names are nearly the same",
+    ]
+    assert notes("cat", "cats", "dog", "dot") == []
+
+
 def test_a_class_of_nine_tenths_is_pointed_out(tmp_path):
     write_classes(tmp_path / "set", 95, ("fine",), seed=1)
     write_classes(tmp_path / "set", 5, ("broken",), seed=2)

@@ -1,5 +1,6 @@
 """Capacities, padding, and checkpoints of exact-depth trees."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -10,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stand_ins import tiny_config
 
+from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network
-from autogrow_jax.saving.checkpoint import CheckpointStore, rebuild
+from autogrow_jax.saving.checkpoint import CheckpointStore, Restored, rebuild
 from autogrow_jax.steps.state import choose_capacities, init_state, pad_state
 from autogrow_jax.training.run_state import Clock, RunState
+from autogrow_jax.training.start import begin
 from autogrow_jax.trees import cut
 
 _SHAPE = (8, 8, 1)
@@ -139,9 +143,32 @@ def test_what_an_older_run_remembered_is_read():
     assert json.loads(json.dumps(kept)) == older | {
         **{"kept": None, "candidate": None},
         **{"candidates": [], "front": [], "init_from": {}, "divergences": [], "metrics": ""},
+        "normalized_apart": 0,
     }
     Clock(state, trainer, time.perf_counter() - 4).update()
     assert 13 <= state.seconds["total"] < 14
     parts = {name: state.seconds[name] for name in ("start", "train", "compile")}
     assert parts == {"start": 2.0, "train": 6.0, "compile": 3.5}
     assert (state.compilations, state.compilations_ahead) == ({"train": 2}, {"train": 1})
+
+
+def test_a_run_that_normalises_by_parts_goes_on_on_as_many_devices(monkeypatch):
+    """On others it went on without a word, and every part had other statistics."""
+    memory = {"depths": (1, 1, 1), "capacities": (4, 4, 4)}
+
+    def trainer(parallel):
+        settings = resolve(tiny_config(parallel=parallel, num_devices=0))
+        ignore = {"restore": lambda *_: None, "compile_ahead": lambda **_: None}
+        return SimpleNamespace(settings=settings, abstract_state=lambda depths: {}, **ignore)
+
+    def go_on(parallel, devices, before):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        state = RunState(3, "growth", 0, (1, 1, 1), {}, normalized_apart=before)
+        restored = Restored({}, dataclasses.asdict(state) | memory)
+        return begin(trainer(parallel), restored, None).normalized_apart
+
+    assert go_on("pmap", devices=2, before=2) == 2
+    assert go_on("pmap", devices=2, before=0) == 2  # Of before it was remembered.
+    assert go_on("jit", devices=4, before=0) == 0
+    with pytest.raises(UserError, match=r"done so on 2 device\(s\), and here are 4"):
+        go_on("pmap", devices=4, before=2)

@@ -156,11 +156,22 @@ def describe(known: Known, parts: Mapping[str, Split], source: Source) -> tuple[
         f" channel{'' if channels == 1 else 's'}, from {known.where}",
         f"{counts['train']} images to train on, {counts['test']} to test on, {validation}",
         *source.notes,
+        *_describe_names(known),
         *_describe_copies(parts, source),
         *_describe_sameness(parts, source),
         *_describe_balance(known),
     )
     return tuple(map(printable, lines))
+
+
+def _describe_names(known: Known) -> Iterator[str]:
+    """A line for names of classes that differ by their case or by spaces alone."""
+    alike: dict[str, list[str]] = {}
+    for name in known.class_names:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for names in (names for names in alike.values() if len(names) > 1):
+        said = list_names([repr(name) for name in names])
+        yield f"{said} are {len(names)} classes, though their names are nearly the same"
 
 
 def _describe_copies(parts: Mapping[str, Split], source: Source) -> Iterator[str]:

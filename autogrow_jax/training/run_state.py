@@ -44,6 +44,8 @@ class RunState:
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Of each time that the loss was no longer finite: epoch, depths, learning rate.
     divergences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    # Devices that each normalise their part of a batch by itself; 0 of none, or if it is unknown.
+    normalized_apart: int = 0
     metrics: str = ""  # The lines of metrics.jsonl, as they are in the file.
     # By what on, over all starts; "total" too, and `AHEAD`, of a thread beside.
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+import jax
+
 from autogrow_jax import hosts
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import Policy
@@ -139,10 +141,23 @@ def begin(
     """Resumes from a checkpoint, or starts a new run; without a policy nothing grows.
 
     A new one starts with what its origin, if any, puts into fresh variables.
+
+    Raises:
+      UserError: `parallel` is "pmap", and there are more or fewer devices than the run began on.
     """
-    compile_ahead = trainer.settings.growth.compile_ahead
+    settings = trainer.settings
+    compile_ahead, devices = settings.growth.compile_ahead, 0
+    if settings.parallel == "pmap":
+        devices = settings.num_devices or jax.device_count()
     if restored is not None:
         state = resume(trainer, restored)
+        if state.normalized_apart not in (0, devices):
+            raise UserError(
+                "config.parallel is 'pmap', which normalises by each device's part of a batch: this"
+                f" run has done so on {state.normalized_apart} device(s), and here are {devices};"
+                " go on on as many, or choose another --workdir"
+            )
+        state.normalized_apart = devices
         if compile_ahead:
             trainer.compile_ahead(grows=state.phase == "growth")
         return state
@@ -153,4 +168,5 @@ def begin(
     trainer.start(origin.put_into if origin else None)
     phase = "growth" if policy else "scratch"
     told = origin.told if origin else {}
-    return RunState(0, phase, 0, trainer.depths, policy_state, init_from=told)
+    more: dict[str, Any] = {"init_from": told, "normalized_apart": devices}
+    return RunState(0, phase, 0, trainer.depths, policy_state, **more)
