@@ -134,7 +134,7 @@ def test_a_large_jpeg_is_decoded_coarsely_and_looks_the_same(tmp_path):
 
 
 def _shared():
-    return {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "pym-"))}
 
 
 def test_what_is_read_depends_on_epoch_and_image_alone(dataset):
