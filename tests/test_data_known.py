@@ -448,6 +448,12 @@ def test_keys_that_an_evaluation_cannot_change_are_named(trained):
     found, said = evaluate(workdir, **{"data.validation": "test", "data.image_size": 4})
     assert "config.data.validation=test is passed over: the run's held-out stays" in said
     assert "config.data.image_size=4 is passed over" in said
+    # Of an augmentation it took none, and ended with a traceback.
+    more = {"data.augment": "crop_flip", "optimizer.ema": 0.5, "model.depths": (2, 2, 2)}
+    _, said = evaluate(workdir, **more, **{"growth.interval": 2})
+    assert "config.optimizer.ema=0.5 is passed over: the run's 0.0 stays" in said
+    assert "config.model.depths=2-2-2 is passed over: the run's 1-1-1 stays" in said
+    assert said.count("is passed over") == 2
     assert found.test_accuracy == result.test_accuracy
 
 

@@ -20,7 +20,7 @@ from autogrow_jax.data import (
 from autogrow_jax.errors import UserError
 from autogrow_jax.own import GIVEN, NOTHING, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
-from autogrow_jax.reporting.result import round_percent
+from autogrow_jax.reporting.result import format_depths, round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
 from autogrow_jax.settings import Config, Settings, flatten
@@ -36,6 +36,8 @@ _OF_EVALUATION = {
     *("data.name", "data.dir", "data.cache_dir", "data.layout"),
     *("data.batch_size", "data.on_device", "data.workers"),
 }
+# Of the others, those that would change what is measured: where the run's differ, it is said.
+_OF_NETS = ("data.", "model.", "optimizer.ema", "loss", "seed")
 
 
 def read_known(workdir: Workdir) -> Known | None:
@@ -132,11 +134,10 @@ def evaluate_run(
     settings = settle_convolution(resolve_own(own | ours, objects), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
         restored = read_last(store, workdir, "evaluate")
-        for name in sorted(given.keys() - _OF_EVALUATION):
-            if name.startswith("data.") and now[name] != own[name]:
-                reporter.message(
-                    f"config.{name}={now[name]} is passed over: the run's {own[name]} stays"
-                )
+        for name in sorted((given.keys() & own.keys()) - _OF_EVALUATION):
+            asked, has = (_show(values[name]) for values in (now, own))
+            if name.startswith(_OF_NETS) and asked != has and asked != GIVEN:
+                reporter.message(f"config.{name}={asked} is passed over: the run's {has} stays")
         known, dataset = _load(own, settings, read_known(workdir))
         trainer = Trainer(settings, dataset)
         state = resume(trainer, restored, to_train=False)
@@ -163,6 +164,11 @@ def _read_own(workdir: Workdir) -> dict[str, Any]:
     own = {n: value for n, value in flat.items() if n in kept or not n.startswith(trained_by)}
     # An optimiser without a state.
     return own | {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
+
+
+def _show(value: Any) -> str:
+    # JSON knows no tuples.
+    return format_depths(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
