@@ -38,7 +38,7 @@ _NAMES = {
     "3": "from scratch, the fixed 3 a stage",
 }
 # Of grown nets; all else is the same for all.
-_DIFFERS = "constant rate while it grows"
+_DIFFERS = "growth comes before, at a constant rate"
 # As many as there are depths.
 _TRIALS = 6
 

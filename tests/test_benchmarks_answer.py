@@ -172,6 +172,6 @@ def test_all_methods_have_one_recipe(name, count):
     for settings in sections.values():
         for part in ("data", "optimizer"):
             assert all(each[part] == settings[0][part] for each in settings)
-        for key in ("total_epochs", "schedule"):
+        for key in ("epochs", "total_epochs", "schedule"):
             assert len({each["finetune"][key] for each in settings}) == 1
         assert len({each["model"]["family"] for each in settings}) == 1
