@@ -152,7 +152,7 @@ def test_what_an_older_run_remembered_is_read():
     assert (state.compilations, state.compilations_ahead) == ({"train": 2}, {"train": 1})
 
 
-def test_a_run_that_normalises_by_parts_goes_on_on_as_many_devices(monkeypatch):
+def test_a_run_that_normalises_by_parts_says_that_it_goes_on_on_other_devices(monkeypatch):
     """On others it went on without a word, and every part had other statistics."""
     memory = {"depths": (1, 1, 1), "capacities": (4, 4, 4)}
 
@@ -165,10 +165,12 @@ def test_a_run_that_normalises_by_parts_goes_on_on_as_many_devices(monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda: devices)
         state = RunState(3, "growth", 0, (1, 1, 1), {}, normalized_apart=before)
         restored = Restored({}, dataclasses.asdict(state) | memory)
-        return begin(trainer(parallel), restored, None).normalized_apart
+        told: list[str] = []
+        return begin(trainer(parallel), restored, None, tell=told.append).normalized_apart, told
 
-    assert go_on("pmap", devices=2, before=2) == 2
-    assert go_on("pmap", devices=2, before=0) == 2  # Of before it was remembered.
-    assert go_on("jit", devices=4, before=0) == 0
-    with pytest.raises(UserError, match=r"done so on 2 device\(s\), and here are 4"):
-        go_on("pmap", devices=4, before=2)
+    assert go_on("pmap", devices=2, before=2) == (2, [])
+    assert go_on("pmap", devices=2, before=0) == (2, [])  # Of before it was remembered.
+    assert go_on("jit", devices=4, before=0) == (0, [])
+    devices, (line,) = go_on("pmap", devices=4, before=2)
+    assert devices == 4
+    assert "was on 2 device(s) and now is on 4" in line

@@ -137,13 +137,12 @@ def begin(
     restored: Restored | None,
     policy: Policy | None,
     origin: Origin | None = None,
+    tell: Callable[[str], None] = print,
 ) -> RunState:
     """Resumes from a checkpoint, or starts a new run; without a policy nothing grows.
 
-    A new one starts with what its origin, if any, puts into fresh variables.
-
-    Raises:
-      UserError: `parallel` is "pmap", and there are more or fewer devices than the run began on.
+    A new one starts with what its origin, if any, puts into fresh variables. `tell` is told where
+    batches are normalised in other parts than before.
     """
     settings = trainer.settings
     compile_ahead, devices = settings.growth.compile_ahead, 0
@@ -152,10 +151,10 @@ def begin(
     if restored is not None:
         state = resume(trainer, restored)
         if state.normalized_apart not in (0, devices):
-            raise UserError(
-                "config.parallel is 'pmap', which normalises by each device's part of a batch: this"
-                f" run has done so on {state.normalized_apart} device(s), and here are {devices};"
-                " go on on as many, or choose another --workdir"
+            tell(
+                "config.parallel is 'pmap', which normalises by each device's part of a batch: that"
+                f" was on {state.normalized_apart} device(s) and now is on {devices}, so the run"
+                " goes on otherwise than on as many as before"
             )
         state.normalized_apart = devices
         if compile_ahead:
