@@ -5,6 +5,7 @@ that needs a number of its own says so with `@pytest.mark.devices(4)`.
 """
 
 import atexit
+import functools
 import gc
 import os
 import shutil
@@ -30,8 +31,9 @@ import jax
 import pytest
 from jax.extend.backend import clear_backends
 
-from autogrow_jax import native
+from autogrow_jax import native, optim
 from autogrow_jax.reporting import plots
+from autogrow_jax.steps.programs import Programs
 from autogrow_jax.training import loop
 
 # A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
@@ -151,6 +153,28 @@ def without_reports(request):
         if request.node.get_closest_marker("reports") is None:
             patch.setattr(loop, "report", lambda *given: None)
             patch.setattr(plots, "save_figure", lambda drawing, *paths, **how: [*paths])
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+    """Runs of one file whose steps are the same share them: JAX traces and compiles them once.
+
+    Runs count their programs as ever. A file that looks at what JAX does has a fixture of this name
+    that does nothing.
+    """
+    made = {}
+
+    def make(programs, function, recipe, *more):
+        key = function, recipe, *more
+        if key not in made:
+            made[key] = function(recipe, *more)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "make", make)
+        # It is part of a recipe, and none of optax's equals another.
+        patch.setattr(optim, "make_optimizer", functools.cache(optim.make_optimizer))
         yield
 
 

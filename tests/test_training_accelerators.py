@@ -30,6 +30,11 @@ _IMAGE_SHAPE = (16, 16, 3)
 _BATCH, _IMAGES = 8, 24
 
 
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+    """What JAX does is looked at here."""
+
+
 def _recipe(family, dtype, exact):
     # "native" is what a config may ask for; a GPU has to be left alone with it.
     network = build_network(family, (2, 2, 2), dtype=dtype, convolution="native")

@@ -26,6 +26,11 @@ _events: list[str] = []
 jax.monitoring.register_event_listener(lambda event, **_: _events.append(event))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+    """What JAX does is looked at here."""
+
+
 @pytest.fixture(autouse=True)
 def settings():
     """Those of the session come back."""

@@ -32,6 +32,11 @@ ALL_MADE = {"growth": 1, "train": 1, "evaluate": 1}
 AT_START = 3  # Programs that a run lets the background compile before its first epoch.
 
 
+@pytest.fixture(autouse=True, scope="module")
+def traced_once():
+    """What JAX does is looked at here."""
+
+
 class Gate:
     """Lets the background compile once it is open; what it compiled is counted.
 

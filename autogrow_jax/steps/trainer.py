@@ -6,7 +6,6 @@ It knows nothing of files, policies or schedules.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import jax
@@ -46,6 +45,13 @@ from autogrow_jax.trees import cut
 PURPOSES = ("init", "order", "augment", "growth", "pretrain")
 
 
+def _make_init(recipe: Recipe, image_shape: tuple[int, int, int]) -> Callable[..., TrainState]:
+    def init(key: jax.Array) -> TrainState:
+        return init_state(recipe.network, recipe.transformation(), key, image_shape, recipe.ema > 0)
+
+    return init
+
+
 class Trainer:
     """Holds a run's state, padded and on the devices, and so owns the depths of the run."""
 
@@ -61,7 +67,6 @@ class Trainer:
 
     def __init__(self, settings: Settings, dataset: Dataset, make_feed: MakeFeed = make_feed):
         self.settings, self.dataset = settings, dataset
-        self._image_shape = dataset.image_shape
         self._mesh = make_mesh(
             settings.num_devices, settings.data.batch_size, settings.gradient_accumulation
         )
@@ -124,7 +129,7 @@ class Trainer:
             check_identity(self._network, get_initializer(self.settings.growth.initializer))
         # At the capacity and then cut: a block's draws do not depend on the depth, and one program
         # serves all depths, also those of other runs where compiled programs are kept on disk.
-        init = partial(self._init_state, self._recipe.network)
+        init = self.programs.make(_make_init, self._recipe, self.dataset.image_shape)
         roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
         exact = cut(jax.device_get(roomy), self.depths)
         if replace is not None:
@@ -133,15 +138,10 @@ class Trainer:
             exact = make_state(*given)
         self._state = replicate(pad_state(exact, roomy), self._mesh)
 
-    def _init_state(self, network: Network, key: jax.Array) -> TrainState:
-        recipe = self._recipe
-        optimizer = recipe.transformation()
-        return init_state(network, optimizer, key, self._image_shape, recipe.ema > 0)
-
     def abstract_state(self, depths: Depths) -> TrainState:
         """Shapes, dtypes and places of the state at these depths."""
         if depths not in self._abstract_states:
-            init = partial(self._init_state, self._network.clone(depths=depths))
+            init = self.programs.make(_make_init, self._recipe_of(depths), self.dataset.image_shape)
             place = NamedSharding(self._mesh, PartitionSpec())
             self._abstract_states[depths] = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
