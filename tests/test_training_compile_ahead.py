@@ -27,6 +27,8 @@ from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
 from autogrow_jax.training.growing import foresee_end, foresee_growths
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).resolve().parents[1]
 ALL_MADE = {"growth": 1, "train": 1, "evaluate": 1}
 AT_START = 3  # Programs that a run lets the background compile before its first epoch.

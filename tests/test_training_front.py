@@ -9,7 +9,6 @@ import pytest
 from stand_ins import StopAt, Told, tiny_config, untimed_lines
 
 from autogrow_jax.build import load_data, make_network, resolve
-from autogrow_jax.data import normalize
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
@@ -156,23 +155,16 @@ def test_growths_are_not_the_changes_between_candidates(undisturbed, alone):
 
 def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturbed):
     workdir, result, _ = undisturbed
-    settings = resolve(_config())
-    dataset = load_data(settings)
-    images = normalize(dataset.validation.images, dataset.preprocessing)
+    validation = load_data(resolve(_config())).validation
     for net in result.front:
         saved = read_candidate(Workdir(workdir), net["depths"])
         assert saved.memory["depths"] == saved.memory["evaluated_depths"] == net["depths"]
-        network = make_network(settings, 10, 1, net["depths"])
-        like = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), images))
-        variables = rebuild(evaluated_arrays(saved.arrays), like)
-        right = (
-            np.argmax(jax.jit(network.apply)(variables, images), -1) == dataset.validation.labels
-        )
-        assert 100 * right.mean() == pytest.approx(net["validation_accuracy"], abs=1e-5)
         loaded = load(workdir, depths=net["depths"])
         assert loaded.depths == tuple(net["depths"])
-        found = np.argmax(loaded.predict(dataset.validation.images), -1)
-        np.testing.assert_array_equal(found == dataset.validation.labels, right)
+        evaluated = rebuild(evaluated_arrays(saved.arrays), loaded.variables)
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, evaluated)
+        right = np.argmax(loaded.predict(validation.images), -1) == validation.labels
+        assert 100 * right.mean() == pytest.approx(net["validation_accuracy"], abs=1e-5)
     files = list((workdir / "candidates").iterdir())
     assert len(files) == len(result.front)
     with pytest.raises(UserError, match=r"no candidate of depths 9-9-9; it has 1-1-1, "):
