@@ -10,9 +10,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from autogrow_jax.config import default_config
+from autogrow_jax.report import draw
 from autogrow_jax.reporting import QuietReporter, drawing, plots
 from autogrow_jax.reporting.metrics import read
-from autogrow_jax.training import run
+from autogrow_jax.training import loop, run
 
 
 def compile_quickly():
@@ -21,10 +22,12 @@ def compile_quickly():
 
 
 @contextmanager
-def pictures():
-    """Has runs write their picture, which conftest leaves out."""
+def pictures(page=False):
+    """Has runs write their picture, and their page if wanted, which conftest leaves out."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "save_figure", drawing.save_figure)
+        if page:
+            patch.setattr(loop, "report", draw.report)
         yield
 
 

@@ -20,7 +20,7 @@ from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.training import load, run
 
-pytestmark = pytest.mark.reports
+pytestmark = [pytest.mark.reports, pytest.mark.usefixtures("quick_compilation")]
 
 SECTIONS = {
     *("growth", "cost", "stages", "time", "samples", "confusion", "mistakes", "doubts"),
@@ -82,7 +82,7 @@ def _config(**changes):
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory):
+def grown(quick_compilation, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     return workdir, run(_config(), workdir, reporter=QuietReporter())
 

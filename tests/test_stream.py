@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import SignalAt, StopAt
+from stand_ins import SignalAt, StopAt, pictures
 
 from autogrow_jax import build
 from autogrow_jax.command_line import Terminated
@@ -34,7 +34,6 @@ from autogrow_jax.training import load, run
 from benchmarks import stream as benchmark
 
 pytest.importorskip("grain")
-pytestmark = pytest.mark.reports
 
 CLASSES, TRAINED, TESTED = ("blue", "green", "red"), 25, 9
 
@@ -74,7 +73,8 @@ def make_config(tree, **changes):
 def finished(tree, tmp_path_factory):
     """A run that grew, to its end."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run(make_config(tree, **{"log.report": True}), workdir, reporter=QuietReporter())
+    with pictures(page=True):
+        result = run(make_config(tree, **{"log.report": True}), workdir, reporter=QuietReporter())
     return workdir, result
 
 
