@@ -31,7 +31,8 @@ import jax
 import pytest
 from jax.extend.backend import clear_backends
 
-from autogrow_jax import native, optim
+from autogrow_jax import build, native, optim
+from autogrow_jax.growth import get_initializer
 from autogrow_jax.reporting import plots
 from autogrow_jax.steps.programs import Programs
 from autogrow_jax.training import loop
@@ -175,6 +176,16 @@ def traced_once():
         patch.setattr(Programs, "make", make)
         # It is part of a recipe, and none of optax's equals another.
         patch.setattr(optim, "make_optimizer", functools.cache(optim.make_optimizer))
+        # Each config that is resolved has its start traced.
+        starts, check = set(), build.check_start
+
+        def check_start(network, initializer, ema):
+            key = network, get_initializer(initializer), ema
+            if key not in starts:
+                check(network, initializer, ema)
+                starts.add(key)
+
+        patch.setattr(build, "check_start", check_start)
         yield
 
 
