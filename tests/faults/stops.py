@@ -49,6 +49,8 @@ def stop_often(
         is_over = (workdir / "result.json").exists()
         # As the interpreter ends, after a run that is over, nobody listens any more.
         allowed = {0, _STATUS[number], *([-number] if is_over else [])}
+        if index is not None:  # The other is told to stop, whatever this one was told by.
+            allowed.add(_STATUS[signal.SIGTERM])
         assert set(statuses) <= allowed, f"{text[-2000:]} {what}: {statuses}"
         then = f"status {max(statuses, key=abs)} after {seconds:.1f} s: {said}".replace(
             str(workdir), "DIR"
