@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from autogrow_jax.errors import UserError
+from autogrow_jax.reporting import Workdir
+from autogrow_jax.saving import read_arrays
+from autogrow_jax.training.front import read_candidate
+
 from .harness import SMALL, Bench, Row, Scenario, Started, newest, told
 from .warm import Warm
 
@@ -71,7 +76,9 @@ def damage_each(
                 (workdir / name).unlink()
             else:
                 (workdir / name).write_bytes(content)
-            then, lost = _go_on(bench, scenario, warm, workdir, name, before)
+            # Of a run that is over a start reads no candidate: it is who loads one that is told.
+            by = _load if is_finished and name.parts[0] == "candidates" else _go_on
+            then, lost = by(bench, scenario, warm, workdir, name, before)
             then = then.replace(str(workdir), "DIR")
             if lost == "nothing":
                 shutil.rmtree(workdir)
@@ -110,3 +117,26 @@ def _go_on(
             return said, f"the run, which said: {told(text, 'error:')}"
         said += ", it went on"
     return said, bench.lost(scenario, workdir)
+
+
+def _load(
+    bench: Bench, scenario: Scenario, warm: Warm, workdir: Path, name: Path, before: bytes
+) -> tuple[str, str]:
+    """Loads a damaged candidate of a run that is over; what was said, and what was lost."""
+    status, text = warm.run(scenario.arguments(workdir))
+    assert status == 0, text[-2000:]
+    whole = bench.folder / f"before-{workdir.name}.npz"
+    whole.write_bytes(before)
+    wanted = read_arrays(whole)
+    try:
+        found = read_candidate(Workdir(workdir), wanted.memory["depths"])
+    except UserError as error:
+        is_named = str(workdir if not (workdir / name).exists() else workdir / name) in str(error)
+        return told(str(error), ""), "nothing" if is_named else "a message that names the file"
+    finally:
+        whole.unlink()
+    (workdir / name).write_bytes(before)
+    is_same = found.memory == wanted.memory and all(
+        np.array_equal(found.arrays[key], array) for key, array in wanted.arrays.items()
+    )
+    return "what was saved is read", bench.lost(scenario, workdir) if is_same else "a candidate"
