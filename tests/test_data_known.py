@@ -596,6 +596,7 @@ def test_a_run_of_before_goes_on_and_takes_its_data_for_its_own(stopped):
         (workdir / name).unlink()
     found, said = evaluate(workdir)
     assert found.epochs == 1 and "evaluated on its own data" in said
+    assert "train_ids.npy is not there, so nobody knows whether the net was trained on" in said
     again = StopAt(None)
     go_on(workdir, again)
     assert again.resumed_after == 1
@@ -607,6 +608,15 @@ def test_a_damaged_file_of_the_data_is_named(stopped):
     (workdir / "dataset.json").write_text('{"name": 3}')
     with pytest.raises(UserError, match=r"dataset\.json is damaged.*delete it"):
         go_on(workdir)
+
+
+@pytest.mark.parametrize("change", [lambda ids: ids[:-1], lambda ids: ids[:0]])
+def test_evaluation_notices_that_ids_of_what_was_trained_on_are_missing(stopped, change):
+    workdir, _ = stopped
+    ids = np.load(workdir / "train_ids.npy")
+    np.save(workdir / "train_ids.npy", change(ids))
+    with pytest.raises(UserError, match=r"train_ids\.npy is damaged.*nobody knows"):
+        evaluate(workdir)
 
 
 def test_evaluation_says_that_the_data_changed(stopped):

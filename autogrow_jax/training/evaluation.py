@@ -138,12 +138,13 @@ def evaluate_run(
             asked, has = (_show(values[name]) for values in (now, own))
             if name.startswith(_OF_NETS) and asked != has and asked != GIVEN:
                 reporter.message(f"config.{name}={asked} is passed over: the run's {has} stays")
-        known, dataset = _load(own, settings, read_known(workdir))
+        kept = read_known(workdir)
+        known, dataset = _load(own, settings, kept)
         trainer = Trainer(settings, dataset)
         state = resume(trainer, restored, to_train=False)
         clock = Clock(state, trainer, started)
         reporter.message(f"{workdir.root} after {state.epoch} epochs, trained on {known.name}")
-        for line in (*dataset.notes, *_describe_overlap(workdir, dataset)):
+        for line in (*dataset.notes, *_describe_overlap(workdir, dataset, kept)):
             reporter.message(line)
         if dataset.validation is not dataset.test:
             validated = trainer.evaluate("validation")
@@ -190,12 +191,17 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
     return known, load_other(asked.name, known, source=source, **places, **how)
 
 
-def _describe_overlap(workdir: Workdir, dataset: Dataset) -> list[str]:
-    """A line where images that are evaluated were trained on."""
-    if not workdir.train_ids.exists():  # Of a run from before they were kept.
-        return []
+def _describe_overlap(workdir: Workdir, dataset: Dataset, known: Known | None) -> list[str]:
+    """A line where images that are evaluated were trained on, or nobody knows."""
+    if not workdir.train_ids.exists():  # Perhaps of a run from before they were kept.
+        return [
+            f"{workdir.train_ids} is not there, so nobody knows whether the net was trained on"
+            " these images"
+        ]
     try:
         trained = np.load(workdir.train_ids, allow_pickle=False)
+        if known is not None and trained.shape != (known.parts["train"].images,):
+            raise ValueError(f"it has the shape {trained.shape}")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{workdir.train_ids} is damaged ({error}); bring it back, or delete it: nobody knows"

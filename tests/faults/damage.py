@@ -56,6 +56,8 @@ def files_of(workdir: Path) -> list[Path]:
     last = workdir / "checkpoints" / f"epoch_{newest(workdir)}"
     others = (path for path in workdir.glob("*") if path.name not in _NOT_READ)
     found = [last, *others]
+    if (workdir / "result.json").exists():  # Then only who evaluates other images reads it.
+        found.remove(workdir / "train_ids.npy")
     files = (path for each in found for path in ([each] if each.is_file() else each.rglob("*")))
     return sorted(path.relative_to(workdir) for path in files if path.is_file())
 
