@@ -18,6 +18,7 @@ KEPT = Scenario("a front, two checkpoints", SMALL | {"checkpoint.keep": 2})
 # The words of a message, where there is one.
 _WORDS = ("error:", "damaged", "goes on from", " is gone", "cannot be used", "warning:")
 _NOT_READ = {"checkpoints", "plots", "snapshots", ".lock", ".lock-owner"}
+_NOT_READ_OF_FINISHED = {"dataset.json", "metrics.jsonl", "train_ids.npy"}
 _KINDS: dict[str, Callable[[bytes, np.random.Generator], bytes | None]] = {
     "truncated": lambda content, random: content[: int(random.integers(max(len(content), 1)))],
     "one bit flipped": lambda content, random: _flip(content, random),
@@ -56,8 +57,8 @@ def files_of(workdir: Path) -> list[Path]:
     last = workdir / "checkpoints" / f"epoch_{newest(workdir)}"
     others = (path for path in workdir.glob("*") if path.name not in _NOT_READ)
     found = [last, *others]
-    if (workdir / "result.json").exists():  # Then only who evaluates other images reads it.
-        found.remove(workdir / "train_ids.npy")
+    if (workdir / "result.json").exists():  # The others are read by who uses the net.
+        found = [path for path in found if path.name not in _NOT_READ_OF_FINISHED]
     files = (path for each in found for path in ([each] if each.is_file() else each.rglob("*")))
     return sorted(path.relative_to(workdir) for path in files if path.is_file())
 
