@@ -109,6 +109,8 @@ def _kill_at(
     is_now, most = MOMENTS[moment]
     delay, before = float(random.uniform(0, most)), len(lines_of(workdir))
     index = choose(random, [0, 1, None]) if scenario.processes > 1 else None
+    if moment == "as it starts":  # The others wait ten minutes for one that has not joined yet.
+        index = None
     started = Started(scenario, workdir)
     if started.wait_until(lambda: is_now(workdir, before, last)):
         asked = time.monotonic() + delay
