@@ -1,8 +1,13 @@
 """Cells as jobs of another engine: what a job does, and that the scheduler needs no more of it."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,3 +69,35 @@ def test_no_more_jobs_than_slots_and_a_job_that_failed_is_a_failed_cell(tmp_path
     reasons = [Folder(tmp_path, cell).why_failed() for cell in cells]
     assert reasons[:2] == ["ended with status 1: it went wrong"] * 2
     assert all(reason.startswith("not run: ") for reason in reasons[2:])
+
+
+def test_a_job_that_has_to_make_room_waits_for_its_command_and_no_longer(tmp_path, monkeypatch):
+    """submitit asks for it in a signal's handler, amid the job's own wait for its command."""
+    helpers = SimpleNamespace(DelayedSubmission=lambda job: job)
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(helpers=helpers))
+    monkeypatch.setattr(engines, "_GRACE_SECONDS", 5)
+    killed, kill = [], subprocess.Popen.kill
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: (killed.append(self), kill(self)))
+    command = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"]
+    job = CellJob(command, tmp_path / "log.txt", tmp_path / "lock")
+    again = []
+
+    def make_room(number, frame):
+        again.append(job.checkpoint())
+        raise InterruptedError  # As submitit, which ends the job.
+
+    def ask():
+        while not (job.log.exists() and job.log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, make_room)
+    try:
+        threading.Thread(target=ask).start()
+        with pytest.raises(InterruptedError):
+            job()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert job.process.returncode == -signal.SIGTERM
+    assert killed == []
+    assert again == [CellJob(command, job.log, job.lock)]

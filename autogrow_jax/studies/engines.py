@@ -1,6 +1,7 @@
 """What starts the commands of cells: processes of this machine, or jobs of submitit."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import time
@@ -35,6 +36,8 @@ class CellJob:
             pass
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
+            # Not by `wait`, whose lock `checkpoint`, in the handler of a signal, would wait for.
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
             status = self.process.wait()
         # SLURM ends all of a job's processes when it has to make room, and tells submitit then.
         if status in _TERMINATED:
