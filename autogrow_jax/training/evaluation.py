@@ -17,13 +17,13 @@ from autogrow_jax.data import (
     list_changes,
     load_other,
 )
-from autogrow_jax.errors import UserError
+from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.own import GIVEN, NOTHING, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.result import format_depths, round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
-from autogrow_jax.settings import Config, Settings, flatten
+from autogrow_jax.settings import KEYS, Config, Settings, flatten
 from autogrow_jax.steps import Trainer, mean_loss, percent, settle_convolution
 from autogrow_jax.stream import can_stream, read_stream
 from autogrow_jax.training.ending import finish
@@ -61,11 +61,15 @@ def resolve_own(config: Config, own: Own = NOTHING, *, to_read: bool = False) ->
     """Checks the config of a run that was begun, see `build.resolve`.
 
     Raises:
-      UserError: above all where what the run has of the user's own is not registered here.
+      UserError: as there; where a name is not registered here, with the way out.
     """
     try:
         return build.resolve(config, own, to_read=to_read)
     except UserError as error:
+        values, names = flatten(config), {name: key.accepts for name, key in KEYS.items()}
+        own_names = {name: known for name, known in names.items() if isinstance(known, Registry)}
+        if all(values[name] in [*own_names[name]] for name in own_names.keys() & values.keys()):
+            raise
         raise UserError(
             f"{error}. If it is of your own, give the config file that registers it, as"
             " --config=FILE, or in Python register it first"
