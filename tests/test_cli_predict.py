@@ -154,8 +154,15 @@ def test_a_config_file_brings_the_family_that_a_run_has_of_ones_own(shapes, tmp_
     copy, image = shutil.copytree(workdir, tmp_path / "run"), workdir.parent / "pictures" / "test"
     assert predict(workdir, image, "--format=csv") == 0
     expected = capsys.readouterr().out
-    config = json.loads((copy / "config.json").read_text())
-    config["model"]["family"] = "narrow_of_mine"
+    whole = json.loads((copy / "config.json").read_text())
+    config = whole | {"model": whole["model"] | {"family": "narrow_of_mine"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    # What is wrong otherwise has nothing to do with it.
+    wrong = config | {"data": config["data"] | {"batch_size": -3}, "model": whole["model"]}
+    (copy / "config.json").write_text(json.dumps(wrong))
+    assert cli.main(["evaluate", f"--workdir={copy}"]) == 1
+    told = capsys.readouterr().err
+    assert "batch_size is -3" in told and "--config=FILE" not in told
     (copy / "config.json").write_text(json.dumps(config))
     file = tmp_path / "mine.py"
     register = "register_family('narrow_of_mine', get_family('plain3'))"
@@ -173,8 +180,15 @@ def test_a_config_file_brings_the_family_that_a_run_has_of_ones_own(shapes, tmp_
             assert "family is 'narrow_of_mine'; Known: " in told and "--config=FILE" in told
             assert cli.main([*arguments, f"--config={tmp_path / 'none.py'}"]) == 1
             assert "no config file" in capsys.readouterr().err
+        # A page is drawn all the same, of what is known without.
+        assert cli.main(["report", str(copy)]) == 0
+        assert "FLOPs an image" not in (copy / "report.html").read_text()
+        capsys.readouterr()
         assert predict(copy, image, "--format=csv", f"--config={file}") == 0
         assert capsys.readouterr().out == expected
+        FAMILIES.pop("narrow_of_mine")
+        assert cli.main(["report", str(copy), f"--config={file}"]) == 0
+        assert "FLOPs an image" in (copy / "report.html").read_text()
     finally:
         FAMILIES.pop("narrow_of_mine", None)
 

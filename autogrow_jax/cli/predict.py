@@ -21,7 +21,7 @@ from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.result import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
-from autogrow_jax.settings_files import load_config
+from autogrow_jax.settings_files import add_config, register_own
 from autogrow_jax.steps import choose_folder
 from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
@@ -54,18 +54,6 @@ def make_parser() -> Parser:
     add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
     add("--batch-size", metavar="N", type=int, default=128, help="images at a time (default: 128)")
     return parser
-
-
-def add_config(parser: Parser) -> None:
-    """Adds the option that names a file which registers what is the user's own."""
-    words = "config file that registers what the run has of your own, such as a family of blocks"
-    parser.add_argument("--config", metavar="FILE", help=words)
-
-
-def register_own(given: argparse.Namespace) -> None:
-    """Runs the config file that was given, if any, for what it registers."""
-    if given.config:
-        load_config(given.config)
 
 
 def add_output(parser: Parser, what: str) -> None:

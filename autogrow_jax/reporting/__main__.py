@@ -13,6 +13,7 @@ from autogrow_jax.reporting.metrics import best_accuracy, read
 from autogrow_jax.reporting.plots import draw_growth
 from autogrow_jax.reporting.result import format_result, read_result, validation_label
 from autogrow_jax.reporting.workdir import Workdir, read_config
+from autogrow_jax.settings_files import add_config, register_own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,13 +27,14 @@ def make_parser() -> Parser:
         "autogrow report",
         "Draws a run's report (report.html) and picture (plots/growth.png) again and prints its"
         " result.",
-        usage="%(prog)s DIR [--svg]",
+        usage="%(prog)s DIR [--svg] [--config=FILE]",
         epilog="example: autogrow report runs/photos",
     )
     where = "folder of the run, finished or going on; --workdir=DIR says the same"
     parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help=where)
     parser.add_argument("--workdir", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--svg", action="store_true", help="write plots/growth.svg too")
+    add_config(parser)
     return parser
 
 
@@ -47,6 +49,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _report(given: argparse.Namespace) -> None:
+    register_own(given)
     workdir = Workdir(given.workdir)
     metrics = read(workdir.metrics)
     result = read_result(workdir.result) if workdir.result.is_file() else {}
