@@ -166,7 +166,7 @@ def test_a_run_that_normalises_by_parts_says_that_it_goes_on_on_other_devices(mo
         state = RunState(3, "growth", 0, (1, 1, 1), {}, normalized_apart=before)
         restored = Restored({}, dataclasses.asdict(state) | memory)
         told: list[str] = []
-        return begin(trainer(parallel), restored, None, tell=told.append).normalized_apart, told
+        return begin(trainer(parallel), restored, None, told.append).normalized_apart, told
 
     assert go_on("pmap", devices=2, before=2) == (2, [])
     assert go_on("pmap", devices=2, before=0) == (2, [])  # Of before it was remembered.

@@ -105,8 +105,8 @@ def figure(
     if metrics:
         kept = _find_shown(metrics, recommended)
         best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
-        told = np.isfinite(best) and f"\nbest {result.round_percent(best)} %"
-        curve = f"{validation_name}{told or ''}"
+        told = f"\nbest {result.round_percent(best)} %" if np.isfinite(best) else ""
+        curve = f"{validation_name}{told}"
         epochs = _series(metrics, "epoch")
         axes = Axis(epochs, epochs + 1, "epochs done"), time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):

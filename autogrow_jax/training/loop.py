@@ -175,7 +175,7 @@ def _train(
         trainer.seconds |= seconds
         data = dataset.image_shape, dataset.num_classes, len(dataset.validation.labels)
         policy = build.make_policy(settings, *data) if settings.mode == "grow" else None
-        state = begin(trainer, restored, policy, inherited, reporter.message)
+        state = begin(trainer, restored, policy, reporter.message, inherited)
         divergences[:] = divergences or state.divergences
         state.divergences = divergences
         schedule = build.make_schedule(settings, policy)

@@ -136,8 +136,8 @@ def begin(
     trainer: Trainer,
     restored: Restored | None,
     policy: Policy | None,
+    tell: Callable[[str], None],
     origin: Origin | None = None,
-    tell: Callable[[str], None] = print,
 ) -> RunState:
     """Resumes from a checkpoint, or starts a new run; without a policy nothing grows.
 
