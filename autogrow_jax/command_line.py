@@ -70,6 +70,12 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
 
+def add_config(parser: Parser) -> None:
+    """Adds the option that names a file which registers what is the user's own."""
+    words = "config file that registers what the run has of your own, such as a family of blocks"
+    parser.add_argument("--config", metavar="FILE", help=words)
+
+
 def run_command(
     parse: Callable[[Sequence[str]], Options],
     work: Callable[[Options], int | None],

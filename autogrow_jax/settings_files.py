@@ -4,7 +4,6 @@ The command line has the syntax of ml_collections' `config_flags`, which however
 key or a config file that fails with a traceback, and types a value as the config file does.
 """
 
-import argparse
 import difflib
 import importlib.util
 import itertools
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autogrow_jax.command_line import CONFIGS, STUDIES, Parser, UsageError
+from autogrow_jax.command_line import CONFIGS, STUDIES, UsageError
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
 from autogrow_jax.settings import all_keys, check_key, flatten, nest, parse_value
@@ -52,18 +51,6 @@ def load_config(name: str) -> dict[str, Any]:
         return nest(config)
 
     return _run_file(name, CONFIGS, read)
-
-
-def add_config(parser: Parser) -> None:
-    """Adds the option that names a file which registers what is the user's own."""
-    words = "config file that registers what the run has of your own, such as a family of blocks"
-    parser.add_argument("--config", metavar="FILE", help=words)
-
-
-def register_own(given: argparse.Namespace) -> None:
-    """Runs the config file that was given, if any, for what it registers."""
-    if given.config:
-        load_config(given.config)
 
 
 def load_study(name: str) -> Any:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogrow_jax.cli.predict import add_output, find_format, open_output
-from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.cli.predict import add_output, find_format, open_output, register_own
+from autogrow_jax.command_line import Parser, add_config, run_command
 from autogrow_jax.process import find_start
 from autogrow_jax.reporting import ConsoleReporter, format_result
 from autogrow_jax.reporting.metrics import Line
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.settings import nest
-from autogrow_jax.settings_files import add_config, register_own, take_changes
+from autogrow_jax.settings_files import take_changes
 from autogrow_jax.training import run
 
 # Of CSV; but for the first the names are those of result.json.

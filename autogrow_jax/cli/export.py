@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax import build
-from autogrow_jax.cli.predict import note_unfinished
-from autogrow_jax.command_line import Parser, run_command
+from autogrow_jax.cli.predict import note_unfinished, register_own
+from autogrow_jax.command_line import Parser, add_config, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
 from autogrow_jax.models import num_params
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting.result import format_depths
-from autogrow_jax.settings_files import add_config, register_own
 from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
 

@@ -14,14 +14,14 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
-from autogrow_jax.command_line import Parser, UsageError, run_command
+from autogrow_jax.command_line import Parser, UsageError, add_config, run_command
 from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.result import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
-from autogrow_jax.settings_files import add_config, register_own
+from autogrow_jax.settings_files import load_config
 from autogrow_jax.steps import choose_folder
 from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
@@ -54,6 +54,12 @@ def make_parser() -> Parser:
     add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
     add("--batch-size", metavar="N", type=int, default=128, help="images at a time (default: 128)")
     return parser
+
+
+def register_own(given: argparse.Namespace) -> None:
+    """Runs the config file that was given, if any, for what it registers."""
+    if given.config:
+        load_config(given.config)
 
 
 def add_output(parser: Parser, what: str) -> None:

@@ -13,16 +13,24 @@ from autogrow_jax.report.markup import Markup, escape, tag
 from autogrow_jax.report.mistakes import show_predictions
 from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import replace_file
+from autogrow_jax.settings_files import load_config
 
 
 def write_report(
-    root: Path, dataset: Dataset | None = None, augmentation: Augmentation | None = None
+    root: Path,
+    dataset: Dataset | None = None,
+    augmentation: Augmentation | None = None,
+    *,
+    config: str = "",
 ) -> Path:
     """Writes report.html into the workdir `root` and returns its path.
 
     The data, and an augmentation of one's own, are found again where they are not given; where
-    that fails the page says why and shows the rest. UserError where metrics.jsonl is damaged.
+    that fails the page says why and shows the rest. `config` is a file that registers what else is
+    of one's own. UserError where metrics.jsonl or that file cannot be used.
     """
+    if config:
+        load_config(config)
     facts = gather(root, dataset, augmentation)
     page = render(facts)
     replace_file(facts.workdir.report, page.encode("utf-8"))

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autogrow_jax.command_line import Parser, UsageError, run_command
+from autogrow_jax.command_line import Parser, UsageError, add_config, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.console import EPOCH_HEADER, format_epoch
 from autogrow_jax.reporting.metrics import best_accuracy, read
 from autogrow_jax.reporting.plots import draw_growth
 from autogrow_jax.reporting.result import format_result, read_result, validation_label
 from autogrow_jax.reporting.workdir import Workdir, read_config
-from autogrow_jax.settings_files import add_config, register_own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +48,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _report(given: argparse.Namespace) -> None:
-    register_own(given)
     workdir = Workdir(given.workdir)
     metrics = read(workdir.metrics)
     result = read_result(workdir.result) if workdir.result.is_file() else {}
@@ -85,7 +83,7 @@ def _report(given: argparse.Namespace) -> None:
     from autogrow_jax.report.page import write_report
 
     jax.config.update("jax_platforms", "cpu")
-    for path in (*paths, write_report(workdir.root)):
+    for path in (*paths, write_report(workdir.root, config=given.config or "")):
         print(f"wrote {path}")
 
 
