@@ -193,8 +193,9 @@ class Finetune:
         " `cosine`, `constant`; `auto` goes by the policy")
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
         " that a cheaper one does as well as are stopped early", before=False)
-    choose: str = choice("one_se", ("one_se", "best", "last"), "which net is recommended: the"
-        " cheapest within one standard error of the best, the best, or growth's last")
+    choose: str = choice("one_se_brier", ("one_se_brier", "one_se", "best", "last"), "which net is"
+        " recommended: the cheapest within one standard error of the best, in the Brier score or in"
+        " accuracy, the most accurate, or growth's last")
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation, of the net that is recommended")
 

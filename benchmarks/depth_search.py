@@ -9,7 +9,7 @@ for twice.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from autogrow_jax.training.halving import recommend
+from autogrow_jax.halving import recommend
 
 Train = Callable[[int, int], float]
 

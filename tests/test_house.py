@@ -30,6 +30,7 @@ ROOMS = [
     "models",
     "interop",
     "growth",
+    "halving",
     "command_line",
     "own",
     "keys",

@@ -14,8 +14,7 @@ from autogrow_jax.reporting.metrics import truncate
 from autogrow_jax.reporting.workdir import open_workdir, read_config
 from autogrow_jax.saving.arrays import write_arrays
 from autogrow_jax.saving.checkpoint import CheckpointStore, DamagedError
-from autogrow_jax.training.front import find_lacking
-from autogrow_jax.training.start import find_start
+from autogrow_jax.training.start import find_lacking, find_start
 
 # Large enough for tensorstore to put it into a file of its own, where nothing checks it.
 _WEIGHTS = np.random.default_rng(0).normal(size=(60, 100)).astype(np.float32)

@@ -10,14 +10,14 @@ from stand_ins import StopAt, Told, tiny_config, untimed_lines
 
 from autogrow_jax.build import load_data, make_network, resolve
 from autogrow_jax.errors import UserError
+from autogrow_jax.halving import MOST, find_next
 from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.saving.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training import load, run
-from autogrow_jax.training.front import read_candidate
-from autogrow_jax.training.halving import MOST, find_next
+from autogrow_jax.training.loading import read_candidate
 
 
 def _config(**changes):
@@ -90,12 +90,25 @@ def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undistu
     assert result.front == front
 
 
-def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best(undisturbed):
-    front = undisturbed[1].front
-    best = max(front, key=lambda net: net["validation_accuracy"])
-    least = best["validation_accuracy"] - best["standard_error"]
-    first = next(net for net in front if net["validation_accuracy"] >= least)
-    assert list(undisturbed[1].depths) == first["depths"]
+def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best_score(undisturbed):
+    """Brier scores recomputed from the candidates, from what they predict of validation images."""
+    workdir, result, _ = undisturbed
+    validation = load_data(resolve(_config())).validation
+    truth = np.eye(10)[validation.labels]
+    scores = []
+    for net in result.front:
+        chances = load(workdir, depths=net["depths"]).predict(np.asarray(validation.images))
+        scores.append(((chances - truth) ** 2).sum(1))
+    best, expected = min(scores, key=np.mean), []
+    for net, score in zip(result.front, scores, strict=True):
+        behind, images = (score - best).mean(), len(truth)
+        error = math.sqrt(((score - best - behind) ** 2).sum() + 1) / images
+        assert net["brier"] == pytest.approx(score.mean(), rel=1e-4)
+        assert net["brier_behind"] == pytest.approx(behind, rel=1e-3, abs=1e-6)
+        assert net["brier_error"] == pytest.approx(error, rel=1e-3)
+        if behind <= error:
+            expected.append(net["depths"])
+    assert list(result.more["recommended"]) == list(expected[0])
 
 
 def test_the_lines_are_those_that_halving_asks_for(undisturbed):

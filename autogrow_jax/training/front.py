@@ -11,22 +11,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from autogrow_jax import hosts
-from autogrow_jax.errors import UserError
 from autogrow_jax.growth import standard_error
-from autogrow_jax.models import estimate_cost
-from autogrow_jax.reporting import Reporter, Workdir
-from autogrow_jax.reporting.result import format_count, format_depths, round_percent
-from autogrow_jax.saving import Restored, read_arrays, rebuild, write_arrays
-from autogrow_jax.steps import Trainer
-from autogrow_jax.training.halving import (
+from autogrow_jax.halving import (
     MOST,
     Stop,
     afford,
+    brier_scores,
+    compare,
     find_next,
     recommend,
     thin,
 )
+from autogrow_jax.models import estimate_cost
+from autogrow_jax.reporting import Reporter
+from autogrow_jax.reporting.result import format_count, format_depths, round_percent
+from autogrow_jax.saving import read_arrays, rebuild, write_arrays
+from autogrow_jax.steps import Trainer
 from autogrow_jax.training.run_state import RunState
 
 # Of a run's state, what is told of the net that the trainer has.
@@ -52,6 +55,8 @@ class Front:
         settings = trainer.settings
         self._is_on = settings.mode == "grow" and settings.finetune.front
         self._named: list[set[Path]] = []  # By the checkpoints of this start, oldest first.
+        # On the validation part, by depths and epochs of fine-tuning.
+        self._scores: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def keep(self) -> None:
         """Keeps the net that is about to grow, in the place of an earlier state of its depths."""
@@ -87,13 +92,15 @@ class Front:
         for stop in stopped[len(before) :]:
             self._reporter.message(self._explain(stop))
         if following is None:
-            following = self._take_up(length)
+            following = self._find_taken_up(length)
         if following == state.candidate:
             return
         self._write(entry)
+        if following is None:
+            self._measure(entry)
+            following = self._take_up(length)
         chosen = self._conclude(length) if following is None else following
-        if chosen != state.candidate:
-            self._switch(state.candidates[chosen])
+        self._switch(state.candidates[chosen])
         state.candidate = following
 
     def after_saving(self, keep: int) -> None:
@@ -124,21 +131,41 @@ class Front:
                 " is too high; config.data.validation=held-out keeps the test set apart"
             )
 
+    def _measure(self, held: Mapping[str, Any]) -> None:
+        """Measures the Brier scores of all nets, that which the trainer has the first."""
+        candidates = self._state.candidates
+        for entry in [held, *(other for other in candidates if other is not held)]:
+            if self._key(entry) not in self._scores:
+                self._switch(entry)
+                with self._trainer.timed("evaluate"):
+                    logits = self._trainer.predict("validation")
+                labels = self._trainer.dataset.validation.labels
+                self._scores[self._key(entry)] = brier_scores(logits, labels)
+
+    def _measured(self) -> list[np.ndarray]:
+        return [self._scores[self._key(entry)] for entry in self._state.candidates]
+
+    def _key(self, entry: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+        return tuple(entry["depths"]), len(entry["curve"])
+
     def _recommend(self) -> int:
         """The place of the net that is recommended, as things stand."""
         settings, entries = self._trainer.settings.finetune, self._state.candidates
         accuracies = [entry["validation_accuracy"] for entry in entries]
         times = [median(entry["milliseconds"]) for entry in entries]
-        images = len(self._trainer.dataset.validation.labels)
-        return recommend(accuracies, images, settings.choose, times, settings.max_latency)
+        given = accuracies, len(self._trainer.dataset.validation.labels), settings.choose
+        return recommend(*given, times, settings.max_latency, self._measured())
+
+    def _find_taken_up(self, length: int) -> int | None:
+        """The place of a stopped net that was taken up and is not trained to its end, if any."""
+        for place, entry in enumerate(self._state.candidates):
+            if entry.get("taken_up") and len(entry["curve"]) < length:
+                return place
+        return None
 
     def _take_up(self, length: int) -> int | None:
         """The place of a stopped net that is trained on all the same, if there is one."""
-        entries = self._state.candidates
-        for place, entry in enumerate(entries):
-            if entry.get("taken_up") and len(entry["curve"]) < length:
-                return place
-        place = self._recommend()
+        entries, place = self._state.candidates, self._recommend()
         if len(entries[place]["curve"]) == length:
             return None
         entries[place]["taken_up"] = True
@@ -152,13 +179,19 @@ class Front:
         """Puts the front together; returns the place of the net that is recommended."""
         state, chosen = self._state, self._recommend()
         images = len(self._trainer.dataset.validation.labels)
-        for entry in state.candidates:
+        behind = compare(self._measured())
+        for entry, scores, (mean, error) in zip(
+            state.candidates, self._measured(), behind, strict=True
+        ):
             cost, accuracy = self._cost(entry["depths"]), entry["validation_accuracy"]
             state.front.append(
                 {
                     "depths": entry["depths"],
                     "validation_accuracy": accuracy,
                     "standard_error": standard_error(accuracy, images),
+                    "brier": float(scores.mean()),
+                    "brier_behind": mean,
+                    "brier_error": error,
                     "num_params": cost.num_params,
                     "flops": cost.flops,
                     "milliseconds": median(entry["milliseconds"]),
@@ -210,7 +243,7 @@ class Front:
         state.candidates = [found[i] for i in kept]
 
     def _path(self, entry: Mapping[str, Any]) -> Path:
-        return _file(self._folder, entry)
+        return candidate_file(self._folder, entry)
 
     def _write(self, entry: dict[str, Any]) -> None:
         entry["saved"] = self._state.epoch
@@ -222,6 +255,8 @@ class Front:
     def _switch(self, entry: Mapping[str, Any]) -> None:
         """Gives the trainer a candidate's net, and the state what was told of it."""
         trainer, state, depths = self._trainer, self._state, tuple(entry["depths"])
+        if trainer.depths == depths:  # No two candidates are of the same.
+            return
         with trainer.timed("checkpoint"):
             arrays = read_arrays(self._path(entry)).arrays
             exact = rebuild(arrays, trainer.abstract_state(depths))
@@ -231,43 +266,6 @@ class Front:
         state.evaluated_depths = tuple(entry["evaluated_depths"])
 
 
-def _file(folder: Path, entry: Mapping[str, Any]) -> Path:
+def candidate_file(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """Where the net of a candidate lies."""
     return folder / f"{format_depths(entry['depths'])}.{entry['saved']:06d}.npz"
-
-
-def find_lacking(folder: Path, memory: Mapping[str, Any]) -> str:
-    """Says which candidate is gone or damaged of those that a checkpoint needs; "" where none is.
-
-    Of the one that it holds itself it needs no file.
-    """
-    entries = [*memory.get("candidates", ())]
-    if (own := memory.get("candidate")) is not None:
-        del entries[own]
-    for file in (_file(folder, entry) for entry in entries if "saved" in entry):
-        try:
-            read_arrays(file)
-        except UserError as error:
-            return str(error) if file.exists() else f"{file} is gone"
-    return ""
-
-
-def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:
-    """Reads the newest state of the candidate of some depths, of a run that is over or going on.
-
-    Returns:
-      What a checkpoint holds; of its memory, `depths`, `evaluated_depths`, `epoch`, and what else
-      `Front` says of a candidate.
-
-    Raises:
-      UserError: there is no such candidate, which lists those there are; or its file is damaged.
-    """
-    # Names end in the epochs done, of as many digits each.
-    files = sorted(workdir.candidates.glob("*.npz"))
-    found = {path.name.split(".")[0]: path for path in files}
-    name = format_depths(depths)
-    if name not in found:
-        known = (
-            f"it has {', '.join(found)}" if found else "it has none, as of a run without a front"
-        )
-        raise UserError(f"{workdir.root} has no candidate of depths {name}; {known}")
-    return read_arrays(found[name])

@@ -30,12 +30,19 @@ from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
+from autogrow_jax.reporting.result import format_depths
 from autogrow_jax.reporting.workdir import read_config
-from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
+from autogrow_jax.saving import (
+    CheckpointStore,
+    Restored,
+    evaluated_arrays,
+    read_arrays,
+    read_last,
+    rebuild,
+)
 from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
 from autogrow_jax.training.evaluation import read_known, resolve_own
-from autogrow_jax.training.front import read_candidate
 from autogrow_jax.trees import cut
 
 WHICH = ("recommended", "final", "best")
@@ -247,3 +254,25 @@ def load(
         epoch,
         there.root,
     )
+
+
+def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:
+    """Reads the newest state of the candidate of some depths, of a run that is over or going on.
+
+    Returns:
+      What a checkpoint holds; of its memory, `depths`, `evaluated_depths`, `epoch`, and what else
+      `Front` says of a candidate.
+
+    Raises:
+      UserError: there is no such candidate, which lists those there are; or its file is damaged.
+    """
+    # Names end in the epochs done, of as many digits each.
+    files = sorted(workdir.candidates.glob("*.npz"))
+    found = {path.name.split(".")[0]: path for path in files}
+    name = format_depths(depths)
+    if name not in found:
+        known = (
+            f"it has {', '.join(found)}" if found else "it has none, as of a run without a front"
+        )
+        raise UserError(f"{workdir.root} has no candidate of depths {name}; {known}")
+    return read_arrays(found[name])

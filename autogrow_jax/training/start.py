@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -13,10 +14,10 @@ from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import Policy
 from autogrow_jax.reporting import Result, Workdir
 from autogrow_jax.reporting.metrics import bring_back, truncate
-from autogrow_jax.saving import CheckpointStore, Restored, rebuild
+from autogrow_jax.saving import CheckpointStore, Restored, read_arrays, rebuild
 from autogrow_jax.steps import Trainer, Tree
 from autogrow_jax.training.amid import read_amid
-from autogrow_jax.training.front import find_lacking
+from autogrow_jax.training.front import candidate_file
 from autogrow_jax.training.run_state import RunState
 
 # After each divergence the learning rate is so much of what it was, and so often is it tried again.
@@ -169,3 +170,19 @@ def begin(
     told = origin.told if origin else {}
     more: dict[str, Any] = {"init_from": told, "normalized_apart": devices}
     return RunState(0, phase, 0, trainer.depths, policy_state, **more)
+
+
+def find_lacking(folder: Path, memory: Mapping[str, Any]) -> str:
+    """Says which candidate is gone or damaged of those that a checkpoint needs; "" where none is.
+
+    Of the one that it holds itself it needs no file.
+    """
+    entries = [*memory.get("candidates", ())]
+    if (own := memory.get("candidate")) is not None:
+        del entries[own]
+    for file in (candidate_file(folder, entry) for entry in entries if "saved" in entry):
+        try:
+            read_arrays(file)
+        except UserError as error:
+            return str(error) if file.exists() else f"{file} is gone"
+    return ""

@@ -9,7 +9,7 @@ import numpy as np
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.saving import read_arrays
-from autogrow_jax.training.front import read_candidate
+from autogrow_jax.training.loading import read_candidate
 
 from .harness import SMALL, Bench, Row, Scenario, Started, newest, told
 from .warm import Warm

@@ -3,16 +3,19 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autogrow_jax.growth import standard_error
-from autogrow_jax.training.halving import (
+from autogrow_jax.halving import (
     MOST,
     RUNGS,
     Stop,
     afford,
+    brier_scores,
+    compare,
     find_next,
     recommend,
     thin,
@@ -54,6 +57,13 @@ def test_nothing_that_can_be_afforded_is_left_out():
     assert afford([1, 2, 4, 8], 0, 10) == [0, 1, 2, 3]  # 15 of 16.
     assert afford([2, 4, 6, 8], 0, 10) == [0, 1, 3]
     assert afford([2, 4, 6, 8], 40, 10) == [0, 1, 2, 3]
+
+
+def test_what_is_chosen_is_the_closest_to_geometric_that_can_be_afforded():
+    """As many blocks a stage as plain nets have them: to take one by one away missed the fourth."""
+    costs = [2.4, 3.6, 4.8, 6.0, 7.2, 8.3, 9.5, 10.7]
+    assert afford(costs, 231, 80) == [0, 1, 3, 7]
+    assert afford([1.0], 5, 10) == [0] and afford([1.0, 9.0], 0, 10) == [0, 1]
 
 
 def _play(accuracy, nets, length, spared=()):
@@ -151,6 +161,49 @@ def test_one_image_never_decides_and_nothing_is_certain(images):
 )
 def test_the_cheapest_within_a_standard_error_the_best_or_the_last(choose, accuracies, expected):
     assert recommend(accuracies, 100, choose) == expected
+
+
+def test_the_brier_score_is_the_squared_distance_from_the_truth():
+    logits = np.log([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [1e-30, 1.0, 1e-30]])
+    labels = np.array([0, 2, 0])
+    expected = [0.3**2 + 0.2**2 + 0.1**2, 0.7**2 + 0.2**2 + 0.9**2, 2.0]
+    np.testing.assert_allclose(brier_scores(logits, labels), expected)
+    lost = np.array([[np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]])
+    np.testing.assert_array_equal(brier_scores(lost, labels[:2]), [2.0, 2.0])
+
+
+def test_scores_are_compared_on_the_same_images():
+    """Though they scatter more than their difference, which is the same on each image."""
+    scatter = np.random.default_rng(0).uniform(0, 1, 400)
+    (behind, error), (none, least) = compare([scatter + 0.01, scatter])
+    assert behind == pytest.approx(0.01) and none == 0.0
+    assert error == pytest.approx(least) == 1 / 400
+    uneven = scatter + np.tile([0.0, 0.1], 200)
+    behind, error = compare([uneven, scatter])[0]
+    assert behind == pytest.approx(0.05)
+    assert error == pytest.approx(math.sqrt(400 * 0.05**2 + 1) / 400)
+
+
+@pytest.mark.parametrize(
+    "behind, expected",
+    [
+        ([0.02, 0.004, 0.0, 0.001], 1),  # An error is 0.005 where all images differ alike.
+        ([0.0049, 0.004, 0.0, 0.001], 0),
+        ([0.02, 0.02, 0.02, 0.0], 3),
+        ([0.0, 0.0, 0.0, 0.0], 0),
+    ],
+)
+def test_the_cheapest_within_a_standard_error_of_the_best_score(behind, expected):
+    scores = [np.full(200, 0.3 + each) for each in behind]
+    accuracies = [99.0, 50.0, 50.0, 50.0]  # Say nothing then.
+    assert recommend(accuracies, 200, "one_se_brier", scores=scores) == expected
+
+
+def test_of_scores_too_only_those_of_nets_that_are_fast_enough_count():
+    scores = [np.full(200, each) for each in (0.4, 0.3, 0.1)]
+    given = [50.0] * 3, 200, "one_se_brier", [1.0, 2.0, 3.0]
+    assert recommend(*given, 2.5, scores) == 1
+    assert recommend(*given, 0.0, scores) == 2
 
 
 def test_a_limit_of_time_leaves_out_what_is_slower():
