@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from autogrow_jax.growth import standard_error
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir, metrics, replace_file, to_json
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.settings_files import load_study, take_changes
 from autogrow_jax.studies.cells import Entry, Folder, expand
 from autogrow_jax.studies.records import Record, read_record

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from autogrow_jax.data import Dataset, load_dataset
-from autogrow_jax.reporting.result import TIMED, format_depths
+from autogrow_jax.reporting.numbers import format_depths
+from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.steps.programs import Programs
 from benchmarks.step_times import Depths, DepthTime, StepTimes
 

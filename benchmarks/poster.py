@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, replace_file
-from autogrow_jax.reporting.result import describe_machine, format_depths, format_duration
+from autogrow_jax.reporting.numbers import format_depths, format_duration
+from autogrow_jax.reporting.result import describe_machine
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.settings import DEFAULTS, FREE_KEYS, flatten
 from autogrow_jax.settings_files import load_config, load_study

@@ -5,7 +5,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 
 _INTRODUCTION = """\
 All runs follow the paper's protocol: the test set steers growth, and accuracy is the best on it of

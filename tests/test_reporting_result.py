@@ -5,13 +5,12 @@ import math
 import pytest
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.numbers import format_duration, round_percent
 from autogrow_jax.reporting.result import (
     RESULT_KEYS,
     describe_validation,
-    format_duration,
     format_result,
     read_result,
-    round_percent,
     validation_label,
     write_result,
 )

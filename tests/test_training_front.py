@@ -319,6 +319,7 @@ def test_the_terminal_shows_the_front(undisturbed):
         name = "-".join(map(str, net["depths"]))
         line = next(x for x in text.splitlines() if f" {name}" in x and " ± " in x)
         assert f"{net['validation_accuracy']:.2f} ± {net['standard_error']:.2f}" in line
+        assert f" {net['brier_behind']:.4f} ± {net['brier_error']:.4f} " in line
         assert f"{net['num_params']:,}" in line
         assert (f"{name}* " in line) == (net["depths"] == list(result.depths))
         assert ("stopped after" in line) == net["stopped"]

@@ -12,7 +12,7 @@ from autogrow_jax.command_line import Parser, add_config, run_command
 from autogrow_jax.process import find_start
 from autogrow_jax.reporting import ConsoleReporter, format_result
 from autogrow_jax.reporting.metrics import Line
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.settings import nest
 from autogrow_jax.settings_files import take_changes

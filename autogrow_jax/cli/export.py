@@ -17,7 +17,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
 from autogrow_jax.models import num_params
 from autogrow_jax.process import keep_freed_memory
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
 

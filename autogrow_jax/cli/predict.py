@@ -19,7 +19,7 @@ from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import Workdir
-from autogrow_jax.reporting.result import format_count, format_depths
+from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.steps import choose_folder

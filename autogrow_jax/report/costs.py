@@ -8,7 +8,7 @@ from autogrow_jax.report.facts import Facts
 from autogrow_jax.report.figures import draw_costs
 from autogrow_jax.report.markup import Markup, details, paragraph, table, tag
 from autogrow_jax.reporting.metrics import growth_events
-from autogrow_jax.reporting.result import format_depths, round_percent
+from autogrow_jax.reporting.numbers import format_behind, format_depths, round_percent
 
 PHASES = {"growth": "growth", "finetune": "fine-tuning", "scratch": "training from scratch"}
 # Of more growths of a stage the first ones are named.
@@ -86,6 +86,7 @@ def _show_front(facts: Facts) -> Iterator[Markup]:
             (
                 format_depths(net["depths"]),
                 f"{round_percent(net['validation_accuracy'])} ± {net['standard_error']:.2f}",
+                format_behind(net),
                 f"{net['num_params']:,}",
                 format_flops(Cost(net["num_params"], net["flops"] // 2)),
                 f"{net['milliseconds']:.3g}",
@@ -94,8 +95,9 @@ def _show_front(facts: Facts) -> Iterator[Markup]:
                 state,
             )
         )
-    head = ("depths", "validation, %", "parameters", "FLOPs", "ms an image", "growth", "fine-tuned")
-    yield table("The front", (*head, ""), rows)
+    costs = "parameters", "FLOPs", "ms an image", "growth", "fine-tuned", ""
+    head = ("depths", "validation, %", "Brier score, behind", *costs)
+    yield table("The front", head, rows)
 
 
 def show_stages(facts: Facts) -> Iterator[Markup]:

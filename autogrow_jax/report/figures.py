@@ -22,9 +22,9 @@ from autogrow_jax.report.facts import Passed
 from autogrow_jax.report.markup import Markup, tag
 from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE, style_panel
 from autogrow_jax.reporting.metrics import Lines
+from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.reporting.plots import figure, time_axis
 from autogrow_jax.reporting.predictions import Calibration, wilson
-from autogrow_jax.reporting.result import format_count, format_depths
 from autogrow_jax.stream import Streamed
 
 # Inches: of a size that a phone shows as it is.

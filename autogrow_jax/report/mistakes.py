@@ -10,8 +10,8 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.report.facts import Facts
 from autogrow_jax.report.figures import draw_calibration, draw_confusion, picture
 from autogrow_jax.report.markup import Markup, details, note, paragraph, scrolled, table, tag
+from autogrow_jax.reporting.numbers import round_percent
 from autogrow_jax.reporting.predictions import Predictions
-from autogrow_jax.reporting.result import round_percent
 
 Sections = list[tuple[str, str, object]]
 

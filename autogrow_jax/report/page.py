@@ -11,7 +11,7 @@ from autogrow_jax.report import costs, sections
 from autogrow_jax.report.facts import Facts, gather
 from autogrow_jax.report.markup import Markup, escape, tag
 from autogrow_jax.report.mistakes import show_predictions
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import replace_file
 from autogrow_jax.settings_files import load_config
 

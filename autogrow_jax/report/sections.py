@@ -19,17 +19,19 @@ from autogrow_jax.report.markup import (
     tag,
 )
 from autogrow_jax.reporting.metrics import best_accuracy, growth_events
-from autogrow_jax.reporting.predictions import wilson
-from autogrow_jax.reporting.result import (
-    AHEAD,
+from autogrow_jax.reporting.numbers import (
     count_times,
-    describe_machine,
-    describe_validation,
     format_count,
     format_depths,
     format_duration,
-    on_trial,
     round_percent,
+)
+from autogrow_jax.reporting.predictions import wilson
+from autogrow_jax.reporting.result import (
+    AHEAD,
+    describe_machine,
+    describe_validation,
+    on_trial,
     split_time,
 )
 from autogrow_jax.settings import all_keys

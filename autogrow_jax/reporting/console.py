@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from autogrow_jax.errors import printable
 from autogrow_jax.reporting.metrics import Line, Lines, best_accuracy, kept_depths
-from autogrow_jax.reporting.result import format_depths, format_result, round_percent
+from autogrow_jax.reporting.numbers import format_depths, round_percent
+from autogrow_jax.reporting.result import format_result
 
 EPOCH_HEADER = (
     f"{'epoch':>6}  {'phase':<8}  {'depths':<15}  {'train loss':>10} {'acc %':>6}  "

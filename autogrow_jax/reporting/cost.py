@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import build_network, estimate_cost, piece_costs
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autogrow_jax.reporting.metrics import Lines
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_behind, format_depths
 from autogrow_jax.reporting.workdir import replace_file
 
 # Of Okabe and Ito: colour-blind readers can tell them apart. A run's stages have the first five.
@@ -90,29 +90,28 @@ def draw_curves(
 def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Sequence[int]) -> None:
     """Draws the accuracy of each net of a front with its standard error, over its FLOPs.
 
-    `front` and `recommended` are those of result.json. What was stopped early is hollow.
+    `front` and `recommended` are those of result.json. What was stopped early is hollow; below the
+    names stands how far the Brier score is behind, by which the default chooses.
     """
     mega = np.array([net["flops"] / 1e6 for net in front])
     accuracy = np.array([net["validation_accuracy"] for net in front], np.float64)
     error = np.array([net["standard_error"] for net in front], np.float64)
     full = np.array([not net["stopped"] for net in front])
-    best = np.flatnonzero(full)[np.argmax(accuracy[full])]
-    least = accuracy[best] - error[best]
     style: dict[str, Any] = {"fmt": "o", "color": PALETTE[0], "capsize": 3, "elinewidth": 1}
-    panel.axhspan(least, accuracy[best], color="#f2eee3", zorder=0)
-    panel.plot([], [], color="#f2eee3", linewidth=8, label="a standard error below the best")
     panel.plot(mega[full], accuracy[full], color=PALETTE[0], linewidth=1)
     panel.errorbar(mega[full], accuracy[full], error[full], label="fine-tuned", **style)
     if not full.all():
         style |= {"color": MARK_COLOR, "fillstyle": "none"}
         panel.errorbar(mega[~full], accuracy[~full], error[~full], label="stopped early", **style)
     for net, x, y in zip(front, mega, accuracy, strict=True):
-        near: dict[str, Any] = {"textcoords": "offset points", "xytext": (7, -13), "fontsize": 9}
-        panel.annotate(format_depths(net["depths"]), (x, y), **near)
+        near: dict[str, Any] = {"textcoords": "offset points", "xytext": (7, -24), "fontsize": 8}
+        panel.annotate(f"{format_depths(net['depths'])}\n{format_behind(net)}", (x, y), **near)
         if list(net["depths"]) == list(recommended):
             name = f"recommended: {format_depths(recommended)}"
             star: dict[str, Any] = {"color": "#f0e442", "ms": 17, "mec": "black", "zorder": 5}
             panel.plot(x, y, "*", label=name, **star)
+    if "brier" in front[0]:
+        panel.plot([], [], " ", label="below names: Brier score\nbehind the best one's")
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter("{x:g}")
     panel.xaxis.set_minor_formatter("{x:g}")

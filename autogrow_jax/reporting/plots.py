@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from autogrow_jax.errors import UserError
-from autogrow_jax.reporting import result
+from autogrow_jax.reporting import numbers, result
 from autogrow_jax.reporting.drawing import (
     MARK_COLOR,
     PALETTE,
@@ -105,7 +105,7 @@ def figure(
     if metrics:
         kept = _find_shown(metrics, recommended)
         best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
-        told = f"\nbest {result.round_percent(best)} %" if np.isfinite(best) else ""
+        told = f"\nbest {numbers.round_percent(best)} %" if np.isfinite(best) else ""
         curve = f"{validation_name}{told}"
         epochs = _series(metrics, "epoch")
         axes = Axis(epochs, epochs + 1, "epochs done"), time_axis(metrics)
@@ -236,7 +236,7 @@ def _draw_accuracy(
     if test_accuracy is not None:
         shown = np.append(shown, np.full((2, 1), test_accuracy), axis=1)
         star: dict[str, Any] = {"color": "#f0e442", "markersize": 15, "markeredgecolor": "black"}
-        label = f"test {result.round_percent(test_accuracy)} %"
+        label = f"test {numbers.round_percent(test_accuracy)} %"
         panel.plot(axis.end[-1], test_accuracy, "*", clip_on=False, zorder=5, label=label, **star)
     shown = shown[:, np.isfinite(shown).any(axis=0)]
     if not shown.size:
@@ -247,7 +247,7 @@ def _draw_accuracy(
         # The worst epochs would press all others together. They are told of in the legend, as a
         # note in the panel would lie on the curves.
         bottom = most
-        below = f"{result.format_count(int(np.sum(lowest < most)), 'epoch')} below the panel"
+        below = f"{numbers.format_count(int(np.sum(lowest < most)), 'epoch')} below the panel"
         panel.plot([], [], "v", markersize=5, label=below, **grey)
     span = max(top - bottom, 0.5)
     panel.set_ylim(bottom - _BOTTOM_ROOM * span, top + 0.04 * span)
@@ -289,12 +289,12 @@ def _draw_depths(panel: Axes, metrics: Lines, axis: Axis) -> None:
 def _summary(metrics: Lines, recommended: Sequence[int]) -> str:
     if not metrics:
         return "no epoch is done yet"
-    depths = start = result.format_depths(metrics[0]["depths"])
+    depths = start = numbers.format_depths(metrics[0]["depths"])
     if growths := growth_events(metrics):
-        last = result.format_depths(growths[-1]["depths"])
-        depths = f"{start} grown {result.count_times(len(growths))} to {last}"
+        last = numbers.format_depths(growths[-1]["depths"])
+        depths = f"{start} grown {numbers.count_times(len(growths))} to {last}"
     if recommended:
-        depths += f", {result.format_depths(recommended)} recommended"
-    epochs = result.format_count(metrics[-1]["epoch"] + 1, "epoch")
+        depths += f", {numbers.format_depths(recommended)} recommended"
+    epochs = numbers.format_count(metrics[-1]["epoch"] + 1, "epoch")
     trials = result.on_trial(sum(line.get("trial") is not None for line in metrics))
-    return f"{depths}, {epochs}{trials}, {result.format_duration(_end_times(metrics)[-1])}"
+    return f"{depths}, {epochs}{trials}, {numbers.format_duration(_end_times(metrics)[-1])}"

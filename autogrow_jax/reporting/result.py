@@ -3,11 +3,19 @@
 import dataclasses
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autogrow_jax.errors import UserError
+from autogrow_jax.reporting.numbers import (
+    count_times,
+    format_behind,
+    format_count,
+    format_depths,
+    format_duration,
+    round_percent,
+)
 from autogrow_jax.reporting.workdir import read_object, replace_file, to_json
 
 if TYPE_CHECKING:  # A result is read and printed without waiting for flax.
@@ -50,8 +58,9 @@ class Result:
     def front(self) -> list[dict[str, Any]]:
         """Of each net of the front, the cheapest first, what it costs and how good it is.
 
-        Depths, accuracy on the validation images and its standard error in percent, parameters,
-        FLOPs of one image forward, milliseconds an image, epochs of growth and of fine-tuning, and
+        Depths, accuracy on the validation images and its standard error in percent, Brier score
+        there, how far it is behind the best one's and the standard error of that, parameters, FLOPs
+        of one image forward, milliseconds an image, epochs of growth and of fine-tuning, and
         whether it was stopped early. Empty of a run without a front.
         """
         return self.more.get("front", [])
@@ -126,44 +135,6 @@ def format_result(result: Mapping[str, Any]) -> str:
     lines = [f"{result.get('family', 'a net')} on {result.get('dataset', 'unnamed data')}"]
     lines += [f"  {label:<21}{text}" for label, text in rows.items() if text]
     return "\n".join(lines + _format_time_split(seconds))
-
-
-def format_depths(depths: Sequence[int]) -> str:
-    """A net's name, as the paper writes it: `(23, 22, 22)` is `23-22-22`."""
-    return "-".join(str(depth) for depth in depths)
-
-
-def round_percent(accuracy: float, digits: int = 2) -> str:
-    """A percentage with so many decimals; what is not all or none does not look so.
-
-    >>> round_percent(99.996), round_percent(100.0), round_percent(0.01, digits=1)
-    ('99.99', '100.00', '0.1')
-    """
-    if 0 < accuracy < 100:
-        edge = 10.0**-digits
-        accuracy = min(max(accuracy, edge), 100 - edge)
-    return f"{accuracy:.{digits}f}"
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds for a person: `8.4 s`, `12 min 05 s`, `3 h 07 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number of things: `1 epoch`, `5,000 epochs`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def count_times(number: int) -> str:
-    """How often: `once`, `18 times`."""
-    return "once" if number == 1 else f"{number:,} times"
 
 
 def on_trial(num_epochs: int | None) -> str:
@@ -244,14 +215,18 @@ def _format_front(result: Mapping[str, Any]) -> str:
     """A line for each net of the front, under their names; a star marks the recommended one."""
     if not (front := result.get("front")):
         return ""
-    lines = [f"{'depths':<15} {'val. acc. %':<14} {'parameters':>11} {'MFLOPs':>8} {'ms/image':>8}"]
+    lines = [
+        f"{'depths':<15} {'val. acc. %':<13} {'Brier, behind':<15} {'parameters':>11}"
+        f" {'MFLOPs':>8} {'ms/image':>8}"
+    ]
     for net in front:
         star = "*" if net["depths"] == list(result["recommended"]) else ""
         accuracy = f"{round_percent(net['validation_accuracy']):>6} ± {net['standard_error']:.2f}"
         stopped = f"  stopped after {net['finetune_epochs']:,}" if net["stopped"] else ""
         lines.append(
-            f"{format_depths(net['depths']) + star:<15} {accuracy:<14} {net['num_params']:>11,}"
-            f" {net['flops'] / 1e6:>8,.1f} {net['milliseconds']:>8.3f}{stopped}"
+            f"{format_depths(net['depths']) + star:<15} {accuracy:<13} {format_behind(net):<15}"
+            f" {net['num_params']:>11,} {net['flops'] / 1e6:>8,.1f} {net['milliseconds']:>8.3f}"
+            f"{stopped}"
         )
     return f"\n{'':23}".join([*lines, "* recommended"])
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting.console import EpochStart, Reporter
 from autogrow_jax.reporting.metrics import Line, Lines, list_scalars
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import Workdir, read_object, replace_file, to_json
 
 _PROJECT = "autogrow_jax"

@@ -20,7 +20,8 @@ from autogrow_jax.growth import deepen, get_initializer
 from autogrow_jax.growth.grow import check_finite
 from autogrow_jax.growth.start import check_identity
 from autogrow_jax.models import Network
-from autogrow_jax.reporting.result import TIMED, format_depths
+from autogrow_jax.reporting.numbers import format_depths
+from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
 from autogrow_jax.steps.convolutions import choose_convolution
 from autogrow_jax.steps.feed import Begun, Epoch
@@ -273,8 +274,7 @@ class Trainer:
         self, recipe: Recipe, state: TrainState, stage: int, key: jax.Array
     ) -> tuple[Any, ...]:
         """The function that lets a state grow, and its arguments."""
-        growth = self.settings.growth
-        how = growth.initializer, growth.reset_optimizer
+        how = self.settings.growth.initializer, self.settings.growth.reset_optimizer
         function = self.programs.make(make_grow_state, recipe, *how)
         images = self._feed.first_images(recipe.batch_size // recipe.accumulation)
         return function, state, key, jnp.int32(stage), self._live_depths(), *images

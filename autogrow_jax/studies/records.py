@@ -17,7 +17,8 @@ from autogrow_jax import build
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Workdir, metrics, to_json
-from autogrow_jax.reporting.result import describe_machine, format_depths
+from autogrow_jax.reporting.numbers import format_depths
+from autogrow_jax.reporting.result import describe_machine
 from autogrow_jax.studies import Row, Section
 from autogrow_jax.studies.cells import Cell, Entry, Folder, State
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from autogrow_jax.children import Child, stop_children
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, metrics, read_result
-from autogrow_jax.reporting.result import format_depths, format_duration, round_percent
+from autogrow_jax.reporting.numbers import format_depths, format_duration, round_percent
 from autogrow_jax.reporting.workdir import hold
 from autogrow_jax.steps import keep_in
 from autogrow_jax.studies.cells import Cell, Folder

@@ -13,12 +13,8 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from autogrow_jax.reporting import replace_file
-from autogrow_jax.reporting.result import (
-    describe_validation,
-    format_count,
-    format_depths,
-    round_percent,
-)
+from autogrow_jax.reporting.numbers import format_count, format_depths, round_percent
+from autogrow_jax.reporting.result import describe_validation
 from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Record, Table, format_csv, format_json
 

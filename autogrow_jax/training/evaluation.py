@@ -20,7 +20,7 @@ from autogrow_jax.data import (
 from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.own import GIVEN, NOTHING, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
-from autogrow_jax.reporting.result import format_depths, round_percent
+from autogrow_jax.reporting.numbers import format_depths, round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
 from autogrow_jax.settings import KEYS, Config, Settings, flatten

@@ -27,7 +27,7 @@ from autogrow_jax.halving import (
 )
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.reporting import Reporter
-from autogrow_jax.reporting.result import format_count, format_depths, round_percent
+from autogrow_jax.reporting.numbers import format_count, format_depths, round_percent
 from autogrow_jax.saving import read_arrays, rebuild, write_arrays
 from autogrow_jax.steps import Trainer
 from autogrow_jax.training.run_state import RunState

@@ -6,7 +6,7 @@ from typing import Any
 
 from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.saving import Restored
 from autogrow_jax.steps import Depths, Trainer, Trials
 from autogrow_jax.training.run_state import RunState

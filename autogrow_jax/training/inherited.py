@@ -12,7 +12,7 @@ from autogrow_jax.data import Dataset, list_names
 from autogrow_jax.errors import UserError
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir, read_result
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings
 from autogrow_jax.training.evaluation import keep_known, read_known

@@ -30,7 +30,7 @@ from autogrow_jax.models.convolution import why_not_native
 from autogrow_jax.models.layers import CONVOLUTIONS, NATIVE, XLA
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.saving import (
     CheckpointStore,

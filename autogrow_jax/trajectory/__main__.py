@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autogrow_jax.command_line import Parser, leave, run_command
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.trajectory.compute import DIRECTIONS, trajectory
 from autogrow_jax.trajectory.plane import SPLITS
 

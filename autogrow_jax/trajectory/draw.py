@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 
 # The ground is grey, so that every colour belongs to a run; valleys are light.
 _GROUND = LinearSegmentedColormap.from_list("ground", ["#ffffff", "#dcdcdc", "#6e6e6e"])

@@ -1,0 +1,153 @@
+"""Which rule chooses a net well on few held-out images: the rules, played on images drawn of test.
+
+python -m benchmarks.choice --study=configs/studies/answer_small.py --workdir=runs/answer_small \\
+    --out=results/answer/small
+
+Of each finished run of `configs/studies/answer.py` the nets of its front, and of each seed the nets
+from scratch, answer the test set. Then, again and again, as many images as the run held out are
+drawn of it, each rule chooses by them, and what it chose is looked at on all of the test set: its
+accuracy and its FLOPs, mean over draws and seeds. A single held-out part says little of a rule.
+Writes `choice.md`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from autogrow_jax import build
+from autogrow_jax.halving import brier_scores, compare, recommend
+from autogrow_jax.models import estimate_cost
+from autogrow_jax.process import user_path
+from autogrow_jax.reporting import Workdir, replace_file
+from autogrow_jax.reporting.workdir import read_config
+from autogrow_jax.settings_files import load_study, take_changes
+from autogrow_jax.studies.cells import Entry, Folder, expand
+from autogrow_jax.training import Loaded, load
+
+FRONT, SWEEP = "the default's front", "from scratch"
+
+
+class Net(NamedTuple):
+    """What a net answers to the test set: is it right, Brier score, log loss; and its FLOPs."""
+
+    right: np.ndarray
+    brier: np.ndarray
+    loss: np.ndarray
+    flops: int
+
+
+def _by_accuracy(choose: str, nets: Sequence[Net], drawn: np.ndarray) -> int:
+    accuracies = [100 * float(net.right[drawn].mean()) for net in nets]
+    return recommend(accuracies, len(drawn), choose)
+
+
+def _by_scores(name: str, nets: Sequence[Net], drawn: np.ndarray) -> int:
+    behind = compare([getattr(net, name)[drawn] for net in nets])
+    return next(i for i, (mean, error) in enumerate(behind) if mean <= error)
+
+
+# What `finetune.choose` takes, but for the log loss.
+RULES: dict[str, Any] = {
+    "one_se: accuracy, one standard error": ("one_se", _by_accuracy),
+    "best: accuracy": ("best", _by_accuracy),
+    "log loss, one standard error of the difference": ("loss", _by_scores),
+    "one_se_brier: Brier score, likewise": ("brier", _by_scores),
+}
+
+
+def read_nets(
+    entries: Sequence[Entry], workdir: Path
+) -> tuple[dict[tuple[str, int], list[Net]], int]:
+    """The nets that are chosen from, by their kind and seed, the cheapest first.
+
+    Returns:
+      Them, and how many images the runs held out.
+    """
+    found: dict[tuple[str, int], list[Net]] = {}
+    images = 0
+    for entry in entries:
+        for cell in entry.cells:
+            run = Workdir(Folder(workdir, cell).run)
+            result = Folder(workdir, cell).result()
+            name = entry.row.names[0]
+            if result is None or not (name.isdigit() or result.get("front")):
+                continue
+            images = int(result["validation_examples"])
+            test = build.load_data(build.resolve(read_config(run), to_read=True)).test
+            fronts = [net["depths"] for net in result.get("front", ())] or [None]
+            nets = found.setdefault((SWEEP if name.isdigit() else FRONT, cell.seed), [])
+            nets += [_ask(load(run.root, depths=depths), test) for depths in fronts]
+    return {key: sorted(nets, key=lambda net: net.flops) for key, nets in found.items()}, images
+
+
+def _ask(net: Loaded, test: Any) -> Net:
+    images = np.asarray(test.images)
+    parts = [net.predict(images[i : i + 1000]) for i in range(0, len(images), 1000)]
+    chances, labels = np.concatenate(parts), np.asarray(test.labels)
+    logs = np.log(np.maximum(chances, 1e-30))
+    flops = estimate_cost(net.network, images.shape[1:]).flops
+    right, loss = logs.argmax(1) == labels, -logs[np.arange(len(labels)), labels]
+    return Net(right, brier_scores(logs, labels), loss, flops)
+
+
+def play(nets: Sequence[Sequence[Net]], images: int, draws: int) -> list[tuple[str, float, float]]:
+    """Of each rule what it chooses on average: test accuracy in percent, and MFLOPs.
+
+    Args:
+      nets: of each seed those to choose from.
+      images: that a choice looks at.
+      draws: of each seed.
+    """
+    source, outcomes = np.random.default_rng(0), {rule: [] for rule in RULES}
+    for own in nets:
+        accuracies = [100 * float(net.right.mean()) for net in own]
+        for _ in range(draws):
+            drawn = source.choice(len(own[0].right), min(images, len(own[0].right)), replace=False)
+            for rule, (which, choose) in RULES.items():
+                place = choose(which, own, drawn)
+                outcomes[rule].append((accuracies[place], own[place].flops / 1e6))
+    return [
+        (rule, fmean(a for a, _ in pairs), fmean(f for _, f in pairs))
+        for rule, pairs in outcomes.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the table; status 1 where nothing has run yet."""
+    given, changes = take_changes(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="benchmarks.choice", description=__doc__)
+    parser.add_argument("--study", default="configs/studies/answer.py")
+    parser.add_argument("--workdir", default="runs/answer")
+    parser.add_argument("--out", default="results/answer/whole")
+    parser.add_argument("--draws", type=int, default=200)
+    options = parser.parse_args(given)
+    study, workdir = load_study(options.study), user_path(options.workdir)
+    _, entries = expand(study, changes)
+    parts = []
+    for section in study.sections:
+        found, images = read_nets([e for e in entries if e.section is section], workdir)
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            nets = [own for (each, _), own in found.items() if each == kind]
+            rows = play(nets, images, options.draws)
+            seeds = len(nets)
+            parts.append(
+                f"{section.title}, {kind}, {seeds} seeds, {options.draws} draws of {images} images"
+                " each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
+                + "\n".join(f"| {rule} | {a:.2f} | {f:.1f} |" for rule, a, f in rows)
+            )
+    if not parts:
+        print(f"nothing of {options.study} has run in {workdir} yet", file=sys.stderr)
+        return 1
+    text = "\n\n".join(parts) + "\n"
+    replace_file(user_path(options.out) / "choice.md", text.encode())
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
