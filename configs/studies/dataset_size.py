@@ -28,7 +28,7 @@ from typing import Any
 
 from autogrow_jax.config import Settings, flatten, make_policy, nest, resolve
 from autogrow_jax.growth import replay
-from autogrow_jax.reporting.result import format_depths
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Published, Row, Section, Study
 
