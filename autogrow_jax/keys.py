@@ -57,7 +57,7 @@ def number(
     return key(default, f"a number {words}", accepts, help, **more)
 
 
-def choice(default: str, names: Iterable[str], help: str, **more: Any) -> Any:
+def choice(default: str | None, names: Iterable[str], help: str, **more: Any) -> Any:
     """Of one of some names: themselves, not words made of them, as users register more later."""
     return key(default, names, lambda v: isinstance(v, str) and v in names, help, **more)
 

@@ -10,7 +10,7 @@ from autogrow_jax.settings import DEFAULTS
 
 
 def fill_in(values: dict[str, Any]) -> None:
-    """Replaces what was left to other keys: depths, maxima, the learning rate."""
+    """Replaces what was left to other keys: depths, maxima, learning rate, initialiser."""
     family = get_family(values["model.family"])
     stages = len(family.widths)
     values["model.depths"] = depths = values["model.depths"] or (1,) * stages
@@ -35,6 +35,8 @@ def fill_in(values: dict[str, Any]) -> None:
         )
     if values["optimizer.learning_rate"] is None:
         values["optimizer.learning_rate"] = family.learning_rate
+    if values["growth.initializer"] is None:
+        values["growth.initializer"] = family.initializer
     values["data.validation"] = str(values["data.validation"])
     total, tail = values["finetune.total_epochs"], values["finetune.epochs"]
     if total and values["mode"] == "grow":

@@ -146,8 +146,9 @@ class Growth:
         "growth ends once the run has taken so many seconds")
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation: a slower network grows no more")
-    initializer: str = choice("gaussian", INITIALIZERS,
-        "how a new block starts; `zero` is another name of `morphism`")
+    initializer: str = choice(None, INITIALIZERS,
+        "how a new block starts; none means the family's own, `morphism` of plain nets, `gaussian`"
+        " of others; `zero` is another name of `morphism`")
     programs: str = choice("auto", ("auto", "shared", "exact"),
         "`shared`: one program for all depths up to a capacity; `exact`: one for each depth, whose"
         " loops have known lengths, compiled (`growth.compile_ahead`) while those before train;"

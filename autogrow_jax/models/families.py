@@ -1,6 +1,7 @@
 """What the names of networks stand for (PAPER: "Networks"); anyone may add one."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Family(NamedTuple):
       identity: which of a block's parameters are zero where it is the identity: names of leaves or
         of what holds them, such as "layer_scale" or "branch/conv2". By default, of a residual
         block, those of `last_bn`; a plain one becomes the identity by its kernels.
+      initializer: how runs start a new block unless their config says; see `INITIALIZERS`.
     """
 
     block: Callable[..., nn.Module]
@@ -36,6 +38,7 @@ class Family(NamedTuple):
     batch_norm: bool = True
     name: str = ""
     identity: str | tuple[str, ...] = ()
+    initializer: str = "gaussian"
 
     @property
     def zeros(self) -> tuple[tuple[str, ...], ...]:
@@ -77,11 +80,14 @@ def get_family(family: str | Family) -> Family:
 _NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
 _WIDEST = tuple(4 * width for width in _WIDE)
 
-register_family("basic3", Family(blocks.BasicBlock, _NARROW, 16, 0.1, True, "bn2"))
-register_family("plain3", Family(blocks.PlainBlock, _NARROW, 16, 0.01, False))
-register_family("basic4", Family(blocks.BasicBlock, _WIDE, 64, 0.1, True, "bn2"))
-register_family("plain4", Family(blocks.PlainBlock, _WIDE, 64, 0.01, False))
-register_family("bottleneck4", Family(blocks.BottleneckBlock, _WIDEST, 64, 0.1, True, "bn3"))
-register_family("plain3_nobn", Family(blocks.PlainBlockNoBN, _NARROW, 16, 0.01, False, "", False))
-register_family("plain4_nobn", Family(blocks.PlainBlockNoBN, _WIDE, 64, 0.01, False, "", False))
-register_family("switch3", Family(blocks.SwitchBlock, _NARROW, 16, 0.1, True, "bn2"))
+_plain = partial(Family, learning_rate=0.01, residual=False, initializer="morphism")
+_residual = partial(Family, learning_rate=0.1, residual=True)
+
+register_family("basic3", _residual(blocks.BasicBlock, _NARROW, 16, last_bn="bn2"))
+register_family("plain3", _plain(blocks.PlainBlock, _NARROW, 16))
+register_family("basic4", _residual(blocks.BasicBlock, _WIDE, 64, last_bn="bn2"))
+register_family("plain4", _plain(blocks.PlainBlock, _WIDE, 64))
+register_family("bottleneck4", _residual(blocks.BottleneckBlock, _WIDEST, 64, last_bn="bn3"))
+register_family("plain3_nobn", _plain(blocks.PlainBlockNoBN, _NARROW, 16, batch_norm=False))
+register_family("plain4_nobn", _plain(blocks.PlainBlockNoBN, _WIDE, 64, batch_norm=False))
+register_family("switch3", _residual(blocks.SwitchBlock, _NARROW, 16, last_bn="bn2"))

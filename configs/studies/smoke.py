@@ -37,6 +37,7 @@ _BASE: dict[str, Any] = {
     "finetune.total_epochs": 24,
     # As in the paper: the last net alone.
     "finetune.front": False,
+    "growth.initializer": "gaussian",
     # A checkpoint after each growth and at the end.
     "checkpoint.every": 100,
 }
