@@ -135,8 +135,9 @@ def brier_scores(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def compare(scores: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     """How far each net's mean score is behind the lowest, and the standard error of that.
 
-    Of the differences on the same images, which scatter less than the scores. One image that
-    differs by 1 is added to them, so that it is never 0, and one image never decides.
+    Of the differences on the same images, which scatter less than the scores. One image is added
+    that one net has wholly right and the other wholly wrong, a difference of 2, so that it is never
+    0, and one image never decides.
 
     Args:
       scores: of each net, float [N] of the same images; less is better.
@@ -146,7 +147,7 @@ def compare(scores: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     for each in scores:
         behind = each - best
         mean = float(behind.mean())
-        error = math.sqrt(float(np.square(behind - mean).sum()) + 1) / len(behind)
+        error = math.sqrt(float(np.square(behind - mean).sum()) + 4) / len(behind)
         found.append((mean, error))
     return found
 

@@ -147,8 +147,8 @@ class Growth:
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation: a slower network grows no more")
     initializer: str = choice(None, INITIALIZERS,
-        "how a new block starts; none means the family's own, `morphism` of plain nets, `gaussian`"
-        " of others; `zero` is another name of `morphism`")
+        "how a new block starts; none means the family's own, `morphism` of this package's,"
+        " `gaussian` of others that do not say; `zero` is another name of `morphism`")
     programs: str = choice("auto", ("auto", "shared", "exact"),
         "`shared`: one program for all depths up to a capacity; `exact`: one for each depth, whose"
         " loops have known lengths, compiled (`growth.compile_ahead`) while those before train;"

@@ -177,18 +177,18 @@ def test_scores_are_compared_on_the_same_images():
     scatter = np.random.default_rng(0).uniform(0, 1, 400)
     (behind, error), (none, least) = compare([scatter + 0.01, scatter])
     assert behind == pytest.approx(0.01) and none == 0.0
-    assert error == pytest.approx(least) == 1 / 400
+    assert error == pytest.approx(least) == 2 / 400
     uneven = scatter + np.tile([0.0, 0.1], 200)
     behind, error = compare([uneven, scatter])[0]
     assert behind == pytest.approx(0.05)
-    assert error == pytest.approx(math.sqrt(400 * 0.05**2 + 1) / 400)
+    assert error == pytest.approx(math.sqrt(400 * 0.05**2 + 4) / 400)
 
 
 @pytest.mark.parametrize(
     "behind, expected",
     [
-        ([0.02, 0.004, 0.0, 0.001], 1),  # An error is 0.005 where all images differ alike.
-        ([0.0049, 0.004, 0.0, 0.001], 0),
+        ([0.02, 0.008, 0.0, 0.001], 1),  # An error is 0.01 where all images differ alike.
+        ([0.0099, 0.008, 0.0, 0.001], 0),
         ([0.02, 0.02, 0.02, 0.0], 3),
         ([0.0, 0.0, 0.0, 0.0], 0),
     ],

@@ -102,7 +102,7 @@ def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best
     best, expected = min(scores, key=np.mean), []
     for net, score in zip(result.front, scores, strict=True):
         behind, images = (score - best).mean(), len(truth)
-        error = math.sqrt(((score - best - behind) ** 2).sum() + 1) / images
+        error = math.sqrt(((score - best - behind) ** 2).sum() + 4) / images
         assert net["brier"] == pytest.approx(score.mean(), rel=1e-4)
         assert net["brier_behind"] == pytest.approx(behind, rel=1e-3, abs=1e-6)
         assert net["brier_error"] == pytest.approx(error, rel=1e-3)
