@@ -70,8 +70,8 @@ def make_section(title: str, base: dict[str, Any], config: str = "") -> Section:
       base: overrides of all rows, with `finetune.epochs`; growth takes half as many at most.
       config: file that they are laid over; "" for the package's defaults.
     """
-    paper = {"finetune.front": False, "growth.noise": 0.0, "growth.threshold": 0.05}
-    paper |= {"growth.initializer": "gaussian"}
+    paper: dict[str, Any] = {"finetune.front": False, "growth.initializer": "gaussian"}
+    paper |= {"growth.noise": 0.0, "growth.threshold": 0.05}
     convergent = {"growth.policy": "convergent", "growth.interval": 8}
     grown: dict[str, dict[str, Any]] = {
         "default": {},
