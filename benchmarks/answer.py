@@ -219,11 +219,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.answer", description=__doc__)
     parser.add_argument("--study", default="configs/studies/answer.py")
     parser.add_argument("--workdir", default="runs/answer")
+    parser.add_argument("--seeds", default="", help="instead of the study's own, as 0,1,2")
     parser.add_argument("--out", default="results/answer/whole")
     options = parser.parse_args(given)
+    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
     study = load_study(options.study)
     workdir, out = user_path(options.workdir), user_path(options.out)
-    cells, entries = expand(study, changes)
+    cells, entries = expand(study, changes, seeds)
     parts, content, panels = [], {}, {}
     for section in study.sections:
         own = [entry for entry in entries if entry.section is section]

@@ -123,20 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.choice", description=__doc__)
     parser.add_argument("--study", default="configs/studies/answer.py")
     parser.add_argument("--workdir", default="runs/answer")
+    parser.add_argument("--seeds", default="", help="instead of the study's own, as 0,1,2")
     parser.add_argument("--out", default="results/answer/whole")
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args(given)
+    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
     study, workdir = load_study(options.study), user_path(options.workdir)
-    _, entries = expand(study, changes)
+    _, entries = expand(study, changes, seeds)
     parts = []
     for section in study.sections:
         found, images = read_nets([e for e in entries if e.section is section], workdir)
         for kind in dict.fromkeys(kind for kind, _ in found):
             nets = [own for (each, _), own in found.items() if each == kind]
             rows = play(nets, images, options.draws)
-            seeds = len(nets)
             parts.append(
-                f"{section.title}, {kind}, {seeds} seeds, {options.draws} draws of {images} images"
+                f"{section.title}, {kind}, {len(nets)} seeds, {options.draws} draws of {images} images"
                 " each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
                 + "\n".join(f"| {rule} | {a:.2f} | {f:.1f} |" for rule, a, f in rows)
             )

@@ -4,12 +4,13 @@ import functools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autogrow_jax.models import build_network, estimate_cost
 from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.cells import Folder, expand
-from benchmarks import answer
+from benchmarks import answer, choice
 from benchmarks.answer_figure import find_front
 from benchmarks.depth_search import Found, halve, optuna_search, sweep
 
@@ -53,6 +54,21 @@ def test_optuna_pays_for_no_epoch_twice_and_takes_its_best_trial():
     finals = [CURVES[place][-1] for place in range(6) if found.epochs[place] == EPOCHS]
     assert CURVES[found.place][-1] == max(finals)
     assert found == optuna_search(_Nets(), 6, EPOCHS, 6, seed=0)
+
+
+def _net(right, brier, flops):
+    """Answers the first so many of 1,000 images, with one Brier score on all."""
+    return choice.Net(np.arange(1000) < right, np.full(1000, brier), np.full(1000, 1.0), flops)
+
+
+def test_rules_choose_by_images_that_are_drawn_and_are_judged_by_all():
+    nets = [_net(500, 0.7, 10**6), _net(900, 0.35, 2 * 10**6), _net(905, 0.3, 9 * 10**6)]
+    found = {rule.split(":")[0]: told for rule, *told in choice.play([nets], 500, 20)}
+    assert found["one_se"] == [90.0, 2.0]  # One standard error is 1.3 points.
+    assert found["one_se_brier"] == [90.5, 9.0]  # And here 2 / 500.
+    accuracy, flops = found["best"]
+    assert 90.0 < accuracy <= 90.5 and 2.0 < flops <= 9.0
+    assert choice.play([nets[:1]], 500, 2)[0][1:] == (50.0, 1.0)
 
 
 def test_the_front_is_of_those_that_no_other_beats():
@@ -156,8 +172,9 @@ def test_the_table_says_what_was_reached_and_what_not(workdir, tmp_path, capsys)
 def test_where_nothing_has_run_nothing_is_written(tmp_path, capsys):
     study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
     assert answer.main([f"--study={study}", f"--workdir={tmp_path}", f"--out={out}"]) == 1
+    assert choice.main([f"--study={study}", f"--workdir={tmp_path}", f"--out={out}"]) == 1
     assert not out.exists()
-    assert "nothing of" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("nothing of") == 2
 
 
 @pytest.mark.parametrize("name, count", [("answer", 108), ("answer_small", 27)])
