@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nets = [own for (each, _), own in found.items() if each == kind]
             rows = play(nets, images, options.draws)
             parts.append(
-                f"{section.title}, {kind}, {len(nets)} seeds, {options.draws} draws of {images} images"
-                " each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
+                f"{section.title}, {kind}, {len(nets)} seeds, {options.draws} draws of {images}"
+                " images each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
                 + "\n".join(f"| {rule} | {a:.2f} | {f:.1f} |" for rule, a, f in rows)
             )
     if not parts:
