@@ -205,7 +205,8 @@ def test_per_device_statistics_on_one_device_are_global():
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(("optimizer", "reset"), [("sgd", False), ("adam", False), ("adam", True)])
 def test_growth_keeps_old_arrays_and_momentum(optimizer, reset):
-    trainer, _ = _make(**{"optimizer.name": optimizer, "growth.reset_optimizer": reset})
+    how = {"optimizer.name": optimizer, "growth.initializer": "gaussian"}
+    trainer, _ = _make(**how, **{"growth.reset_optimizer": reset})
     trainer.train_epoch(0, 0.01, None)
     before = trainer.exact_state()
     trainer.grow((0, 0, 2), 1, 0.0)

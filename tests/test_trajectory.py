@@ -347,7 +347,7 @@ def _workdir(path, policy="periodic", family="narrow_plain3", num_snapshots=4, s
     """What a run leaves behind, without the run: grown after epochs 2 and 4, fine-tuned from 5."""
     config = default_config()
     config.model.family = family
-    config.growth.policy = policy
+    config.growth.policy, config.growth.initializer = policy, "gaussian"
     config.data.fraction = 0.2
     config.update_from_flattened_dict(changes)
     path.mkdir()

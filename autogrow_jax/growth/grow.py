@@ -50,9 +50,8 @@ def _start(network, variables, stage, key, initializer, live_depths, images, lab
     slot, name = live_depths[stage] - 1, f"stage{stage}"
     inputs = loss = None
     if initializer.needs_data(network.family):
-        _, captured = network.apply(
-            variables, images, train=False, live_depths=live_depths, mutable=["intermediates"]
-        )
+        how = {"train": initializer.identity, "live_depths": live_depths, "mutable": True}
+        _, captured = network.apply(variables, images, **how)
         (inputs,) = captured["intermediates"][f"{name}_output"]
     if initializer.needs_labels:
         grown = live_depths.at[stage].add(1)
@@ -132,8 +131,7 @@ def grow(
     num_stages = len(network.depths)
     if not isinstance(stage, Integral) or not 0 <= stage < num_stages:
         raise UserError(f"stage {stage!r} is not one of the whole numbers 0..{num_stages - 1}")
-    stage = int(stage)
-    chosen = get_initializer(initializer)
+    chosen, stage = get_initializer(initializer), int(stage)
     needs_images = chosen.needs_data(network.family)
     if needs_images and images is None:
         raise UserError(f"initializer {initializer!r} looks at data: pass images=, a batch")

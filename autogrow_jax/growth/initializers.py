@@ -31,7 +31,8 @@ class Context(NamedTuple):
         not, or in another shape, are the new block's random start.
       stage_blocks: variables of the stage's stacked blocks, leaves [slots, ...]; those before
         `slot` are live, what stands in others means nothing.
-      inputs: what enters the new block, [N, H, W, C], by running statistics; None without a batch.
+      inputs: what enters the new block, [N, H, W, C], by running statistics, or for an identity
+        as in training; None without a batch.
       outputs: block_variables -> what that block makes of `inputs`, by its running statistics.
       loss: block_variables -> (mean loss, the block's new running statistics) of the
         network with this block on the same batch, in training mode; None without labels.
@@ -143,11 +144,9 @@ def gaussian(key: jax.Array, block: Variables, context: Context) -> Variables:
 def morphism(key: jax.Array, block: Variables, context: Context) -> Variables:
     """Network morphism: the block is the identity, the network computes what it computed.
 
-    Residual: what the family's `identity` names is zero. Plain: the identity kernel, and a BN that
-    undoes itself: scale = sqrt(var + eps), shift = mean, running statistics the same, with mean and
-    variance of the block's input on a batch; in training mode, where the batch's own statistics
-    normalise, logits move by as much as the two differ. A block that ends in a ReLU is the identity
-    behind another one, whose output is not negative.
+    Residual: what the family's `identity` names is zero. Plain: the identity kernel, behind another
+    block's ReLU, and a BN that undoes itself by any mean and variance. Those of its inputs in
+    training leave training as it is, too, though running statistics lag behind.
     """
     leaves, new = find_leaves(context.family, block["params"]), {}
     if context.family.zeros:
@@ -191,8 +190,7 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
     """
     if context.family.zeros:
         find_leaves(context.family, block["params"])  # Nothing to train is an error.
-    loss = context.loss
-    if loss is None:
+    if (loss := context.loss) is None:
         return block
     optimizer = make_adam()
 
@@ -207,8 +205,7 @@ def adam(key: jax.Array, block: Variables, context: Context) -> Variables:
         updates = jax.tree_util.tree_map_with_path(move, updates)
         return optax.apply_updates(params, updates), stats, state
 
-    stats = block.get("batch_stats", {})
-    carry = (block["params"], stats, optimizer.init(block["params"]))
+    carry = block["params"], block.get("batch_stats", {}), optimizer.init(block["params"])
     params, stats, _ = lax.fori_loop(0, 100, step, carry)
     return {**block, "params": params, **({"batch_stats": stats} if stats else {})}
 
@@ -225,8 +222,7 @@ _OURS = {
     "uniform": Initializer(uniform),
     "gaussian": Initializer(gaussian),
     "adam": Initializer(adam, needs_labels=True, pretrain=True),
-    # The family's own random start.
-    "default": Initializer(lambda key, block, context: block),
+    "default": Initializer(lambda key, block, context: block),  # The family's own start.
 }
 INITIALIZERS: Registry[Initializer] = Registry(
     "initializer", {name: ours._replace(name=name) for name, ours in _OURS.items()}

@@ -80,7 +80,6 @@ def get_family(family: str | Family) -> Family:
 _NARROW, _WIDE = (16, 32, 64), (64, 128, 256, 512)
 _WIDEST = tuple(4 * width for width in _WIDE)
 
-# By the tables of results/small_sets.
 _plain = partial(Family, learning_rate=0.01, residual=False, initializer="morphism")
 _residual = partial(Family, learning_rate=0.1, residual=True, initializer="morphism")
 
