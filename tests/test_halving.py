@@ -164,12 +164,29 @@ def test_the_cheapest_within_a_standard_error_the_best_or_the_last(choose, accur
 
 
 def test_the_brier_score_is_the_squared_distance_from_the_truth():
-    logits = np.log([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [1e-30, 1.0, 1e-30]])
-    labels = np.array([0, 2, 0])
-    expected = [0.3**2 + 0.2**2 + 0.1**2, 0.7**2 + 0.2**2 + 0.9**2, 2.0]
-    np.testing.assert_allclose(brier_scores(logits, labels), expected)
-    lost = np.array([[np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]])
-    np.testing.assert_array_equal(brier_scores(lost, labels[:2]), [2.0, 2.0])
+    """Of chances that are calibrated already: of ten images with 0.7 for a class seven have it."""
+    logits = np.log(np.tile([0.7, 0.2, 0.1], (10, 1)))
+    labels = np.array([0] * 7 + [1] * 2 + [2])
+    right, second, third = 0.3**2 + 0.2**2 + 0.1**2, 0.7**2 + 0.8**2 + 0.1**2, 0.7**2 + 0.04 + 0.81
+    expected = [right] * 7 + [second] * 2 + [third]
+    np.testing.assert_allclose(brier_scores(logits, labels), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_how_sure_a_net_is_on_the_whole_does_not_count(factor):
+    source = np.random.default_rng(0)
+    logits = source.normal(size=(200, 5))
+    labels = np.array([source.choice(5, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    scores = brier_scores(factor * logits, labels)
+    np.testing.assert_allclose(scores, brier_scores(logits, labels), atol=5e-3)
+    assert brier_scores(np.zeros((4, 5)), labels[:4]) == pytest.approx([0.8] * 4)
+
+
+def test_what_is_not_finite_scores_worst_and_disturbs_no_other():
+    logits = np.array([[np.nan, 0.0], [np.inf, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    labels = np.array([0, 0, 0, 1])
+    np.testing.assert_allclose(brier_scores(logits, labels), [2.0, 2.0, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_array_equal(brier_scores(logits[:2], labels[:2]), [2.0, 2.0])
 
 
 def test_scores_are_compared_on_the_same_images():

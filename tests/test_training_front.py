@@ -91,21 +91,24 @@ def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undistu
 
 
 def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best_score(undisturbed):
-    """Brier scores recomputed from the candidates, from what they predict of validation images."""
+    """Recomputed from what the candidates predict of validation images, calibrated on these."""
     workdir, result, _ = undisturbed
     validation = load_data(resolve(_config())).validation
     truth = np.eye(10)[validation.labels]
     scores = []
     for net in result.front:
         chances = load(workdir, depths=net["depths"]).predict(np.asarray(validation.images))
-        scores.append(((chances - truth) ** 2).sum(1))
+        tried = [chances ** (1 / t) for t in np.geomspace(0.1, 20, 2000)]
+        tried = [each / each.sum(1, keepdims=True) for each in tried]
+        calibrated = max(tried, key=lambda each: np.log(each[truth == 1]).mean())
+        scores.append(((calibrated - truth) ** 2).sum(1))
     best, expected = min(scores, key=np.mean), []
     for net, score in zip(result.front, scores, strict=True):
         behind, images = (score - best).mean(), len(truth)
         error = math.sqrt(((score - best - behind) ** 2).sum() + 4) / images
-        assert net["brier"] == pytest.approx(score.mean(), rel=1e-4)
-        assert net["brier_behind"] == pytest.approx(behind, rel=1e-3, abs=1e-6)
-        assert net["brier_error"] == pytest.approx(error, rel=1e-3)
+        assert net["brier"] == pytest.approx(score.mean(), rel=1e-2)
+        assert net["brier_behind"] == pytest.approx(behind, rel=1e-2, abs=1e-3)
+        assert net["brier_error"] == pytest.approx(error, rel=1e-2)
         if behind <= error:
             expected.append(net["depths"])
     assert list(result.more["recommended"]) == list(expected[0])
