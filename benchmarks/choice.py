@@ -33,30 +33,48 @@ FRONT, SWEEP = "the default's front", "from scratch"
 
 
 class Net(NamedTuple):
-    """What a net answers to the test set: is it right, Brier score, log loss; and its FLOPs."""
+    """What a net answers to the test set: log probabilities [N, C]; the truth [N]; its FLOPs."""
 
-    right: np.ndarray
-    brier: np.ndarray
-    loss: np.ndarray
+    logs: np.ndarray
+    labels: np.ndarray
     flops: int
 
+    @property
+    def right(self) -> np.ndarray:
+        """bool [N]."""
+        return self.logs.argmax(axis=1) == self.labels
 
-def _by_accuracy(choose: str, nets: Sequence[Net], drawn: np.ndarray) -> int:
-    accuracies = [100 * float(net.right[drawn].mean()) for net in nets]
-    return recommend(accuracies, len(drawn), choose)
+    @property
+    def loss(self) -> np.ndarray:
+        """float [N]."""
+        return -self.logs[np.arange(len(self.labels)), self.labels]
+
+    def of(self, rows: np.ndarray) -> "Net":
+        """The same of some images."""
+        return Net(self.logs[rows], self.labels[rows], self.flops)
 
 
-def _by_scores(name: str, nets: Sequence[Net], drawn: np.ndarray) -> int:
-    behind = compare([getattr(net, name)[drawn] for net in nets])
+def _by_accuracy(choose: str, nets: Sequence[Net]) -> int:
+    accuracies = [100 * float(net.right.mean()) for net in nets]
+    return recommend(accuracies, len(nets[0].labels), choose)
+
+
+def _by_loss(choose: str, nets: Sequence[Net]) -> int:
+    behind = compare([net.loss for net in nets])
     return next(i for i, (mean, error) in enumerate(behind) if mean <= error)
+
+
+def _by_scores(choose: str, nets: Sequence[Net]) -> int:
+    scores = [brier_scores(net.logs, net.labels) for net in nets]
+    return recommend([0.0] * len(nets), len(nets[0].labels), choose, scores=scores)
 
 
 # What `finetune.choose` takes, but for the log loss.
 RULES: dict[str, Any] = {
     "one_se: accuracy, one standard error": ("one_se", _by_accuracy),
     "best: accuracy": ("best", _by_accuracy),
-    "log loss, one standard error of the difference": ("loss", _by_scores),
-    "one_se_brier: Brier score, likewise": ("brier", _by_scores),
+    "log loss, one standard error of the difference": ("", _by_loss),
+    "one_se_brier: calibrated Brier score, likewise": ("one_se_brier", _by_scores),
 }
 
 
@@ -88,11 +106,8 @@ def read_nets(
 def _ask(net: Loaded, test: Any) -> Net:
     images = np.asarray(test.images)
     parts = [net.predict(images[i : i + 1000]) for i in range(0, len(images), 1000)]
-    chances, labels = np.concatenate(parts), np.asarray(test.labels)
-    logs = np.log(np.maximum(chances, 1e-30))
-    flops = estimate_cost(net.network, images.shape[1:]).flops
-    right, loss = logs.argmax(1) == labels, -logs[np.arange(len(labels)), labels]
-    return Net(right, brier_scores(logs, labels), loss, flops)
+    logs = np.log(np.maximum(np.concatenate(parts), 1e-30))
+    return Net(logs, np.asarray(test.labels), estimate_cost(net.network, images.shape[1:]).flops)
 
 
 def play(nets: Sequence[Sequence[Net]], images: int, draws: int) -> list[tuple[str, float, float]]:
@@ -107,9 +122,11 @@ def play(nets: Sequence[Sequence[Net]], images: int, draws: int) -> list[tuple[s
     for own in nets:
         accuracies = [100 * float(net.right.mean()) for net in own]
         for _ in range(draws):
-            drawn = source.choice(len(own[0].right), min(images, len(own[0].right)), replace=False)
+            whole = len(own[0].labels)
+            rows = source.choice(whole, min(images, whole), replace=False)
+            drawn = [net.of(rows) for net in own]
             for rule, (which, choose) in RULES.items():
-                place = choose(which, own, drawn)
+                place = choose(which, drawn)
                 outcomes[rule].append((accuracies[place], own[place].flops / 1e6))
     return [
         (rule, fmean(a for a, _ in pairs), fmean(f for _, f in pairs))

@@ -56,18 +56,24 @@ def test_optuna_pays_for_no_epoch_twice_and_takes_its_best_trial():
     assert found == optuna_search(_Nets(), 6, EPOCHS, 6, seed=0)
 
 
-def _net(right, brier, flops):
-    """Answers the first so many of 1,000 images, with one Brier score on all."""
-    return choice.Net(np.arange(1000) < right, np.full(1000, brier), np.full(1000, 1.0), flops)
+def _net(right, flops, seed):
+    """Has so many of 1,000 images right, with a chance of 0.8 for what it answers."""
+    labels = np.arange(1000) % 4
+    answers = np.where(np.random.default_rng(seed).permutation(1000) < right, labels, labels - 1)
+    chances = np.full((1000, 4), 0.2 / 3)
+    chances[np.arange(1000), answers] = 0.8
+    return choice.Net(np.log(chances), labels, flops)
 
 
 def test_rules_choose_by_images_that_are_drawn_and_are_judged_by_all():
-    nets = [_net(500, 0.7, 10**6), _net(900, 0.35, 2 * 10**6), _net(905, 0.3, 9 * 10**6)]
+    nets = [_net(500, 10**6, 0), _net(900, 2 * 10**6, 1), _net(905, 9 * 10**6, 2)]
     found = {rule.split(":")[0]: told for rule, *told in choice.play([nets], 500, 20)}
     assert found["one_se"] == [90.0, 2.0]  # One standard error is 1.3 points.
-    assert found["one_se_brier"] == [90.5, 9.0]  # And here 2 / 500.
+    assert found["one_se_brier"][1] < found["best"][1]  # It asks for more than luck.
     accuracy, flops = found["best"]
     assert 90.0 < accuracy <= 90.5 and 2.0 < flops <= 9.0
+    better = [*nets[:2], _net(960, 9 * 10**6, 1)]
+    assert {tuple(told) for _, *told in choice.play([better], 500, 20)} == {(96.0, 9.0)}
     assert choice.play([nets[:1]], 500, 2)[0][1:] == (50.0, 1.0)
 
 
