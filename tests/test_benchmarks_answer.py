@@ -68,8 +68,8 @@ def _net(right, flops, seed):
 def test_rules_choose_by_images_that_are_drawn_and_are_judged_by_all():
     nets = [_net(500, 10**6, 0), _net(900, 2 * 10**6, 1), _net(905, 9 * 10**6, 2)]
     found = {rule.split(":")[0]: told for rule, *told in choice.play([nets], 500, 20)}
-    assert found["one_se"] == [90.0, 2.0]  # One standard error is 1.3 points.
-    assert found["one_se_brier"][1] < found["best"][1]  # It asks for more than luck.
+    for rule in ("one_se", "one_se_brier"):  # They ask for more than luck.
+        assert 2.0 <= found[rule][1] < found["best"][1], rule
     accuracy, flops = found["best"]
     assert 90.0 < accuracy <= 90.5 and 2.0 < flops <= 9.0
     better = [*nets[:2], _net(960, 9 * 10**6, 1)]
