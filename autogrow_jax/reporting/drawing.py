@@ -104,7 +104,9 @@ def draw_front(panel: Axes, front: Sequence[Mapping[str, Any]], recommended: Seq
         style |= {"color": MARK_COLOR, "fillstyle": "none"}
         panel.errorbar(mega[~full], accuracy[~full], error[~full], label="stopped early", **style)
     for net, x, y in zip(front, mega, accuracy, strict=True):
-        near: dict[str, Any] = {"textcoords": "offset points", "xytext": (7, -24), "fontsize": 8}
+        near: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+        is_last = x == mega.max()  # Whose name would lie on the legend.
+        near |= {"xytext": (-7 if is_last else 7, -24), "ha": "right" if is_last else "left"}
         panel.annotate(f"{format_depths(net['depths'])}\n{format_behind(net)}", (x, y), **near)
         if list(net["depths"]) == list(recommended):
             name = f"recommended: {format_depths(recommended)}"
