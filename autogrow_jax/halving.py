@@ -10,7 +10,6 @@ from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
 from autogrow_jax.growth import standard_error
 
@@ -49,14 +48,13 @@ def afford(costs: Sequence[float], grown: float, length: int) -> list[int]:
     none stopped early, it would still be kept to: two nets, the first and the last, always fit. Of
     what fits, the choice is that whose costs are the closest to geometric, and close together.
     """
-    first, *between, last = range(len(costs)) if len(costs) > 1 else (0, 0)
-    fitting = [
-        sorted({first, *chosen, last})
-        for size in range(len(between) + 1)
-        for chosen in combinations(between, size)
-        if length * sum(costs[i] for i in {first, *chosen, last})
-        <= grown + 2 * length * costs[last]
-    ]
+    last, budget = len(costs) - 1, grown + 2 * length * costs[-1]
+    subsets = (
+        sorted({0, *between, last})
+        for size in range(max(last, 1))
+        for between in combinations(range(1, last), size)
+    )
+    fitting = [places for places in subsets if length * sum(costs[i] for i in places) <= budget]
     return min(fitting, key=lambda places: _spread(costs[i] for i in places))
 
 
@@ -131,24 +129,27 @@ def brier_scores(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     scores = np.full(len(labels), 2.0)
     if finite.any():
         logits, labels = logits[finite], labels[finite]
-        chances = softmax(logits / _find_temperature(logits, labels), axis=1)
+        chances = _calibrate(logits, labels)
         truth = np.arange(chances.shape[1]) == labels[:, None]
         scores[finite] = np.square(chances - truth).sum(axis=1)
     return scores
 
 
-def _find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """By which logits are divided, from 0.1 to 20, so that the mean log loss is least."""
-    from scipy.optimize import minimize_scalar  # A third of a second, of runs with a front alone.
+def _calibrate(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The chances at that temperature, from 0.1 to 20, at which the mean log loss is least."""
+    # Half a second to import, of runs with a front alone.
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
-    rows = np.arange(len(labels))
+    def logs(log_temperature: float) -> np.ndarray:
+        return log_softmax(logits / np.exp(log_temperature), axis=1)
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+        return -logs(log_temperature)[np.arange(len(labels)), labels].mean()
 
     limits = np.log(0.1), np.log(20.0)
     found = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-3})
-    return float(np.exp(found.x))
+    return np.exp(logs(found.x))
 
 
 def compare(scores: Sequence[np.ndarray]) -> list[tuple[float, float]]:

@@ -25,7 +25,8 @@ from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir, metrics, replace_file, to_json
 from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.settings_files import load_study, take_changes
-from autogrow_jax.studies.cells import Entry, Folder, expand
+from autogrow_jax.studies import Study
+from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.records import Record, read_record
 from benchmarks.answer_figure import draw
 from benchmarks.depth_search import Found, Train, halve, optuna_search, sweep
@@ -208,26 +209,40 @@ def describe_aim(lines: Sequence[Line], images: int) -> str:
         f" on {images:,} images: {error:.2f})": ahead >= -error,
         f"{100 * part:.0f} % of its training FLOPs (wanted: a third at most)": part <= 1 / 3,
         f"{net:.2f} times the FLOPs of its nets, mean by mean, and {by_seed:.2f} times seed by seed"
-        " (wanted: 1 at most)": net <= 1,
+        " (wanted: 1 at most)": max(net, by_seed) <= 1,
     }
     seeds = f"seed{'s' * (len(both) > 1)} {', '.join(map(str, both))}"
     marked = [f"{text}, {'reached' if ok else 'NOT reached'}" for text, ok in said.items()]
     return f"The default, over {seeds}: {'; '.join(marked)}."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes table and figure; status 1 where nothing has run yet."""
-    given, changes = take_changes(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="benchmarks.answer", description=__doc__)
+def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes the parser of a command that reads what has run of such a study."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--study", default="configs/studies/answer.py")
     parser.add_argument("--workdir", default="runs/answer")
     parser.add_argument("--seeds", default="", help="instead of the study's own, as 0,1,2")
     parser.add_argument("--out", default="results/answer/whole")
+    return parser
+
+
+def read_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, Study, list[Cell], list[Entry]]:
+    """Reads the options, and the study that they name with its cells."""
+    given, changes = take_changes(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
-    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
     study = load_study(options.study)
+    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
+    return options, study, *expand(study, changes, seeds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes table and figure; status 1 where nothing has run yet."""
+    options, study, cells, entries = read_options(
+        make_parser("benchmarks.answer", __doc__), arguments
+    )
     workdir, out = user_path(options.workdir), user_path(options.out)
-    cells, entries = expand(study, changes, seeds)
     parts, content, panels = [], {}, {}
     for section in study.sections:
         own = [entry for entry in entries if entry.section is section]

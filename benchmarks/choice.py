@@ -10,7 +10,6 @@ accuracy and its FLOPs, mean over draws and seeds. A single held-out part says l
 Writes `choice.md`.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autogrow_jax import build
-from autogrow_jax.halving import brier_scores, compare, recommend
+from autogrow_jax.halving import brier_scores, recommend
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir, replace_file
 from autogrow_jax.reporting.workdir import read_config
-from autogrow_jax.settings_files import load_study, take_changes
-from autogrow_jax.studies.cells import Entry, Folder, expand
+from autogrow_jax.studies.cells import Entry, Folder
 from autogrow_jax.training import Loaded, load
+from benchmarks.answer import make_parser, read_options
 
 FRONT, SWEEP = "the default's front", "from scratch"
 
@@ -60,21 +59,23 @@ def _by_accuracy(choose: str, nets: Sequence[Net]) -> int:
 
 
 def _by_loss(choose: str, nets: Sequence[Net]) -> int:
-    behind = compare([net.loss for net in nets])
-    return next(i for i, (mean, error) in enumerate(behind) if mean <= error)
+    return _by_scores(choose, [net.loss for net in nets])
 
 
-def _by_scores(choose: str, nets: Sequence[Net]) -> int:
-    scores = [brier_scores(net.logs, net.labels) for net in nets]
-    return recommend([0.0] * len(nets), len(nets[0].labels), choose, scores=scores)
+def _by_brier(choose: str, nets: Sequence[Net]) -> int:
+    return _by_scores(choose, [brier_scores(net.logs, net.labels) for net in nets])
 
 
-# What `finetune.choose` takes, but for the log loss.
+def _by_scores(choose: str, scores: Sequence[np.ndarray]) -> int:
+    return recommend([0.0] * len(scores), len(scores[0]), choose, scores=scores)
+
+
+# What `finetune.choose` takes, and the log loss in the place of the Brier score.
 RULES: dict[str, Any] = {
     "one_se: accuracy, one standard error": ("one_se", _by_accuracy),
     "best: accuracy": ("best", _by_accuracy),
-    "log loss, one standard error of the difference": ("", _by_loss),
-    "one_se_brier: calibrated Brier score, likewise": ("one_se_brier", _by_scores),
+    "log loss, one standard error of the difference": ("one_se_brier", _by_loss),
+    "one_se_brier: calibrated Brier score, likewise": ("one_se_brier", _by_brier),
 }
 
 
@@ -136,17 +137,10 @@ def play(nets: Sequence[Sequence[Net]], images: int, draws: int) -> list[tuple[s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the table; status 1 where nothing has run yet."""
-    given, changes = take_changes(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="benchmarks.choice", description=__doc__)
-    parser.add_argument("--study", default="configs/studies/answer.py")
-    parser.add_argument("--workdir", default="runs/answer")
-    parser.add_argument("--seeds", default="", help="instead of the study's own, as 0,1,2")
-    parser.add_argument("--out", default="results/answer/whole")
+    parser = make_parser("benchmarks.choice", __doc__)
     parser.add_argument("--draws", type=int, default=200)
-    options = parser.parse_args(given)
-    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
-    study, workdir = load_study(options.study), user_path(options.workdir)
-    _, entries = expand(study, changes, seeds)
+    options, study, _, entries = read_options(parser, arguments)
+    workdir, out = user_path(options.workdir), user_path(options.out)
     parts = []
     for section in study.sections:
         found, images = read_nets([e for e in entries if e.section is section], workdir)
@@ -162,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nothing of {options.study} has run in {workdir} yet", file=sys.stderr)
         return 1
     text = "\n\n".join(parts) + "\n"
-    replace_file(user_path(options.out) / "choice.md", text.encode())
+    replace_file(out / "choice.md", text.encode())
     print(text)
     return 0
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
 import autogrow_jax
 from autogrow_jax import build
@@ -111,9 +110,10 @@ def keep_predictions(folder: Workdir, trainer: Trainer, reporter: Reporter) -> N
 
 def _predict(trainer: Trainer, part: str) -> Predictions:
     dataset, logits = trainer.dataset, trainer.predict(part)
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     images = dataset.parts[part]
     return Predictions(
-        softmax(logits, axis=1),
+        chances / chances.sum(axis=1, keepdims=True),
         np.argmax(logits, axis=1).astype(np.int32),
         images.labels,
         images.ids,
