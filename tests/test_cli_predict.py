@@ -1,6 +1,7 @@
 """`autogrow predict` and `evaluate` on a run of one's own pictures."""
 
 import csv
+import html
 import io
 import json
 import shutil
@@ -182,7 +183,10 @@ def test_a_config_file_brings_the_family_that_a_run_has_of_ones_own(shapes, tmp_
             assert "no config file" in capsys.readouterr().err
         # A page is drawn all the same, of what is known without.
         assert cli.main(["report", str(copy)]) == 0
-        assert "FLOPs an image" not in (copy / "report.html").read_text()
+        told = html.unescape((copy / "report.html").read_text())
+        assert "FLOPs an image" not in told
+        assert "cannot be counted: config.model.family is 'narrow_of_mine'" in told
+        assert "--config=FILE" in told
         capsys.readouterr()
         assert predict(copy, image, "--format=csv", f"--config={file}") == 0
         assert capsys.readouterr().out == expected

@@ -269,6 +269,13 @@ def test_a_front_is_compared_and_the_recommended_net_is_named(tmp_path):
     assert "1-1-1 61.50 ± 2.50 1,000 1 M 0.25 3 9 stopped early" in text
     assert "2-2-1 61.50 ± 2.50 0.0000 ± 0.0123 1,000 1 M 0.25 3 9 recommended" in text
     assert "★ test ○ other nets that were fine-tuned" in text
+    # What the run itself counted is shown where the family is not registered.
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model": {"family": "mine"}}))
+    write_report(tmp_path)
+    text = _open(tmp_path).text
+    assert "cannot be counted: config.model.family is 'mine'" in text
+    assert "1-1-1 61.50 ± 2.50 1,000 1 M 0.25 3 9 stopped early" in text
 
 
 def test_names_of_all_kinds_are_escaped(tmp_path):

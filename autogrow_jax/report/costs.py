@@ -6,7 +6,7 @@ from itertools import pairwise
 from autogrow_jax.models.cost import Cost
 from autogrow_jax.report.facts import Facts
 from autogrow_jax.report.figures import draw_costs
-from autogrow_jax.report.markup import Markup, details, paragraph, table, tag
+from autogrow_jax.report.markup import Markup, details, note, paragraph, table, tag
 from autogrow_jax.reporting.metrics import growth_events
 from autogrow_jax.reporting.numbers import format_behind, format_depths, round_percent
 
@@ -32,6 +32,12 @@ def show_costs(facts: Facts) -> Iterator[Markup]:
     """Accuracy against cost, at all depths on the way."""
     passed = [(p, p.cost, p.best) for p in facts.passed if p.cost and p.best is not None]
     if not passed:
+        if facts.no_costs:
+            yield note(
+                f"What nets of these depths cost cannot be counted: {facts.no_costs}. If it is of"
+                " your own, give the config file that registers it, as --config=FILE."
+            )
+        yield from _show_front(facts)
         return
     grew = any(each.phase == "growth" for each, *_ in passed)
     yield paragraph(

@@ -38,6 +38,7 @@ class Facts:
     dataset: Dataset | None = None
     augmentation: Augmentation | None = None  # Of one's own.
     no_pictures: str = ""  # Why there is no `dataset`, where one was looked for.
+    no_costs: str = ""  # Why there is no `network`, once one was looked for.
 
     def _ask(self, read: Callable[..., T], *given: Any) -> T | None:
         try:
@@ -104,9 +105,12 @@ class Facts:
             return None
         model = {name: self.config[name] for name in self.config if name.startswith("model.")}
         data = self.num_classes, self.image_shape[-1], self.depths
-        # A family of one's own may not be registered here.
-        resolve = lambda: build.resolve({"mode": "evaluate", **model})  # noqa: E731
-        return self._ask(lambda: build.make_network(resolve(), *data))
+        try:
+            settings = build.resolve({"mode": "evaluate", **model})
+        except UserError as error:  # A family of one's own may not be registered here.
+            self.no_costs = str(error)
+            return None
+        return self._ask(lambda: build.make_network(settings, *data))
 
     @cached_property
     def pieces(self) -> PieceCosts | None:
