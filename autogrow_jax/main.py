@@ -11,7 +11,7 @@ from pathlib import Path
 from autogrow_jax import hosts
 from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import find_start
+from autogrow_jax.process import process_start
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.settings import changed, nest
 from autogrow_jax.settings_files import (
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
 
 def start() -> None:
     """Runs the program as a process of its own."""
-    leave(main(started=find_start()))
+    leave(main(started=process_start()))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ from weakref import WeakSet
 
 from autogrow_jax.errors import UserError, show
 
+try:
+    import resource
+except ImportError:  # Not on Windows.
+    resource = None  # type: ignore[assignment]
+
 
 def user_path(text: str | os.PathLike[str]) -> Path:
     """Makes a path of what a user wrote, ~ being a home; UserError where no system can have it."""
@@ -94,10 +99,16 @@ def keep_freed_memory() -> bool:
 
 
 _IMPORTED = time.perf_counter()
+_USED = time.process_time()  # Of the processor, until then.
+# Whether it had waited for children before, as the shell that it was: in `bash -c "a && train"` the
+# shell becomes the last command, and the kernel counts that one's time from the shell's start.
+_WAS_A_SHELL = resource is not None and resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
 
 
-def find_start() -> float:
+def process_start() -> float:
     """The `time.perf_counter()` of this process's start; that of this import where nobody knows."""
+    if _WAS_A_SHELL:  # Nobody knows until when; Python is taken to have waited for nothing since.
+        return _IMPORTED - _USED
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -454,3 +454,22 @@ def test_an_error_does_not_wait_for_threads_that_will_not_end():
         " threading.Thread(target=threading.Event().wait).start(); leave(1)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 1
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_a_run_begins_with_its_process_and_not_with_what_a_shell_did_before():
+    """The last command of `bash -c "a && b"` is the shell's own process."""
+    code = (
+        "import sys, time; time.sleep(float(sys.argv[1]))\n"
+        "from autogrow_jax.process import process_start\n"
+        "print(time.perf_counter() - process_start())"
+    )
+    ages = []
+    for before in ("", "sleep 2 &&"):
+        command = ["sh", "-c", f'{before} exec "$0" "$@"', sys.executable, "-c", code]
+        command.append("0" if before else "2")
+        ended = subprocess.run(command, env=_environment(), capture_output=True, check=True)
+        ages.append(float(ended.stdout))
+    with_what_it_did, without_what_the_shell_did = ages
+    assert without_what_the_shell_did < 2 < with_what_it_did

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from autogrow_jax import __version__
 from autogrow_jax.cli import configs
 from autogrow_jax.command_line import UsageError, leave, run_command
-from autogrow_jax.process import find_start
+from autogrow_jax.process import process_start
 
 __all__ = ["main", "start"]
 
@@ -57,7 +57,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     if name == "train":
         from autogrow_jax.main import main as train
 
-        return train(arguments, started=find_start())
+        return train(arguments, started=process_start())
     if name == "predict":
         from autogrow_jax.cli.predict import main
     elif name == "evaluate":

@@ -9,7 +9,7 @@ from typing import Any
 
 from autogrow_jax.cli.predict import add_output, find_format, open_output, register_own
 from autogrow_jax.command_line import Parser, add_config, run_command
-from autogrow_jax.process import find_start
+from autogrow_jax.process import process_start
 from autogrow_jax.reporting import ConsoleReporter, format_result
 from autogrow_jax.reporting.metrics import Line
 from autogrow_jax.reporting.numbers import format_depths
@@ -65,10 +65,10 @@ def _evaluate(given: argparse.Namespace) -> None:
         keys["data.dir"] = given.data_dir
     config, kind = nest(given.changes | keys), given.format or find_format(given.output)
     if kind == "table" and given.output is None:
-        run(config, given.workdir, started=find_start())
+        run(config, given.workdir, started=process_start())
         return
     with open_output(given.output) as stream:
-        result = run(config, given.workdir, reporter=_Aside(), started=find_start()).to_dict()
+        result = run(config, given.workdir, reporter=_Aside(), started=process_start()).to_dict()
         if kind == "json":
             print(to_json(result, "result", indent=2), file=stream)
         elif kind == "csv":

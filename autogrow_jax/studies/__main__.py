@@ -14,7 +14,7 @@ from typing import Any
 from autogrow_jax.children import stop_with_parent
 from autogrow_jax.command_line import Parser, UsageError, leave, run_command
 from autogrow_jax.errors import UserError
-from autogrow_jax.process import find_start, user_path
+from autogrow_jax.process import process_start, user_path
 from autogrow_jax.settings_files import STUDIES, load_study, split_name, take_changes
 from autogrow_jax.studies import Study, check_seeds
 from autogrow_jax.studies.cells import Cell, Folder, expand
@@ -112,7 +112,7 @@ def _run_one(cells: Sequence[Cell], options: argparse.Namespace) -> int:
             " that --list shows"
         )
     try:
-        run_cell(wanted[0], options.workdir, started=find_start())
+        run_cell(wanted[0], options.workdir, started=process_start())
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.
