@@ -96,11 +96,16 @@ class Front:
         if following == state.candidate:
             return
         self._write(entry)
-        if following is None:
+        place = following
+        if place is None:
             self._measure(entry)
-            following = self._take_up(length)
-        chosen = self._conclude(length) if following is None else following
-        self._switch(state.candidates[chosen])
+            place = self._recommend()
+            if len(state.candidates[place]["curve"]) < length:
+                self._take_up(state.candidates[place])
+                following = place
+            else:
+                self._conclude(place, length)
+        self._switch(state.candidates[place])
         state.candidate = following
 
     def after_saving(self, keep: int) -> None:
@@ -163,21 +168,17 @@ class Front:
                 return place
         return None
 
-    def _take_up(self, length: int) -> int | None:
-        """The place of a stopped net that is trained on all the same, if there is one."""
-        entries, place = self._state.candidates, self._recommend()
-        if len(entries[place]["curve"]) == length:
-            return None
-        entries[place]["taken_up"] = True
-        name, accuracy = format_depths(entries[place]["depths"]), entries[place]["curve"][-1]
+    def _take_up(self, entry: dict[str, Any]) -> None:
+        """Has a net that was stopped trained on."""
+        entry["taken_up"] = True
+        name, accuracy = format_depths(entry["depths"]), entry["curve"][-1]
         self._reporter.message(
             f"{name} is taken up again: it would be recommended, {round_percent(accuracy)} %"
         )
-        return place
 
-    def _conclude(self, length: int) -> int:
-        """Puts the front together; returns the place of the net that is recommended."""
-        state, chosen = self._state, self._recommend()
+    def _conclude(self, chosen: int, length: int) -> None:
+        """Puts the front together, of which the net at `chosen` is recommended."""
+        state = self._state
         images = len(self._trainer.dataset.validation.labels)
         behind = compare(self._measured())
         for entry, scores, (mean, error) in zip(
@@ -207,7 +208,6 @@ class Front:
                 " image; the fastest is recommended"
             )
         state.growth = state.growth[: state.candidates[chosen]["growths"]]
-        return chosen
 
     def _explain(self, stop: Stop) -> str:
         curves, names = self._curves(), [format_depths(e["depths"]) for e in self._state.candidates]
