@@ -8,7 +8,7 @@ import optax
 
 from autogrow_jax import optim
 from autogrow_jax.data import AUGMENTATIONS, Augmentation, Choices, Dataset, load_dataset
-from autogrow_jax.errors import UserError
+from autogrow_jax.errors import Registry, UserError
 from autogrow_jax.growth import POLICIES, Limits, Policy, PolicyArguments, limited
 from autogrow_jax.growth.start import check_start
 from autogrow_jax.models.cost import Cost, estimate_cost
@@ -16,6 +16,7 @@ from autogrow_jax.models.network import Network, build_network
 from autogrow_jax.optim import OPTIMIZERS
 from autogrow_jax.own import GIVEN, GIVEN_KEYS, NOTHING, Own, ask_again
 from autogrow_jax.settings import (
+    KEYS,
     OWN,
     Config,
     Settings,
@@ -74,6 +75,25 @@ def resolve(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Set
     ):
         raise UserError("config.finetune.epochs is 0; mode 'scratch' trains for that many epochs")
     return resolved
+
+
+def resolve_own(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Settings:
+    """Checks the config of a run that was begun, see `resolve`.
+
+    Raises:
+      UserError: as there; where a name is not registered here, with the way out.
+    """
+    try:
+        return resolve(config, own, to_read=to_read)
+    except UserError as error:
+        values, names = flatten(config), {name: key.accepts for name, key in KEYS.items()}
+        own_names = {name: known for name, known in names.items() if isinstance(known, Registry)}
+        if all(values[name] in [*own_names[name]] for name in own_names.keys() & values.keys()):
+            raise
+        raise UserError(
+            f"{error}. If it is of your own, give the config file that registers it, as"
+            " --config=FILE, or in Python register it first"
+        ) from None
 
 
 def make_network(

@@ -33,10 +33,7 @@ def show_costs(facts: Facts) -> Iterator[Markup]:
     passed = [(p, p.cost, p.best) for p in facts.passed if p.cost and p.best is not None]
     if not passed:
         if facts.no_costs:
-            yield note(
-                f"What nets of these depths cost cannot be counted: {facts.no_costs}. If it is of"
-                " your own, give the config file that registers it, as --config=FILE."
-            )
+            yield note(f"What nets of these depths cost cannot be counted: {facts.no_costs}.")
         yield from _show_front(facts)
         return
     grew = any(each.phase == "growth" for each, *_ in passed)

@@ -106,7 +106,7 @@ class Facts:
         model = {name: self.config[name] for name in self.config if name.startswith("model.")}
         data = self.num_classes, self.image_shape[-1], self.depths
         try:
-            settings = build.resolve({"mode": "evaluate", **model})
+            settings = build.resolve_own({"mode": "evaluate", **model})
         except UserError as error:  # A family of one's own may not be registered here.
             self.no_costs = str(error)
             return None

@@ -17,13 +17,13 @@ from autogrow_jax.data import (
     list_changes,
     load_other,
 )
-from autogrow_jax.errors import Registry, UserError
-from autogrow_jax.own import GIVEN, NOTHING, Own
+from autogrow_jax.errors import UserError
+from autogrow_jax.own import GIVEN, Own
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.numbers import format_depths, round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
 from autogrow_jax.saving import CheckpointStore, read_last
-from autogrow_jax.settings import KEYS, Config, Settings, flatten
+from autogrow_jax.settings import Settings, flatten
 from autogrow_jax.steps import Trainer, mean_loss, percent, settle_convolution
 from autogrow_jax.stream import can_stream, read_stream
 from autogrow_jax.training.ending import finish
@@ -54,25 +54,6 @@ def read_known(workdir: Workdir) -> Known | None:
         raise UserError(
             f"{workdir.dataset} is damaged ({type(error).__name__}: {error}); bring it back, or"
             " delete it, and the run takes its data as they are now for those it was begun on"
-        ) from None
-
-
-def resolve_own(config: Config, own: Own = NOTHING, *, to_read: bool = False) -> Settings:
-    """Checks the config of a run that was begun, see `build.resolve`.
-
-    Raises:
-      UserError: as there; where a name is not registered here, with the way out.
-    """
-    try:
-        return build.resolve(config, own, to_read=to_read)
-    except UserError as error:
-        values, names = flatten(config), {name: key.accepts for name, key in KEYS.items()}
-        own_names = {name: known for name, known in names.items() if isinstance(known, Registry)}
-        if all(values[name] in [*own_names[name]] for name in own_names.keys() & values.keys()):
-            raise
-        raise UserError(
-            f"{error}. If it is of your own, give the config file that registers it, as"
-            " --config=FILE, or in Python register it first"
         ) from None
 
 
@@ -135,7 +116,7 @@ def evaluate_run(
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
     ours |= {"num_devices": now["num_devices"]}
     objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
-    settings = settle_convolution(resolve_own(own | ours, objects), reporter)
+    settings = settle_convolution(build.resolve_own(own | ours, objects), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
         restored = read_last(store, workdir, "evaluate")
         for name in sorted((given.keys() & own.keys()) - _OF_EVALUATION):
@@ -178,7 +159,7 @@ def _show(value: Any) -> str:
 
 def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
     """What is known of the run's own data, and the data to evaluate on."""
-    known = known or build.load_data(resolve_own(own, to_read=True), to_train=False).known()
+    known = known or build.load_data(build.resolve_own(own, to_read=True), to_train=False).known()
     if settings.own.dataset is not None:
         dataset = build.load_data(settings, to_train=False)
         return known, adapt_parts(dataset, known, is_own=own["data.name"] == GIVEN)

@@ -42,7 +42,7 @@ from autogrow_jax.saving import (
 )
 from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
-from autogrow_jax.training.evaluation import read_known, resolve_own
+from autogrow_jax.training.evaluation import read_known
 from autogrow_jax.trees import cut
 
 WHICH = ("recommended", "final", "best")
@@ -231,7 +231,7 @@ def load(
         else:
             saved = read_last(store, there, "load") if best is None else store.read(best)
     epoch = saved.memory["epoch"]
-    settings = resolve_own(config, to_read=True)
+    settings = build.resolve_own(config, to_read=True)
     if convolution == AUTO:
         was_native = settings.model.convolution == NATIVE and not why_not_native()
         convolution = NATIVE if was_native else XLA
