@@ -10,7 +10,7 @@ from autogrow_jax.settings import DEFAULTS
 
 
 def fill_in(values: dict[str, Any]) -> None:
-    """Replaces what was left to other keys: depths, maxima, learning rate, initialiser."""
+    """Replaces what was left to other keys: depths, maxima, learning rate, and so on."""
     family = get_family(values["model.family"])
     stages = len(family.widths)
     values["model.depths"] = depths = values["model.depths"] or (1,) * stages
@@ -37,6 +37,9 @@ def fill_in(values: dict[str, Any]) -> None:
         values["optimizer.learning_rate"] = family.learning_rate
     if values["growth.initializer"] is None:
         values["growth.initializer"] = family.initializer
+    if values["finetune.perturb"] is None:  # What another run found is not to be lost.
+        is_own = values["mode"] == "grow" and not values["init_from"]
+        values["finetune.perturb"] = 0.5 if is_own else 0.0
     values["data.validation"] = str(values["data.validation"])
     total, tail = values["finetune.total_epochs"], values["finetune.epochs"]
     if total and values["mode"] == "grow":

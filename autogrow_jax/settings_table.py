@@ -192,6 +192,10 @@ class Finetune:
     schedule: str = choice("auto", SCHEDULES,
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
         " `cosine`, `constant`; `auto` goes by the policy")
+    perturb: float = number(None, "from 0 to 1; none means 0.5, or 0 with `init_from`",
+        "as fine-tuning begins, how far all weights are moved towards a fresh draw of them, which"
+        " lets them learn on: shrink and perturb (Ash and Adams, 2020)", lambda v: 0 <= v <= 1,
+        before=0.0)
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
         " that a cheaper one does as well as are stopped early", before=False)
     choose: str = choice("one_se_brier", ("one_se_brier", "one_se", "best", "last"), "which net is"

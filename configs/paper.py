@@ -81,4 +81,5 @@ def paper_config(family: str, dataset: str) -> ConfigDict:
     config.finetune.schedule = "staircase"
     # The paper fine-tunes the last net, and no other.
     config.finetune.front = False
+    config.finetune.perturb = 0.0
     return config

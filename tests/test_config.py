@@ -254,6 +254,21 @@ def test_a_key_younger_than_the_run_had_its_default():
     assert differences(nest(old), nest(flatten(config) | {"optimizer.ema": 0.9}))
 
 
+def test_a_run_older_than_perturbing_goes_on_without():
+    config = resolve(default_config())
+    assert config.finetune.perturb == 0.5
+    old = flatten(config)
+    del old["finetune.perturb"]
+    assert differences(nest(old), config) == ["finetune.perturb: 0.0 -> 0.5"]
+    assert differences(nest(old), nest(flatten(config) | {"finetune.perturb": 0.0})) == []
+
+
+def test_what_another_run_found_is_not_perturbed_unless_asked_for():
+    assert _resolve(init_from="somewhere").finetune.perturb == 0
+    assert _resolve(mode="scratch").finetune.perturb == 0
+    assert _resolve(**{"init_from": "somewhere", "finetune.perturb": 0.3}).finetune.perturb == 0.3
+
+
 def test_a_run_older_than_the_front_had_none():
     config = resolve(default_config())
     old = flatten(config)
@@ -458,6 +473,7 @@ IN_RUNS = {
     "finetune.front",
     "finetune.choose",
     "finetune.max_latency",
+    "finetune.perturb",
     "growth.compile_ahead",
     "growth.initializer",
     "growth.reset_optimizer",

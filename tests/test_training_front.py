@@ -187,6 +187,27 @@ def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturb
         load(workdir, depths=(9, 9, 9))
 
 
+def test_what_is_perturbed_is_not_what_is_kept(tmp_path, alone):
+    """The checkpoint at the end of growth holds the net that was evaluated, and so do files."""
+    told = Told()
+
+    class Stop(StopAt):
+        message = told.message
+
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=Stop(7))
+    validation = load_data(resolve(_config())).validation
+    kept, (line, first) = load(tmp_path), untimed_lines(tmp_path)[6:8]
+    right = 100 * np.mean(np.argmax(kept.predict(validation.images), -1) == validation.labels)
+    assert right == pytest.approx(line["validation_accuracy"], abs=1e-5)
+    assert any("from weights moved by 0.5 towards fresh ones" in text for text in told.messages)
+    still = tmp_path / "still"
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(**{"finetune.perturb": 0.0}), still, reporter=StopAt(7))
+    lines = untimed_lines(still)
+    assert lines[:7] == untimed_lines(tmp_path)[:7] and lines[7] != first
+
+
 def test_the_newest_checkpoint_is_the_recommended_net(undisturbed):
     workdir, result, _ = undisturbed
     saved = _newest(workdir)

@@ -104,6 +104,29 @@ def test_the_start_is_that_of_the_network_at_its_own_depths():
     assert all(not np.any(leaf) for leaf in padded)  # Depth 1: every slot is dead.
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_perturbing_moves_weights_towards_a_fresh_draw_and_starts_the_optimizer_anew(share):
+    """Shrink and perturb: (1 - share) w + share w0; with 1 a net from scratch is left."""
+    trainer, dataset = _make(**{"optimizer.ema": 0.9})
+    trainer.train_epoch(0, 0.05, None)
+    before = trainer.exact_state()
+    trainer.perturb(share, 7)
+    after, image = trainer.exact_state(), jnp.zeros((1, *dataset.image_shape))
+    fresh = jax.jit(trainer.network.init)(trainer.key("perturb", 7), image)["params"]
+    mixed = jax.tree.map(lambda w, w0: (1 - share) * w + share * w0, before.params, fresh)
+    _close(after.params, mixed, 1e-6)
+    _equal(after.ema, after.params)
+    _equal(after.batch_stats, before.batch_stats)
+    momenta = [_leaves(state.opt_state) for state in (before, after)]
+    assert any(np.any(leaf) for leaf in momenta[0].values())
+    assert not any(np.any(leaf) for leaf in momenta[1].values())
+    padded = jax.tree.leaves(trainer.padded_state.params["stage1"]["rest"])
+    assert all(not np.any(leaf) for leaf in padded)
+    # Another epoch draws otherwise, and what comes out trains.
+    assert not np.array_equal(*(jax.random.key_data(trainer.key("perturb", e)) for e in (7, 8)))
+    assert np.isfinite(mean_loss(trainer.train_epoch(1, 0.05, None)))
+
+
 def test_every_epoch_has_its_own_order_and_visits_no_example_twice():
     trainer, dataset = _make()
     count = len(dataset.train.labels)

@@ -43,7 +43,7 @@ from autogrow_jax.steps.step import Recipe, Sums, choose_evaluation_batch_size
 from autogrow_jax.trees import cut
 
 # What a random draw is for; its place in this list is folded into the run's key first.
-PURPOSES = ("init", "order", "augment", "growth", "pretrain")
+PURPOSES = ("init", "order", "augment", "growth", "pretrain", "perturb")
 
 
 def _make_init(recipe: Recipe, image_shape: tuple[int, int, int]) -> Callable[..., TrainState]:
@@ -128,16 +128,32 @@ class Trainer:
         """
         if self.settings.mode == "grow":  # Before an hour of training, not after it.
             check_identity(self._network, get_initializer(self.settings.growth.initializer))
-        # At the capacity and then cut: a block's draws do not depend on the depth, and one program
-        # serves all depths, also those of other runs where compiled programs are kept on disk.
-        init = self.programs.make(_make_init, self._recipe, self.dataset.image_shape)
-        roomy = self.programs.call("init", init, self.key("init", 0), runs_seldom=True)
-        exact = cut(jax.device_get(roomy), self.depths)
+        exact = self._draw(self.key("init", 0))
         if replace is not None:
             fresh = {"params": exact.params, "batch_stats": exact.batch_stats}
             given = replace(fresh), self._recipe.transformation(), self._recipe.ema > 0
             exact = make_state(*given)
-        self._state = replicate(pad_state(exact, roomy), self._mesh)
+        self._place(exact, self.capacities)
+
+    def _draw(self, key: jax.Array) -> TrainState:
+        """A fresh state of the depths there are, on the host."""
+        # At the capacity and then cut: a block's draws do not depend on the depth, and one program
+        # serves all depths, also those of other runs where compiled programs are kept on disk.
+        init = self.programs.make(_make_init, self._recipe, self.dataset.image_shape)
+        roomy = self.programs.call("init", init, key, runs_seldom=True)
+        return cut(jax.device_get(roomy), self.depths)
+
+    def perturb(self, share: float, epoch: int) -> None:
+        """Moves all parameters a share of the way to a fresh draw of the same net.
+
+        Running statistics stay, the optimiser starts anew, and so does an average of the weights.
+        """
+        kept, fresh = self.exact_state(), self._draw(self.key("perturb", epoch))
+        given = kept.params, fresh.params
+        params = jax.tree.map(lambda old, new: (1 - share) * old + share * new, *given)
+        ema = params if fresh.ema else fresh.ema
+        exact = fresh._replace(params=params, batch_stats=kept.batch_stats, ema=ema)
+        self._place(exact, self.capacities)
 
     def abstract_state(self, depths: Depths) -> TrainState:
         """Shapes, dtypes and places of the state at these depths."""

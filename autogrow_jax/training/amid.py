@@ -70,6 +70,11 @@ class Amid:
         if hosts.count() == 1:  # Several take each their time to compile.
             trainer.programs.look = self.look
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the next epoch was begun in an earlier start."""
+        return self._resumed is not None
+
     def begin(self, in_trials: bool) -> None:
         """Notes what the run remembers as an epoch begins, before a net is grown to be tried in it.
 

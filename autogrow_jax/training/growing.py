@@ -6,7 +6,7 @@ from typing import Any
 
 from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
-from autogrow_jax.reporting.numbers import format_depths
+from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.saving import Restored
 from autogrow_jax.steps import Depths, Trainer, Trials
 from autogrow_jax.training.run_state import RunState
@@ -103,9 +103,12 @@ class Grower:
             self._note_growth(before, zip(decision.stages, passed, strict=True))
         if decision.action == "finetune":
             state.phase, state.phase_start = "finetune", state.epoch
-            length = self._trainer.settings.finetune.length(state.phase_start)
+            finetune = self._trainer.settings.finetune
+            length, share = finetune.length(state.phase_start), finetune.perturb
+            how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(
-                f"growth ended after {state.epoch} epochs; fine-tuning for {length} epochs"
+                f"growth ended after {state.epoch} epochs; fine-tuning for"
+                f" {format_count(length, 'epoch')}{how}"
             )
 
     def compile_ahead(self, line: Mapping[str, Any], measurements: Mapping[str, float]) -> None:

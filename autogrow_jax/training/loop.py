@@ -215,9 +215,12 @@ def _train(
             #   the saving.
             # - In a round of trials the trainer's net may not be the one that is kept: there is no
             #   checkpoint, and a run that is killed may begin the round again.
+            # - Perturbed weights are of no use before an epoch, so checkpoints hold what was grown.
             # - Amid an epoch `amid` saves what the run remembered before the epoch: until the next
             #   checkpoint all that follows the steps is done again, and is the same.
             while not state.is_over(settings.finetune):
+                if settings.finetune.perturb and state.begins_finetuning and not amid.resumes:
+                    trainer.perturb(settings.finetune.perturb, state.epoch)
                 amid.begin(grower.in_trials)
                 length = settings.finetune.length(state.phase_start)
                 rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)

@@ -60,6 +60,11 @@ class RunState:
             return len(self.candidates[self.candidate]["curve"])
         return self.epoch - self.phase_start
 
+    @property
+    def begins_finetuning(self) -> bool:
+        """Whether the next epoch is the first after growth of the net that it trains."""
+        return self.phase == "finetune" and self.epoch_of_phase == 0
+
     def epochs_left(self, length: int) -> int:
         """Epochs that are left where `length` follow growth; of a front the most."""
         if self.candidate is not None:

@@ -71,7 +71,7 @@ def make_section(title: str, base: dict[str, Any], config: str = "") -> Section:
       config: file that they are laid over; "" for the package's defaults.
     """
     paper: dict[str, Any] = {"finetune.front": False, "growth.initializer": "gaussian"}
-    paper |= {"growth.noise": 0.0, "growth.threshold": 0.05}
+    paper |= {"growth.noise": 0.0, "growth.threshold": 0.05, "finetune.perturb": 0.0}
     convergent = {"growth.policy": "convergent", "growth.interval": 8}
     grown: dict[str, dict[str, Any]] = {
         "default": {},

@@ -22,6 +22,7 @@ _GROWTH: dict[str, Any] = {
     "growth.window": 4,
     "growth.max_depths": (8,),
     "finetune.front": False,
+    "finetune.perturb": 0.0,
     "checkpoint.every": 5,
 }
 _DIGITS = _GROWTH | {

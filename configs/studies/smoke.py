@@ -35,8 +35,9 @@ _BASE: dict[str, Any] = {
     "finetune.epochs": 6,
     "finetune.schedule": "staircase",
     "finetune.total_epochs": 24,
-    # As in the paper: the last net alone.
+    # As in the paper: the last net alone, as it is.
     "finetune.front": False,
+    "finetune.perturb": 0.0,
     "growth.initializer": "gaussian",
     # A checkpoint after each growth and at the end.
     "checkpoint.every": 100,
