@@ -15,10 +15,11 @@ from autogrow_jax.growth import standard_error
 
 # So many nets at most are kept on the way; seed and last among them.
 MOST = 8
-# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped; and by how
-# many standard errors a cheaper one has to be ahead. At the high learning rate of the first half
-# accuracies scatter, and a deep net may gain more than others once the rate falls.
-RUNGS = ((1, 4, 1), (5, 8, 0), (3, 4, 0))
+# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped. None is in
+# the first half: at its high rate accuracies scatter, and deep nets gain most once it falls.
+RUNGS = ((5, 8), (3, 4))
+# How many standard errors a net's Brier score may be behind the best one's.
+_MARGINS = {"half_se_brier": 0.5, "one_se_brier": 1.0}
 
 
 class Stop(NamedTuple):
@@ -64,45 +65,40 @@ def _spread(costs: Iterable[float]) -> float:
 
 
 def find_next(
-    curves: Sequence[Sequence[float]], length: int, images: int, spared: Sequence[int] = ()
+    curves: Sequence[Sequence[float]], length: int, spared: Sequence[int] = ()
 ) -> tuple[int | None, list[Stop]]:
     """Says which net is to train for its next epoch, None once all have; and which are stopped.
 
     By successive halving. All nets train up to a rung, a part of the fine-tuning (`RUNGS`), the
     last one first. Then up to half of them are stopped: those that are dominated, the least
-    accurate first, that is, where one of the others costs less and is as accurate, or at an early
-    rung more accurate by a standard error. So the cheapest and the most accurate are never stopped.
-    A net is as accurate as in its best epoch of fine-tuning so far, as single epochs scatter.
+    accurate first, that is, where one of the others costs less and is as accurate. So the cheapest
+    and the most accurate are never stopped. A net is as accurate as in its best epoch of
+    fine-tuning so far, as single epochs scatter.
 
     Args:
       curves: of each net, the accuracies of the epochs it was fine-tuned for, `length` at most.
-      images: that they are measured on.
       spared: places that are not stopped.
     """
     running, stopped = list(range(len(curves))), list[Stop]()
-    margins = {part * length // whole: errors for part, whole, errors in RUNGS}
-    rungs = sorted(margins.keys() - {0, length})
+    rungs = sorted({part * length // whole for part, whole in RUNGS} - {0, length})
     for rung in (*rungs, length):
         for place in reversed(running):
             if len(curves[place]) < rung:
                 return place, stopped
         if rung < length:
             best = {place: max(curves[place][:rung]) for place in running}
-            fallen = _find_dominated(best, margins[rung], images, spared)[: len(running) // 2]
+            fallen = _find_dominated(best, spared)[: len(running) // 2]
             stopped += [Stop(place, rung, cheaper) for place, cheaper in fallen]
             gone = {place for place, _ in fallen}
             running = [place for place in running if place not in gone]
     return None, stopped
 
 
-def _find_dominated(
-    accuracies: dict[int, float], errors: float, images: int, spared: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Pairs of a place and a cheaper one that is so far ahead; the least accurate first."""
-    least = {i: a - errors * standard_error(a, images) for i, a in accuracies.items()}
+def _find_dominated(accuracies: dict[int, float], spared: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a place and a cheaper one that is as accurate; the least accurate first."""
     found = []
     for place, accuracy in accuracies.items():
-        rivals = [i for i in accuracies if i < place and least[i] >= accuracy]
+        rivals = [i for i in accuracies if i < place and accuracies[i] >= accuracy]
         if rivals and place not in spared:
             found.append((place, max(rivals, key=lambda i: accuracies[i])))
     # Of equals the dearer goes.
@@ -184,12 +180,12 @@ def recommend(
 
     Args:
       accuracies: of each net, on so many `images`.
-      choose: "one_se_brier", the cheapest whose Brier score is within a standard error of the best
-        one's, see `compare`; "one_se", the cheapest whose accuracy is; "best", the most accurate,
-        of equals the cheapest; "last".
+      choose: "half_se_brier" or "one_se_brier", the cheapest whose Brier score is within half a
+        standard error, or one, of the best one's, see `compare`; "one_se", the cheapest whose
+        accuracy is within one; "best", the most accurate, of equals the cheapest; "last".
       times: of each net, what `most_time` limits; 0 is no limit. Only nets within it are looked at;
         where there is none, the fastest is chosen.
-      scores: of each net, `brier_scores` on these images, for "one_se_brier".
+      scores: of each net, `brier_scores` on these images, for the rules that go by them.
     """
     places = list(range(len(accuracies)))
     if most_time:
@@ -197,9 +193,10 @@ def recommend(
         places = fast or [min(places, key=lambda i: times[i])]
     if choose == "last":
         return places[-1]
-    if choose == "one_se_brier":
+    if (most := _MARGINS.get(choose)) is not None:
         behind = compare([scores[i] for i in places])
-        return next(i for i, (mean, error) in zip(places, behind, strict=True) if mean <= error)
+        near = (i for i, (mean, error) in zip(places, behind, strict=True) if mean <= most * error)
+        return next(near)
     best = max(places, key=lambda i: accuracies[i])
     least = accuracies[best]
     if choose == "one_se":

@@ -37,9 +37,11 @@ def fill_in(values: dict[str, Any]) -> None:
         values["optimizer.learning_rate"] = family.learning_rate
     if values["growth.initializer"] is None:
         values["growth.initializer"] = family.initializer
-    if values["finetune.perturb"] is None:  # What another run found is not to be lost.
-        is_own = values["mode"] == "grow" and not values["init_from"]
-        values["finetune.perturb"] = 0.5 if is_own else 0.0
+    schedule = values["finetune.schedule"]
+    falls_at_once = "convergent" in (schedule, schedule == "auto" and values["growth.policy"])
+    # What another run found is not to be lost; and a low rate does not bring back what is.
+    if values["mode"] != "grow" or values["init_from"] or falls_at_once:
+        values["finetune.perturb"] = values["finetune.perturb"] or 0.0
     values["data.validation"] = str(values["data.validation"])
     total, tail = values["finetune.total_epochs"], values["finetune.epochs"]
     if total and values["mode"] == "grow":

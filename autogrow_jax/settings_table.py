@@ -192,21 +192,27 @@ class Finetune:
     schedule: str = choice("auto", SCHEDULES,
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
         " `cosine`, `constant`; `auto` goes by the policy")
-    perturb: float = number(None, "from 0 to 1; none means 0.5, or 0 with `init_from`",
-        "as fine-tuning begins, how far all weights are moved towards a fresh draw of them, which"
-        " lets them learn on: shrink and perturb (Ash and Adams, 2020)", lambda v: 0 <= v <= 1,
-        before=0.0)
+    perturb: float | None = number(None, "from 0 to 1; none means 0.5 where fine-tuning is as long"
+        " as growth was, or longer, and else 0, as with `init_from` and the schedule `convergent`",
+        "how far all weights are moved towards a fresh draw of them as fine-tuning begins, so that"
+        " they learn on: shrink and perturb", lambda v: 0 <= v <= 1, before=0.0)
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
         " that a cheaper one does as well as are stopped early", before=False)
-    choose: str = choice("one_se_brier", ("one_se_brier", "one_se", "best", "last"), "which net is"
-        " recommended: the cheapest within one standard error of the best, in the Brier score or in"
-        " accuracy, the most accurate, or growth's last")
+    choose: str = choice("half_se_brier", ("half_se_brier", "one_se_brier", "one_se", "best",
+        "last"), "which net is recommended: the cheapest within half a standard error of the best"
+        " in the Brier score, within one in that or in accuracy, the most accurate, growth's last")
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation, of the net that is recommended")
 
     def length(self, phase_start: int) -> int:
         """Epochs of fine-tuning that began with epoch `phase_start`, or of a run from scratch."""
         return self.total_epochs - phase_start if self.total_epochs else self.epochs
+
+    def share(self, phase_start: int) -> float:
+        """How far weights are moved as fine-tuning begins that follows so many epochs of growth."""
+        if self.perturb is not None:
+            return self.perturb
+        return 0.5 if self.length(phase_start) >= phase_start else 0.0
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ RULES: dict[str, Any] = {
     "best: accuracy": ("best", _by_accuracy),
     "log loss, one standard error of the difference": ("one_se_brier", _by_loss),
     "one_se_brier: calibrated Brier score, likewise": ("one_se_brier", _by_brier),
+    "half_se_brier: the same, half a standard error": ("half_se_brier", _by_brier),
 }
 
 

@@ -256,17 +256,30 @@ def test_a_key_younger_than_the_run_had_its_default():
 
 def test_a_run_older_than_perturbing_goes_on_without():
     config = resolve(default_config())
-    assert config.finetune.perturb == 0.5
     old = flatten(config)
     del old["finetune.perturb"]
-    assert differences(nest(old), config) == ["finetune.perturb: 0.0 -> 0.5"]
+    assert differences(nest(old), config) == ["finetune.perturb: 0.0 -> None"]
     assert differences(nest(old), nest(flatten(config) | {"finetune.perturb": 0.0})) == []
 
 
-def test_what_another_run_found_is_not_perturbed_unless_asked_for():
-    assert _resolve(init_from="somewhere").finetune.perturb == 0
-    assert _resolve(mode="scratch").finetune.perturb == 0
-    assert _resolve(**{"init_from": "somewhere", "finetune.perturb": 0.3}).finetune.perturb == 0.3
+@pytest.mark.parametrize(
+    "changes, share",
+    [
+        ({}, 0.5),  # Of 30 epochs after 30.
+        ({"finetune.epochs": 29}, 0),  # Too few to learn again what is lost.
+        ({"finetune.epochs": 29, "finetune.perturb": 0.3}, 0.3),
+        ({"finetune.total_epochs": 60, "finetune.epochs": 1}, 0.5),
+        ({"finetune.total_epochs": 59, "finetune.epochs": 1}, 0),
+        ({"init_from": "somewhere"}, 0),
+        ({"init_from": "somewhere", "finetune.perturb": 0.3}, 0.3),
+        ({"mode": "scratch"}, 0),
+        ({"growth.policy": "convergent"}, 0),
+        ({"growth.policy": "convergent", "finetune.schedule": "cosine"}, 0.5),
+        ({"finetune.schedule": "convergent"}, 0),
+    ],
+)
+def test_weights_are_perturbed_where_fine_tuning_can_make_up_for_it(changes, share):
+    assert _resolve(**{"finetune.epochs": 30} | changes).finetune.share(phase_start=30) == share
 
 
 def test_a_run_older_than_the_front_had_none():

@@ -90,7 +90,7 @@ def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undistu
     assert result.front == front
 
 
-def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best_score(undisturbed):
+def test_the_recommended_net_is_the_cheapest_within_half_an_error_of_the_best_score(undisturbed):
     """Recomputed from what the candidates predict of validation images, calibrated on these."""
     workdir, result, _ = undisturbed
     validation = load_data(resolve(_config())).validation
@@ -109,24 +109,24 @@ def test_the_recommended_net_is_the_cheapest_within_a_standard_error_of_the_best
         assert net["brier"] == pytest.approx(score.mean(), rel=1e-2)
         assert net["brier_behind"] == pytest.approx(behind, rel=1e-2, abs=1e-3)
         assert net["brier_error"] == pytest.approx(error, rel=1e-2)
-        if behind <= error:
+        if behind <= error / 2:
             expected.append(net["depths"])
     assert list(result.more["recommended"]) == list(expected[0])
 
 
 def test_the_lines_are_those_that_halving_asks_for(undisturbed):
     workdir, result, messages = undisturbed
-    curves, images = [[] for _ in result.front], result.more["validation_examples"]
+    curves = [[] for _ in result.front]
     for line in untimed_lines(workdir)[7:]:
         assert line["phase"] == "finetune"
-        following, stopped = find_next(curves, 4, images)
+        following, stopped = find_next(curves, 4)
         if following is None:  # One that was stopped is taken up, as it would be recommended.
             assert line["candidate"] in {stop.place for stop in stopped}
             assert len(curves[line["candidate"]]) < 4
         else:
             assert following == line["candidate"]
         curves[line["candidate"]].append(line["validation_accuracy"])
-    last, stopped = find_next(curves, 4, images)
+    last, stopped = find_next(curves, 4)
     assert last is None and stopped, "none was stopped: this run tests too little"
     assert [net["stopped"] for net in result.front] == [len(curve) < 4 for curve in curves]
     assert sum("is stopped after" in text for text in messages) == len(stopped)

@@ -1,4 +1,4 @@
-"""Growth inside the loop: one program for all stages and depths of a capacity writes a new block.
+"""Start and growth inside the loop: one program for all stages and depths of a capacity.
 
 Where the initialiser says so, the block is then trained alone for a few epochs, all else frozen:
 the paper's Adam initialiser (PAPER, section "Initialisers").
@@ -19,7 +19,7 @@ from autogrow_jax.growth.grow import append_block
 from autogrow_jax.growth.initializers import make_adam, trained_by_adam
 from autogrow_jax.models import Network
 from autogrow_jax.steps.feed import Epoch, Feed
-from autogrow_jax.steps.state import TrainState
+from autogrow_jax.steps.state import TrainState, init_state
 from autogrow_jax.steps.step import Mask, Recipe, percent
 from autogrow_jax.trees import stage_of, write_block
 
@@ -31,6 +31,15 @@ TOLERANCE = 0.5
 # The step multiplies by minus the learning rate, Adam's own chain ends in minus its rate. One
 # object, as it is part of the recipe that a program is found by.
 _ADAM = optax.chain(make_adam(), optax.scale(-1.0))
+
+
+def make_init(recipe: Recipe, image_shape: tuple[int, int, int]) -> Callable[..., TrainState]:
+    """Makes the start of a net, of a key; to be jitted."""
+
+    def init(key: jax.Array) -> TrainState:
+        return init_state(recipe.network, recipe.transformation(), key, image_shape, recipe.ema > 0)
+
+    return init
 
 
 def make_grow_state(

@@ -25,7 +25,7 @@ from autogrow_jax.reporting.result import TIMED
 from autogrow_jax.settings import Settings
 from autogrow_jax.steps.convolutions import choose_convolution
 from autogrow_jax.steps.feed import Begun, Epoch
-from autogrow_jax.steps.grow_step import make_grow_state, pretrain
+from autogrow_jax.steps.grow_step import make_grow_state, make_init, pretrain
 from autogrow_jax.steps.host_feed import MakeFeed, make_feed
 from autogrow_jax.steps.programs import EXACT, Programs, choose_programs, choose_threads
 from autogrow_jax.steps.state import (
@@ -33,10 +33,10 @@ from autogrow_jax.steps.state import (
     TrainState,
     Tree,
     choose_capacities,
-    init_state,
     make_mesh,
     make_state,
     pad_state,
+    perturb,
     replicate,
 )
 from autogrow_jax.steps.step import Recipe, Sums, choose_evaluation_batch_size
@@ -44,13 +44,6 @@ from autogrow_jax.trees import cut
 
 # What a random draw is for; its place in this list is folded into the run's key first.
 PURPOSES = ("init", "order", "augment", "growth", "pretrain", "perturb")
-
-
-def _make_init(recipe: Recipe, image_shape: tuple[int, int, int]) -> Callable[..., TrainState]:
-    def init(key: jax.Array) -> TrainState:
-        return init_state(recipe.network, recipe.transformation(), key, image_shape, recipe.ema > 0)
-
-    return init
 
 
 class Trainer:
@@ -139,29 +132,22 @@ class Trainer:
         """A fresh state of the depths there are, on the host."""
         # At the capacity and then cut: a block's draws do not depend on the depth, and one program
         # serves all depths, also those of other runs where compiled programs are kept on disk.
-        init = self.programs.make(_make_init, self._recipe, self.dataset.image_shape)
+        init = self.programs.make(make_init, self._recipe, self.dataset.image_shape)
         roomy = self.programs.call("init", init, key, runs_seldom=True)
         return cut(jax.device_get(roomy), self.depths)
 
     def perturb(self, share: float, epoch: int) -> None:
-        """Moves all parameters a share of the way to a fresh draw of the same net.
-
-        Running statistics stay, the optimiser starts anew, and so does an average of the weights.
-        """
-        kept, fresh = self.exact_state(), self._draw(self.key("perturb", epoch))
-        given = kept.params, fresh.params
-        params = jax.tree.map(lambda old, new: (1 - share) * old + share * new, *given)
-        ema = params if fresh.ema else fresh.ema
-        exact = fresh._replace(params=params, batch_stats=kept.batch_stats, ema=ema)
-        self._place(exact, self.capacities)
+        """Moves all parameters a share of the way to a fresh draw, see `perturb`."""
+        fresh = self._draw(self.key("perturb", epoch))
+        self._place(perturb(self.exact_state(), fresh, share), self.capacities)
 
     def abstract_state(self, depths: Depths) -> TrainState:
         """Shapes, dtypes and places of the state at these depths."""
         if depths not in self._abstract_states:
-            init = self.programs.make(_make_init, self._recipe_of(depths), self.dataset.image_shape)
-            place = NamedSharding(self._mesh, PartitionSpec())
+            init = self.programs.make(make_init, self._recipe_of(depths), self.dataset.image_shape)
+            how = {"sharding": NamedSharding(self._mesh, PartitionSpec())}
             self._abstract_states[depths] = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, **how),
                 jax.eval_shape(init, self._root),
             )
         return self._abstract_states[depths]

@@ -83,12 +83,11 @@ class Front:
                 self._begin(lines, length)
             return
         entry, spared = state.candidates[state.candidate], self._spared()
-        how = length, len(self._trainer.dataset.validation.labels), spared
-        _, before = find_next(self._curves(), *how)
+        _, before = find_next(self._curves(), length, spared)
         entry |= self._tell()
         entry["curve"].append(state.validation_accuracy)
         entry["milliseconds"].append(1000 * measured["latency"])
-        following, stopped = find_next(self._curves(), *how)
+        following, stopped = find_next(self._curves(), length, spared)
         for stop in stopped[len(before) :]:
             self._reporter.message(self._explain(stop))
         if following is None:

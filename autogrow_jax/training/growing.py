@@ -104,7 +104,8 @@ class Grower:
         if decision.action == "finetune":
             state.phase, state.phase_start = "finetune", state.epoch
             finetune = self._trainer.settings.finetune
-            length, share = finetune.length(state.phase_start), finetune.perturb
+            length = finetune.length(state.phase_start)
+            share = finetune.share(state.phase_start)
             how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(
                 f"growth ended after {state.epoch} epochs; fine-tuning for"
