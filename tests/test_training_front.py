@@ -29,6 +29,7 @@ def _config(**changes):
         "optimizer.learning_rate": 0.03,
         "finetune.epochs": 4,
         "finetune.front": True,
+        "finetune.perturb": 0.5,
     }
     return tiny_config(**own | changes)
 

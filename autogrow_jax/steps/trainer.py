@@ -61,9 +61,8 @@ class Trainer:
 
     def __init__(self, settings: Settings, dataset: Dataset, make_feed: MakeFeed = make_feed):
         self.settings, self.dataset = settings, dataset
-        self._mesh = make_mesh(
-            settings.num_devices, settings.data.batch_size, settings.gradient_accumulation
-        )
+        size, parts = settings.data.batch_size, settings.gradient_accumulation
+        self._mesh = make_mesh(settings.num_devices, size, parts)
         self.depths = tuple(settings.model.depths)
         self.is_exact = choose_programs(settings.growth) == EXACT
         first_capacities = (settings.growth.capacity,) * len(self.depths)
@@ -71,18 +70,18 @@ class Trainer:
         data = dataset.num_classes, dataset.image_shape[2]
         network = build.make_network(settings, *data, self.depths)
         self.convolution, _ = choose_convolution(settings)
-        options = network.options._replace(convolution=self.convolution)
-        self._network = network.clone(options=options)
+        self._network = network.clone(
+            options=network.options._replace(convolution=self.convolution)
+        )
         self._root = jax.random.key(settings.seed)
         self.programs = Programs(choose_threads(settings.growth), settings.deterministic)
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        at_once = settings.data.batch_size // settings.gradient_accumulation
-        sizes = at_once, len(dataset.validation.labels), self._mesh.size
+        sizes = size // parts, len(dataset.validation.labels), self._mesh.size
         self._recipe = Recipe(
             self._network.clone(depths=self.capacities),
             build.make_optimizer(settings),
             dataset.preprocessing,
-            settings.data.batch_size,
+            size,
             settings.optimizer.ema,
             settings.parallel,
             self._mesh,
@@ -90,7 +89,7 @@ class Trainer:
             choose_evaluation_batch_size(*sizes),
             build.find_loss(settings),
             build.find_augmentation(settings),
-            settings.gradient_accumulation,
+            parts,
         )
         self._feed = make_feed(dataset, self._recipe, self.programs, settings.data.on_device)
         self.steps_per_epoch = self._feed.steps_per_epoch
@@ -254,10 +253,9 @@ class Trainer:
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
                 if get_initializer(self.settings.growth.initializer).pretrain:
-                    grown = self.padded_state, stage, self._live_depths()
                     key = jax.random.fold_in(self.key("pretrain", epoch), number)
-                    given = *grown, key, train_accuracy, self.look
-                    self._state = pretrain(self._feed, self._recipe, *given)
+                    how = self._live_depths(), key, train_accuracy, self.look
+                    self._state = pretrain(self._feed, self._recipe, self.padded_state, stage, *how)
             passed.append(self.depths)
         return passed
 
