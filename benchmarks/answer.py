@@ -8,11 +8,13 @@ Reads what `python -m autogrow_jax.studies` left of `configs/studies/answer.py` 
 recipe and seed are the same whoever trains them, so a sweep, halving whose rungs go on, and
 Optuna's trials are played back from those nets' own curves, epoch by epoch: exact, but for the
 seconds, in which a net's start and compilation count once. Writes `table.md`, `table.json`,
-`answer.png` and `answer.svg`.
+`answer.png` and `answer.svg`. With `--add` a method and seed that has not run in the workdir stays
+as `table.json` of the same folder has it, such as from another machine.
 """
 
 import argparse
 import importlib.util
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -140,6 +142,22 @@ def _outcome(method: str, record: Record) -> Outcome:
     return Outcome(method, record.cell.seed, record.depths or (), accuracy, **known)
 
 
+def add_to(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Puts outcomes in the place of earlier ones of their method and seed, or behind these."""
+    added = {(outcome.method, outcome.seed): outcome for outcome in (*before, *outcomes)}
+    methods = list(dict.fromkeys(method for method, _ in added))
+    return sorted(added.values(), key=lambda o: (methods.index(o.method), o.seed))
+
+
+def _read_table(path: Path) -> dict[str, list[Outcome]]:
+    """The outcomes of each section that `table.json` has."""
+    content = json.loads(path.read_text())
+    return {
+        title: [Outcome(**each | {"depths": tuple(each["depths"])}) for each in outcomes]
+        for title, outcomes in content.items()
+    }
+
+
 class Line(NamedTuple):
     """A method over its seeds; `of_sweep` is its cost as a part of the sweep's, seed by seed."""
 
@@ -239,16 +257,19 @@ def read_options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes table and figure; status 1 where nothing has run yet."""
-    options, study, cells, entries = read_options(
-        make_parser("benchmarks.answer", __doc__), arguments
-    )
+    parser = make_parser("benchmarks.answer", __doc__)
+    parser.add_argument("--add", action="store_true", help="to what table.json has already")
+    options, study, cells, entries = read_options(parser, arguments)
     workdir, out = user_path(options.workdir), user_path(options.out)
-    parts, content, panels = [], {}, {}
+    before = _read_table(out / "table.json") if options.add else {}
+    parts, content, panels, done = [], {}, {}, 0
     for section in study.sections:
         own = [entry for entry in entries if entry.section is section]
         outcomes = read_outcomes(own, workdir)
         if not outcomes:
             continue
+        outcomes = add_to(before.get(section.title, ()), outcomes)
+        done += sum(o.method.startswith(("growth", "from scratch")) for o in outcomes)
         lines = summarize(outcomes)
         images = _test_images(own, workdir)
         parts += [f"## {section.title}", format_table(lines), describe_aim(lines, images)]
@@ -257,7 +278,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not panels:
         print(f"nothing of {options.study} has run in {workdir} yet", file=sys.stderr)
         return 1
-    done = sum(Folder(workdir, cell).is_done for cell in cells)
     parts.insert(0, f"{study.title}: {done} of {len(cells)} runs are done.")
     replace_file(out / "table.md", ("\n\n".join(parts) + "\n").encode())
     replace_file(out / "table.json", (to_json(content, "table", indent=1) + "\n").encode())

@@ -175,6 +175,27 @@ def test_the_table_says_what_was_reached_and_what_not(workdir, tmp_path, capsys)
     assert names == {"table.md", "table.json", "answer.png", "answer.svg"}
 
 
+def test_what_ran_elsewhere_stays_where_it_is_added_to(workdir, tmp_path):
+    """A table of seed 1 and of an earlier default of seed 0; the workdir has seed 0."""
+    study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
+    arguments = [f"--study={study}", f"--workdir={workdir}", f"--out={out}"]
+    assert answer.main(arguments) == 0
+    (title, rows), *_ = json.loads((out / "table.json").read_text()).items()
+    elsewhere = [row | {"seed": 1, "test_accuracy": 70.0} for row in rows]
+    elsewhere += [row | {"test_accuracy": 1.0} for row in rows if row["method"] == answer.DEFAULT]
+    (out / "table.json").write_text(json.dumps({title: elsewhere}))
+    assert answer.main([*arguments, "--add"]) == 0
+    added = json.loads((out / "table.json").read_text())[title]
+    assert [row for row in added if row["seed"] == 0] == rows
+    assert [row for row in added if row["seed"] == 1] == elsewhere[: len(rows)]
+    table = (out / "table.md").read_text()
+    assert "14 of 27 runs are done" in table
+    assert "| growth, the default | 2 | 2-1-1 | 79.00 ± 12.73 |" in table
+    assert answer.main(arguments) == 0 and json.loads((out / "table.json").read_text()) == {
+        title: rows
+    }
+
+
 def test_where_nothing_has_run_nothing_is_written(tmp_path, capsys):
     study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
     assert answer.main([f"--study={study}", f"--workdir={tmp_path}", f"--out={out}"]) == 1
