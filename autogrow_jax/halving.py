@@ -19,7 +19,7 @@ MOST = 8
 # the first half: at its high rate accuracies scatter, and deep nets gain most once it falls.
 RUNGS = ((5, 8), (3, 4))
 # How many standard errors a net's Brier score may be behind the best one's.
-_MARGINS = {"half_se_brier": 0.5, "one_se_brier": 1.0}
+_MARGINS = {"one_se_brier": 1.0, "half_se_brier": 0.5}
 
 
 class Stop(NamedTuple):
@@ -180,8 +180,8 @@ def recommend(
 
     Args:
       accuracies: of each net, on so many `images`.
-      choose: "half_se_brier" or "one_se_brier", the cheapest whose Brier score is within half a
-        standard error, or one, of the best one's, see `compare`; "one_se", the cheapest whose
+      choose: "one_se_brier" or "half_se_brier", the cheapest whose Brier score is within a standard
+        error, or half of one, of the best one's, see `compare`; "one_se", the cheapest whose
         accuracy is within one; "best", the most accurate, of equals the cheapest; "last".
       times: of each net, what `most_time` limits; 0 is no limit. Only nets within it are looked at;
         where there is none, the fastest is chosen.

@@ -198,9 +198,9 @@ class Finetune:
         " they learn on: shrink and perturb", lambda v: 0 <= v <= 1, before=0.0)
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
         " that a cheaper one does as well as are stopped early", before=False)
-    choose: str = choice("half_se_brier", ("half_se_brier", "one_se_brier", "one_se", "best",
-        "last"), "which net is recommended: the cheapest within half a standard error of the best"
-        " in the Brier score, within one in that or in accuracy, the most accurate, growth's last")
+    choose: str = choice("one_se_brier", ("one_se_brier", "half_se_brier", "one_se", "best",
+        "last"), "which net is recommended: the cheapest within a standard error of the best in the"
+        " Brier score, within half of one, within one in accuracy; the most accurate; growth's last")
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation, of the net that is recommended")
 
