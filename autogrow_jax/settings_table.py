@@ -200,7 +200,7 @@ class Finetune:
         " that a cheaper one does as well as are stopped early", before=False)
     choose: str = choice("one_se_brier", ("one_se_brier", "half_se_brier", "one_se", "best",
         "last"), "which net is recommended: the cheapest within a standard error of the best in the"
-        " Brier score, within half of one, within one in accuracy; the most accurate; growth's last")
+        " Brier score, within half of one, within one in accuracy; the most accurate; the last")
     max_latency: float = number(0.0, "of milliseconds for one image, at least 0; 0 is no limit",
         "in evaluation, of the net that is recommended")
 
