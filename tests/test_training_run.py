@@ -272,7 +272,8 @@ def test_kill_9_in_the_growth_phase(undisturbed, tmp_path):
         for k, v in {
             "data.fraction": 0.1, "data.batch_size": 32, "num_devices": 1, "growth.interval": 1,
             "growth.mode": "all", "growth.max_epochs": 5, "growth.max_depths": 5,
-            "finetune.epochs": 2, "finetune.front": False, "optimizer.ema": 0.9,
+            "finetune.epochs": 2, "finetune.front": False, "finetune.perturb": 0.5,
+            "optimizer.ema": 0.9,
             "log.progress": False, "growth.window": 100, "data.name": "digits",
         }.items()
     ]  # fmt: skip
