@@ -38,9 +38,9 @@ def fill_in(values: dict[str, Any]) -> None:
     if values["growth.initializer"] is None:
         values["growth.initializer"] = family.initializer
     schedule = values["finetune.schedule"]
-    falls_at_once = "convergent" in (schedule, schedule == "auto" and values["growth.policy"])
+    schedule = values["growth.policy"] if schedule == "auto" else schedule
     # What another run found is not to be lost; and a low rate does not bring back what is.
-    if values["mode"] != "grow" or values["init_from"] or falls_at_once:
+    if values["mode"] != "grow" or values["init_from"] or schedule == "convergent":
         values["finetune.perturb"] = values["finetune.perturb"] or 0.0
     values["data.validation"] = str(values["data.validation"])
     total, tail = values["finetune.total_epochs"], values["finetune.epochs"]

@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", action="store_true", help="to what table.json has already")
     options, study, cells, entries = read_options(parser, arguments)
     workdir, out = user_path(options.workdir), user_path(options.out)
-    before = _read_table(out / "table.json") if options.add else {}
+    before = _read_table(out / "table.json") if options.add and out.exists() else {}
     parts, content, panels, done = [], {}, {}, 0
     for section in study.sections:
         own = [entry for entry in entries if entry.section is section]
