@@ -37,10 +37,7 @@ def fill_in(values: dict[str, Any]) -> None:
         values["optimizer.learning_rate"] = family.learning_rate
     if values["growth.initializer"] is None:
         values["growth.initializer"] = family.initializer
-    schedule = values["finetune.schedule"]
-    schedule = values["growth.policy"] if schedule == "auto" else schedule
-    # What another run found is not to be lost; and a low rate does not bring back what is.
-    if values["mode"] != "grow" or values["init_from"] or schedule == "convergent":
+    if values["mode"] != "grow" or values["init_from"]:  # What another run found is not to be lost.
         values["finetune.perturb"] = values["finetune.perturb"] or 0.0
     values["data.validation"] = str(values["data.validation"])
     total, tail = values["finetune.total_epochs"], values["finetune.epochs"]

@@ -24,7 +24,7 @@ from autogrow_jax.keys import (
 )
 from autogrow_jax.models import FAMILIES, STEMS
 from autogrow_jax.models.layers import BN_SCALE_INITS, CONVOLUTIONS, KERNEL_INITS
-from autogrow_jax.optim import OPTIMIZERS, SCHEDULES
+from autogrow_jax.optim import OPTIMIZERS, SCHEDULES, Schedule
 
 # What tables of keys end with.
 OWN_HELP = (
@@ -193,7 +193,7 @@ class Finetune:
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
         " `cosine`, `constant`; `auto` goes by the policy")
     perturb: float | None = number(None, "from 0 to 1; none means 0.5 where fine-tuning is as long"
-        " as growth was, or longer, and else 0, as with `init_from` and the schedule `convergent`",
+        " as growth was, or longer, and as fast for a time; else, and with `init_from`, 0",
         "how far all weights are moved towards a fresh draw of them as fine-tuning begins, so that"
         " they learn on: shrink and perturb", lambda v: 0 <= v <= 1, before=0.0)
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"
@@ -208,11 +208,20 @@ class Finetune:
         """Epochs of fine-tuning that began with epoch `phase_start`, or of a run from scratch."""
         return self.total_epochs - phase_start if self.total_epochs else self.epochs
 
-    def share(self, phase_start: int) -> float:
-        """How far weights are moved as fine-tuning begins that follows so many epochs of growth."""
+    def share(self, phase_start: int, schedule: Schedule) -> float:
+        """How far weights are moved as fine-tuning begins that follows so many epochs of growth.
+
+        Where the config leaves it open, `schedule` has to give fine-tuning half of growth's highest
+        learning rate at some time: what was lost is not learnt again at a tenth of it.
+        """
         if self.perturb is not None:
             return self.perturb
-        return 0.5 if self.length(phase_start) >= phase_start else 0.0
+        length = self.length(phase_start)
+        if length < phase_start:
+            return 0.0
+        growth = max(schedule("growth", epoch, phase_start) for epoch in range(phase_start))
+        later = max(schedule("finetune", epoch, length) for epoch in range(length))
+        return 0.5 if later >= growth / 2 else 0.0
 
 
 @dataclass(frozen=True)

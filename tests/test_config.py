@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autogrow_jax.build import load_data
+from autogrow_jax import optim
+from autogrow_jax.build import load_data, make_schedule
 from autogrow_jax.config import (
     default_config,
     flatten,
@@ -23,13 +24,14 @@ from autogrow_jax.config import (
     resolve,
 )
 from autogrow_jax.errors import UserError
-from autogrow_jax.growth import POLICIES, replay
+from autogrow_jax.growth import POLICIES, convergent, replay
 from autogrow_jax.growth.initializers import INITIALIZERS, register_initializer
 from autogrow_jax.models import FAMILIES, get_family, register_family
+from autogrow_jax.own import Own
 from autogrow_jax.reporting.workdir import to_json
 from autogrow_jax.settings import FREE_KEYS, KEYS, differences
 from autogrow_jax.steps.trainer import Trainer
-from autogrow_jax.training import make_optimizer, make_schedule
+from autogrow_jax.training import make_optimizer
 
 
 def _resolve(**changes):
@@ -273,13 +275,36 @@ def test_a_run_older_than_perturbing_goes_on_without():
         ({"init_from": "somewhere"}, 0),
         ({"init_from": "somewhere", "finetune.perturb": 0.3}, 0.3),
         ({"mode": "scratch"}, 0),
-        ({"growth.policy": "convergent"}, 0),
+        ({"growth.policy": "convergent"}, 0),  # Falls at once, tenfold.
         ({"growth.policy": "convergent", "finetune.schedule": "cosine"}, 0.5),
         ({"finetune.schedule": "convergent"}, 0),
+        ({"finetune.schedule": "convergent", "finetune.perturb": 0.3}, 0.3),
+        ({"finetune.schedule": "thirds"}, 0.5),
     ],
 )
 def test_weights_are_perturbed_where_fine_tuning_can_make_up_for_it(changes, share):
-    assert _resolve(**{"finetune.epochs": 30} | changes).finetune.share(phase_start=30) == share
+    settings = _resolve(**{"finetune.epochs": 30} | changes)
+    schedule = make_schedule(settings, make_policy(settings, (8, 8, 1), 10, 100))
+    assert settings.finetune.share(30, schedule) == share
+
+
+@pytest.mark.parametrize(
+    "rates, share",
+    [
+        (lambda phase, epoch, epochs: 0.1 if phase == "growth" else 0.01, 0),
+        (lambda phase, epoch, epochs: 0.001, 0.5),  # The config says ten times as much.
+        (lambda phase, epoch, epochs: 0.1 if phase == "growth" else 0.01 * epoch, 0.5),
+        (lambda phase, epoch, epochs: 0.1 / 2**epoch, 0.5),  # Begins again where growth began.
+    ],
+)
+def test_schedules_of_ones_own_say_whether_it_can_by_their_rates(rates, share):
+    assert _resolve(**{"finetune.epochs": 30}).finetune.share(30, rates) == share
+
+
+def test_a_policy_of_ones_own_says_it_by_its_schedule():
+    policy = convergent(interval=8)
+    settings = resolve(default_config(), Own(policy=policy))
+    assert settings.finetune.share(30, make_schedule(settings, policy)) == 0
 
 
 def test_a_run_older_than_the_front_had_none():
@@ -370,7 +395,7 @@ def _probe_optimizer(config):
 
 def _probe_schedule(config):
     base, epochs = config.optimizer.learning_rate, config.finetune.length(phase_start=10)
-    schedule = make_schedule(config.finetune.schedule, base, config.growth.policy)
+    schedule = optim.make_schedule(config.finetune.schedule, base, config.growth.policy)
     return [schedule("finetune", epoch, epochs) for epoch in range(epochs)]
 
 

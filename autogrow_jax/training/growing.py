@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from autogrow_jax.build import make_schedule
 from autogrow_jax.growth import Decision, Policy, ask, deepen
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.numbers import format_count, format_depths
@@ -103,9 +104,10 @@ class Grower:
             self._note_growth(before, zip(decision.stages, passed, strict=True))
         if decision.action == "finetune":
             state.phase, state.phase_start = "finetune", state.epoch
-            finetune = self._trainer.settings.finetune
-            length = finetune.length(state.phase_start)
-            share = finetune.share(state.phase_start)
+            settings = self._trainer.settings
+            length = settings.finetune.length(state.phase_start)
+            schedule = make_schedule(settings, self._policy)
+            share = settings.finetune.share(state.phase_start, schedule)
             how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(
                 f"growth ended after {state.epoch} epochs; fine-tuning for"
