@@ -153,7 +153,7 @@ def compare(scores: Sequence[np.ndarray]) -> list[tuple[float, float]]:
 
     Of the differences on the same images, which scatter less than the scores. One image is added
     that one net has wholly right and the other wholly wrong, a difference of 2, so that it is never
-    0, and one image never decides.
+    0, and no net is behind by more than it for one image.
 
     Args:
       scores: of each net, float [N] of the same images; less is better.

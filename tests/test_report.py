@@ -262,9 +262,11 @@ def test_a_front_is_compared_and_the_recommended_net_is_named(tmp_path):
     numbers |= {"validation_accuracy": 61.5, "standard_error": 2.5, "finetune_epochs": 9}
     nets = [{"depths": [1, 1, 1], "stopped": True}, {"depths": [2, 2, 1], "stopped": False}]
     nets[1] |= {"brier": 0.5, "brier_behind": 0.0, "brier_error": 0.01234}
-    path.write_text(json.dumps(result | {"front": [net | numbers for net in nets]}))
+    front = {"front": [net | numbers for net in nets], "perturbed": 0.5}
+    path.write_text(json.dumps(result | front))
     write_report(tmp_path)
     text = _open(tmp_path).text
+    assert "(shaded), from weights moved by 0.5 towards fresh ones." in text
     assert "2 nets that growth passed were fine-tuned; 2-2-1 is recommended (★)" in text
     assert "1-1-1 61.50 ± 2.50 1,000 1 M 0.25 3 9 stopped early" in text
     assert "2-2-1 61.50 ± 2.50 0.0000 ± 0.0123 1,000 1 M 0.25 3 9 recommended" in text

@@ -1,5 +1,7 @@
 """A loss that is no longer finite: told, and on demand tried again with a smaller rate, exactly."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import optax
 import pytest
 from stand_ins import StopAt, tiny_config
 
+from autogrow_jax.build import resolve
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.reporting import QuietReporter, read_result
 from autogrow_jax.reporting.metrics import read
+from autogrow_jax.steps import Trainer
 from autogrow_jax.training import run, run_seeds
 from autogrow_jax.training.start import calm, go_on_if_diverged
 
@@ -96,6 +100,18 @@ def test_it_is_not_tried_for_ever():
     assert [factor for factor, _ in starts] == [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]
     assert [seconds for _, seconds in starts] == [{"start": 1.0}] + 5 * [{}]
     assert len(told) == 5
+
+
+@pytest.mark.parametrize(
+    "on_divergence, advice",
+    [("stop", "or go on with config.on_divergence=restart."), ("restart", "restarts were of no")],
+)
+def test_what_is_advised_is_not_what_was_done(on_divergence, advice):
+    trainer = object.__new__(Trainer)
+    trainer.settings, trainer.depths = resolve(_config(on_divergence=on_divergence)), (1, 1, 1)
+    trainer.steps_per_epoch = 3
+    with pytest.raises(DivergedError, match=f"epoch 4, step 2 .*{advice}"):
+        trainer.check_finite(4, 0.1, SimpleNamespace(bad_step=2))
 
 
 def test_seeds_in_lockstep_are_not_started_again(tmp_path):

@@ -80,6 +80,7 @@ def test_the_result_has_the_front_and_the_rest_is_of_the_recommended_net(undistu
             (line["epoch"] for line in lines[:7] if line["depths"] == net["depths"]),
             default=6,  # Grown when growth ended.
         )
+    assert content["perturbed"] == 0.5
     assert content["recommended"] == content["depths"] == list(result.depths)
     (chosen,) = (net for net in front if net["depths"] == content["recommended"])
     assert (content["num_params"], chosen["stopped"]) == (chosen["num_params"], False)

@@ -127,7 +127,9 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
         )
     if epochs["finetune"]:
         nets = f" of {format_count(facts.tuned, 'net')} by turns" if facts.tuned else ""
-        words += f" Fine-tuning took {format_count(epochs['finetune'], 'epoch')}{nets} (shaded)."
+        words += f" Fine-tuning took {format_count(epochs['finetune'], 'epoch')}{nets} (shaded)"
+        moved = facts.result.get("perturbed")
+        words += f", from weights moved by {moved:g} towards fresh ones." if moved else "."
     yield paragraph(words)
     panels = draw_growth_panels(
         lines, facts.result.get("test_accuracy"), facts.depths if facts.front else ()

@@ -285,16 +285,16 @@ class Trainer:
 
     def check_finite(self, epoch: int, rate: float, trained: Sums) -> None:
         """Raises DivergedError before weights that are lost could become a checkpoint."""
-        # The loss of a step is that of the weights before it, so no step has seen the last ones.
-        step = f"step {self.steps_per_epoch - 1}, the last"
+        step = f"step {self.steps_per_epoch - 1}, the last"  # Whose weights no loss has seen.
         if trained.bad_step >= 0:
             step = f"step {int(trained.bad_step)}"
         # Not the losses: an infinite variance makes everything zero.
         elif all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.exact_variables())):
             return
+        way = "or go on with config.on_divergence=restart"
+        way = "as restarts were of no use" if self.settings.on_divergence == "restart" else way
         raise DivergedError(
             f"the loss is not finite any more: epoch {epoch}, {step} (learning rate {rate:g},"
             f" depths {format_depths(self.depths)}). Checkpoints of earlier epochs are kept. Lower"
-            " config.optimizer.learning_rate and start in another --workdir, or go on with"
-            " config.on_divergence=restart."
+            f" config.optimizer.learning_rate and start in another --workdir, {way}."
         )

@@ -51,6 +51,7 @@ def finish(trainer: Trainer, state: RunState, clock: Clock) -> Result:
             "test_loss": mean_loss(tested),
             "growth_epochs": state.phase_start if state.phase == "finetune" else 0,
             "trial_epochs": state.trial_epochs,
+            "perturbed": state.perturbed,
             **({"divergences": state.divergences} if state.divergences else {}),
             "train_examples": len(dataset.train.labels),
             "validation_examples": len(dataset.validation.labels),

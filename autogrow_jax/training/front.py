@@ -125,10 +125,10 @@ class Front:
         state.candidates = [state.candidates[i] for i in afford(costs, grown, length)]
         state.candidate = len(state.candidates) - 1
         names = ", ".join(format_depths(entry["depths"]) for entry in state.candidates)
-        self._reporter.message(
-            f"the front: {names}; {format_count(length, 'epoch')} each, fewer where a cheaper one"
-            " is as accurate"
-        )
+        how = "each, fewer where a cheaper one is as accurate"
+        if len(state.candidates) == 1:
+            how = "of it, as growth passed through no other"
+        self._reporter.message(f"the front: {names}; {format_count(length, 'epoch')} {how}")
         if settings.data.validation == "test":
             self._reporter.message(
                 "the test set chooses among them, so the test accuracy of the one that it chooses"

@@ -107,7 +107,7 @@ class Grower:
             settings = self._trainer.settings
             length = settings.finetune.length(state.phase_start)
             schedule = make_schedule(settings, self._policy)
-            share = settings.finetune.share(state.phase_start, schedule)
+            state.perturbed = share = settings.finetune.share(state.phase_start, schedule)
             how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(
                 f"growth ended after {state.epoch} epochs; fine-tuning for"

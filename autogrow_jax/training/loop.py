@@ -219,9 +219,8 @@ def _train(
             # - Amid an epoch `amid` saves what the run remembered before the epoch: until the next
             #   checkpoint all that follows the steps is done again, and is the same.
             while not state.is_over(settings.finetune):
-                begins = state.begins_finetuning and not amid.resumes
-                if begins and (share := settings.finetune.share(state.phase_start, schedule)):
-                    trainer.perturb(share, state.epoch)
+                if state.perturbed and state.begins_finetuning and not amid.resumes:
+                    trainer.perturb(state.perturbed, state.epoch)
                 amid.begin(grower.in_trials)
                 length = settings.finetune.length(state.phase_start)
                 rate = calm(divergences) * schedule(state.phase, state.epoch_of_phase, length)

@@ -40,6 +40,7 @@ class RunState:
     candidates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     candidate: int | None = None  # Place of the one that the next epoch trains, in a front.
     front: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # Once it is over.
+    perturbed: float = 0.0  # How far each net is moved towards a fresh one before fine-tuning.
     # Of the net that the run goes on from, if any; see `inherited.Inherited.told`.
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Of each time that the loss was no longer finite: epoch, depths, learning rate.
