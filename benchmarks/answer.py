@@ -143,9 +143,10 @@ def _outcome(method: str, record: Record) -> Outcome:
 
 
 def add_to(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Puts outcomes in the place of earlier ones of their method and seed, or behind these."""
+    """Puts outcomes in the place of earlier ones of their method and seed, or among their kind."""
     added = {(outcome.method, outcome.seed): outcome for outcome in (*before, *outcomes)}
     methods = list(dict.fromkeys(method for method, _ in added))
+    methods.sort(key=lambda m: (not m.startswith("growth"), not m.startswith("from scratch")))
     return sorted(added.values(), key=lambda o: (methods.index(o.method), o.seed))
 
 

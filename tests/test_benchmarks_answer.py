@@ -196,6 +196,17 @@ def test_what_ran_elsewhere_stays_where_it_is_added_to(workdir, tmp_path):
     }
 
 
+def test_what_is_added_stands_among_its_kind():
+    def outcome(method):
+        return answer.Outcome(method, 0, (1, 1, 1), 80.0, 1.0, 1.0, 1, 1)
+
+    before = [outcome(name) for name in ("growth, the default", "from scratch, 1 a stage", "sweep")]
+    added = answer.add_to(before, [outcome("growth, the paper's periodic")])
+    kinds = [each.method.partition(",")[0] for each in added]
+    assert kinds == ["growth", "growth", "from scratch", "sweep"]
+    assert added[0].method == "growth, the default"
+
+
 def test_where_nothing_has_run_nothing_is_written(tmp_path, capsys):
     study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
     assert answer.main([f"--study={study}", f"--workdir={tmp_path}", f"--out={out}"]) == 1
