@@ -12,7 +12,7 @@ import pytest
 from stand_ins import SignalAt, StopAt, tiny_config, untimed_lines
 
 from autogrow_jax import config as config_lib
-from autogrow_jax.build import load_data
+from autogrow_jax.build import load_data, make_schedule
 from autogrow_jax.command_line import Terminated
 from autogrow_jax.growth import Decision, Policy
 from autogrow_jax.reporting import ConsoleReporter, QuietReporter
@@ -181,7 +181,8 @@ class _Round:
             return state, next(remaining)
 
         policy = Policy(dict, update, (1, 1, 1))
-        self._grower = Grower(trainer, self.state, policy, QuietReporter())
+        schedule = make_schedule(trainer.settings, policy)
+        self._grower = Grower(trainer, self.state, policy, schedule, QuietReporter())
         self._clock = Clock(self.state, trainer, time.perf_counter())
         self.epoch()
         self.base = _arrays(trainer)

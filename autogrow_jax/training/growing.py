@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from autogrow_jax.build import make_schedule
 from autogrow_jax.growth import Decision, Policy, ask, deepen
+from autogrow_jax.optim import Schedule
 from autogrow_jax.reporting import Reporter
 from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.saving import Restored
@@ -31,11 +31,12 @@ class Grower:
         trainer: Trainer,
         state: RunState,
         policy: Policy | None,
+        schedule: Schedule,
         reporter: Reporter,
         before_growth: Callable[[], None] = lambda: None,
     ):
         self._trainer, self._state, self._before_growth = trainer, state, before_growth
-        self._policy, self._reporter = policy, reporter
+        self._policy, self._schedule, self._reporter = policy, schedule, reporter
         self.trials: Trials | None = None  # While a round goes on.
         self._is_begun = False  # The trial that the next epoch goes on with.
         self._foreseen_from: Any = None
@@ -104,10 +105,9 @@ class Grower:
             self._note_growth(before, zip(decision.stages, passed, strict=True))
         if decision.action == "finetune":
             state.phase, state.phase_start = "finetune", state.epoch
-            settings = self._trainer.settings
-            length = settings.finetune.length(state.phase_start)
-            schedule = make_schedule(settings, self._policy)
-            state.perturbed = share = settings.finetune.share(state.phase_start, schedule)
+            finetune = self._trainer.settings.finetune
+            length = finetune.length(state.phase_start)
+            state.perturbed = share = finetune.share(state.phase_start, self._schedule)
             how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(
                 f"growth ended after {state.epoch} epochs; fine-tuning for"

@@ -187,7 +187,7 @@ def _train(
             amid.before_growth()
             front.keep()
 
-        grower = Grower(trainer, state, policy, reporter, before_growth)
+        grower = Grower(trainer, state, policy, schedule, reporter, before_growth)
         grower.resume(restored)
         lines = hosts.first(partial(truncate, workdir.metrics, state.epoch))
         snapshots = Snapshots(workdir.snapshots, settings.snapshots.every)
