@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from autogrow_jax.steps import Trainer, host_feed
 from autogrow_jax.stream import is_streamed, keep_workers, load_stream, read_batches
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
+from autogrow_jax.stream.workers import Workers
 from autogrow_jax.training import load, run
 from benchmarks import stream as benchmark
 
@@ -167,6 +169,26 @@ def test_what_is_read_depends_on_epoch_and_image_alone(dataset):
 
 def _children():
     return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_two_threads_that_wait_for_a_worker_both_see_its_end(dataset, monkeypatch):
+    """One that decodes and the one that closes: Python's own `join` lets one go on too early."""
+    workers = Workers((1, 8, 8, 3), is_kept=True)
+    workers.prepare(dataset.train.images, 1)
+    reap = os.waitpid
+
+    def reap_and_pause(*which):  # As when another thread is given its turn.
+        found = reap(*which)
+        time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(os, "waitpid", reap_and_pause)
+    with ThreadPoolExecutor(1) as pool:
+        code = pool.submit(workers._all[0].wait)
+        time.sleep(0.1)
+        workers.close()
+        assert not _children()
+        assert code.result() == -signal.SIGKILL
 
 
 def test_workers_serve_one_reading_after_the_other_and_import_no_jax(dataset):

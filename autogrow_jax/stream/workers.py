@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import queue
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -76,7 +77,7 @@ class Workers:
         for worker in self._all:
             worker.process.kill()
         for worker in self._all:
-            worker.process.join()
+            worker.wait()
         if self._all:  # Nothing is left to do as Python ends, whose modules may be gone.
             self._all.clear()
             atexit.unregister(self.close)
@@ -91,6 +92,7 @@ class _Worker:
         self._pixels = np.frombuffer(shared, np.uint8).reshape(shape)
         self._pipe, theirs = context.Pipe()
         self._told = 0  # Sets that it knows.
+        self._waiting = threading.Lock()
         self.process = context.Process(target=_serve, args=(theirs, shared, shape), daemon=True)
         # What is blocked here stays so in a process from its first moment on.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_RUN)
@@ -115,15 +117,23 @@ class _Worker:
             self._pipe.send((number, rows, key))
             wrong = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
-            self.process.join()
+            exit_code = self.wait()
             raise UserError(
-                "a worker that decodes images ended (exit code"
-                f" {self.process.exitcode}); the run goes on from its last checkpoint when it is"
-                " started again, with fewer data.workers if memory was short"
+                f"a worker that decodes images ended (exit code {exit_code}); the run goes on from"
+                " its last checkpoint when it is started again, with fewer data.workers if memory"
+                " was short"
             ) from error
         if wrong:
             raise UserError(wrong)
         np.copyto(into, self._pixels[: len(rows)])
+
+    def wait(self) -> int | None:
+        """Waits until it has ended and gives its exit code."""
+        # Of two threads that wait at once Python tells one that there is no such process, so that
+        # it goes on before the other has noted the end.
+        with self._waiting:
+            self.process.join()
+            return self.process.exitcode
 
 
 def _serve(pipe: Any, shared: Any, shape: tuple[int, ...]) -> None:
