@@ -15,7 +15,7 @@ from autogrow_jax.growth import standard_error
 
 # So many nets at most are kept on the way; seed and last among them.
 MOST = 8
-# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped. None is in
+# Parts of the fine-tuning, numerator and denominator, after which nets may be stopped, but none in
 # the first half: at its high rate accuracies scatter, and deep nets gain most once it falls.
 RUNGS = ((5, 8), (3, 4))
 # How many standard errors a net's Brier score may be behind the best one's.
@@ -80,7 +80,8 @@ def find_next(
       spared: places that are not stopped.
     """
     running, stopped = list(range(len(curves))), list[Stop]()
-    rungs = sorted({part * length // whole for part, whole in RUNGS} - {0, length})
+    rungs = sorted({part * length // whole for part, whole in RUNGS})
+    rungs = [rung for rung in rungs if length < 2 * rung < 2 * length]
     for rung in (*rungs, length):
         for place in reversed(running):
             if len(curves[place]) < rung:

@@ -187,7 +187,7 @@ class Finetune:
     epochs: int = whole(200, 0, "epochs",
         "epochs after growth, of each net of the front; of the whole run in mode `scratch`")
     total_epochs: int = whole(0, 0, "epochs",
-        "of the whole run: fine-tuning takes what growth leaves, at least `finetune.epochs`",
+        "of growth and one fine-tuning, which takes what growth leaves, at least `finetune.epochs`",
         "0 means no total")
     schedule: str = choice("auto", SCHEDULES,
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
@@ -214,9 +214,9 @@ class Finetune:
         Where the config leaves it open, `schedule` has to give fine-tuning half of growth's highest
         learning rate at some time: what was lost is not learnt again at a tenth of it.
         """
-        if self.perturb is not None:
-            return self.perturb
         length = self.length(phase_start)
+        if self.perturb is not None:
+            return self.perturb if length else 0.0
         if length < phase_start:
             return 0.0
         growth = max(schedule("growth", epoch, phase_start) for epoch in range(phase_start))

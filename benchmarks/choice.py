@@ -5,9 +5,9 @@ python -m benchmarks.choice --study=configs/studies/answer_small.py --workdir=ru
 
 Of each finished run of `configs/studies/answer.py` the nets of its front, and of each seed the nets
 from scratch, answer the test set. Then, again and again, as many images as the run held out are
-drawn of it, each rule chooses by them, and what it chose is looked at on all of the test set: its
-accuracy and its FLOPs, mean over draws and seeds. A single held-out part says little of a rule.
-Writes `choice.md`.
+drawn of it, each rule chooses by them, and what it chose is looked at on the others: its accuracy
+and its FLOPs, mean over draws and seeds. A single held-out part says little of a rule. A seed whose
+nets from scratch have not all run is left out of these. Writes `choice.md`.
 """
 
 import sys
@@ -89,7 +89,7 @@ def read_nets(
       Them, and how many images the runs held out.
     """
     found: dict[tuple[str, int], list[Net]] = {}
-    images = 0
+    images, whole = 0, sum(entry.row.names[0].isdigit() for entry in entries)
     for entry in entries:
         for cell in entry.cells:
             run = Workdir(Folder(workdir, cell).run)
@@ -102,7 +102,8 @@ def read_nets(
             fronts = [net["depths"] for net in result.get("front", ())] or [None]
             nets = found.setdefault((SWEEP if name.isdigit() else FRONT, cell.seed), [])
             nets += [_ask(load(run.root, depths=depths), test) for depths in fronts]
-    return {key: sorted(nets, key=lambda net: net.flops) for key, nets in found.items()}, images
+    done = {k: nets for k, nets in found.items() if k[0] == FRONT or len(nets) == whole}
+    return {key: sorted(nets, key=lambda net: net.flops) for key, nets in done.items()}, images
 
 
 def _ask(net: Loaded, test: Any) -> Net:
@@ -117,19 +118,18 @@ def play(nets: Sequence[Sequence[Net]], images: int, draws: int) -> list[tuple[s
 
     Args:
       nets: of each seed those to choose from.
-      images: that a choice looks at.
+      images: that a choice looks at, fewer than test has.
       draws: of each seed.
     """
     source, outcomes = np.random.default_rng(0), {rule: [] for rule in RULES}
     for own in nets:
-        accuracies = [100 * float(net.right.mean()) for net in own]
         for _ in range(draws):
-            whole = len(own[0].labels)
-            rows = source.choice(whole, min(images, whole), replace=False)
+            rows, others = np.split(source.permutation(len(own[0].labels)), [images])
             drawn = [net.of(rows) for net in own]
             for rule, (which, choose) in RULES.items():
-                place = choose(which, drawn)
-                outcomes[rule].append((accuracies[place], own[place].flops / 1e6))
+                chosen = own[choose(which, drawn)]
+                accuracy = 100 * float(chosen.right[others].mean())
+                outcomes[rule].append((accuracy, chosen.flops / 1e6))
     return [
         (rule, fmean(a for a, _ in pairs), fmean(f for _, f in pairs))
         for rule, pairs in outcomes.items()

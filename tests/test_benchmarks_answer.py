@@ -65,16 +65,20 @@ def _net(right, flops, seed):
     return choice.Net(np.log(chances), labels, flops)
 
 
-def test_rules_choose_by_images_that_are_drawn_and_are_judged_by_all():
+def test_rules_choose_by_images_that_are_drawn_and_are_judged_by_the_others():
     nets = [_net(500, 10**6, 0), _net(900, 2 * 10**6, 1), _net(905, 9 * 10**6, 2)]
     found = {rule.split(":")[0]: told for rule, *told in choice.play([nets], 500, 20)}
     for rule in ("one_se", "one_se_brier"):  # They ask for more than luck.
         assert 2.0 <= found[rule][1] < found["best"][1], rule
     accuracy, flops = found["best"]
-    assert 90.0 < accuracy <= 90.5 and 2.0 < flops <= 9.0
+    assert 89.5 < accuracy < 90.0 and 2.0 < flops <= 9.0
     better = [*nets[:2], _net(960, 9 * 10**6, 1)]
-    assert {tuple(told) for _, *told in choice.play([better], 500, 20)} == {(96.0, 9.0)}
-    assert choice.play([nets[:1]], 500, 2)[0][1:] == (50.0, 1.0)
+    assert {flops for *_, flops in choice.play([better], 500, 20)} == {9.0}
+    drawn, *_ = choice.play([[_net(1000, 10**6, 0)]], 500, 2)
+    assert drawn[1:] == (100.0, 1.0)
+    # Of two nets alike but for luck the luckier on what is drawn is the unluckier on the rest.
+    luck = [_net(500, 10**6, 0), _net(500, 2 * 10**6, 1)]
+    assert {rule: a for rule, a, _ in choice.play([luck], 500, 200)}["best: accuracy"] < 50.0
 
 
 def test_the_front_is_of_those_that_no_other_beats():
@@ -194,6 +198,26 @@ def test_what_ran_elsewhere_stays_where_it_is_added_to(workdir, tmp_path):
     assert answer.main(arguments) == 0 and json.loads((out / "table.json").read_text()) == {
         title: rows
     }
+
+
+def test_a_set_or_net_that_has_not_run_here_stays_where_it_is_added_to(workdir, tmp_path):
+    """Such as plain3's part of a table, where basic3 runs in another place."""
+    study, out = str(FOLDER / "answer_small.py"), tmp_path / "out"
+    arguments = [f"--study={study}", f"--workdir={workdir}", f"--out={out}", "--add"]
+    out.mkdir()
+    assert answer.main(arguments) == 0  # To a folder without a table.
+    ((title, rows),) = json.loads((out / "table.json").read_text()).items()
+    older = [{name: row[name] for name in row if name != "num_test"} for row in rows]
+    before = {"Another net": rows, "An older one": older}
+    (out / "table.json").write_text(json.dumps(before))
+    assert answer.main(arguments) == 0
+    added = json.loads((out / "table.json").read_text())
+    assert list(added) == ["Another net", "An older one", title]
+    assert added["Another net"] == added[title] == rows
+    table = (out / "table.md").read_text()
+    assert "7 of 27 runs are done" in table  # Of the study's own.
+    assert table.count("+6.00 points against the sweep's") == 2
+    assert table.count("How many images the test set has is not known") == 1
 
 
 def test_what_is_added_stands_among_its_kind():

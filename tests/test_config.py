@@ -274,6 +274,7 @@ def test_a_run_older_than_perturbing_goes_on_without():
         ({"finetune.total_epochs": 59, "finetune.epochs": 1}, 0),
         ({"init_from": "somewhere"}, 0),
         ({"init_from": "somewhere", "finetune.perturb": 0.3}, 0.3),
+        ({"finetune.epochs": 0, "finetune.perturb": 0.3}, 0),  # None comes that would do it.
         ({"mode": "scratch"}, 0),
         ({"growth.policy": "convergent"}, 0),  # Falls at once, tenfold.
         ({"growth.policy": "convergent", "finetune.schedule": "cosine"}, 0.5),

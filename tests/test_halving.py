@@ -79,8 +79,8 @@ def _play(accuracy, nets, length, spared=()):
 
 
 def test_all_train_up_to_a_rung_before_any_goes_on():
-    order, stopped, _ = _play(lambda place, epoch: 50.0 + place, 3, 4)
-    rounds = [(0, 1), (2,), (3,)]
+    order, stopped, _ = _play(lambda place, epoch: 50.0 + place, 3, 8)
+    rounds = [range(5), (5,), (6, 7)]
     assert order == [(place, e) for part in rounds for place in (2, 1, 0) for e in part]
     assert stopped == []  # None is dominated.
 
@@ -96,6 +96,13 @@ def test_none_is_stopped_before_the_learning_rate_has_fallen():
     """A net that is far behind in the first half, at the high rate, and ahead at the end."""
     _, stopped, _ = _play(lambda place, epoch: [90.0, 50.0 if epoch < 4 else 91.0][place], 2, 8)
     assert stopped == []
+
+
+@pytest.mark.parametrize("length", range(1, 13))
+def test_nor_are_there_rungs_in_the_first_half_of_few_epochs(length):
+    _, stopped, _ = _play(lambda place, epoch: 90.0 - place, 8, length)
+    assert all(length < 2 * stop.epochs < 2 * length for stop in stopped)
+    assert bool(stopped) == (length > 2)
 
 
 def test_a_net_that_is_spared_is_not_stopped():

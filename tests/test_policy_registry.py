@@ -57,6 +57,17 @@ def test_noise_is_that_of_the_validation_images():
     assert not replay(none, curve).finished
 
 
+@pytest.mark.parametrize("mode", ["group", "all"])
+def test_noise_stalls_nothing_while_a_gain_counts_from_zero(mode):
+    """One of 15 images right is 7 % with an error of 8: growth goes on, and finds what follows."""
+    config = _resolve(noise=1.0, interval=6, window=15, mode=mode)
+    curve = [*[100 / 15] * 13, *[60.0 + 2 * epoch for epoch in range(12)]]
+    ended = replay(make_policy(config, *IMAGES, 15), curve)
+    assert not ended.finished and len(ended.growth) == 4
+    # The paper's rule, of less than the least gain.
+    assert replay(make_policy(_resolve(mode="all"), *IMAGES, 15), [0.0] * 9).finished
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_config_makes_every_policy_it_names(name):
     config = _resolve(policy=name, interval=2, max_epochs=30, max_depths=4)

@@ -10,6 +10,7 @@ from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
 from autogrow_jax.data import augment, normalize
 from autogrow_jax.models import FAMILIES, get_family
+from autogrow_jax.steps.state import make_state, perturb
 from autogrow_jax.steps.step import (
     choose_evaluation_batch_size,
     epoch_order,
@@ -102,6 +103,16 @@ def test_the_start_is_that_of_the_network_at_its_own_depths():
     _equal(trainer.exact_variables(), jax.jit(trainer.network.init)(trainer.key("init", 0), image))
     padded = jax.tree.leaves(trainer.padded_state.params["stage1"]["rest"])
     assert all(not np.any(leaf) for leaf in padded)  # Depth 1: every slot is dead.
+
+
+def test_perturbing_starts_an_optimizer_that_remembers_weights_with_those_that_were_moved():
+    """Schedule-free steps from weights of its own: with the draw's all that was grown was lost."""
+    optimizer = optax.contrib.schedule_free_sgd(0.1)
+    grown, fresh = {"kernel": np.full(3, 5.0)}, {"kernel": np.full(3, -3.0)}
+    before = make_state({"params": grown}, optimizer, ema=True)
+    after = perturb(before, fresh, 0.5, optimizer)
+    _equal(after.opt_state, optimizer.init({"kernel": jnp.ones(3)}))
+    _equal(after.ema, {"kernel": np.ones(3)})
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

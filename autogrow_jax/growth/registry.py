@@ -37,7 +37,7 @@ class PolicyArguments(NamedTuple):
         least, images = self.growth.threshold, self.images
         if not images or not (errors := self.growth.noise):
             return least
-        return lambda accuracy: max(least, errors * standard_error(accuracy, images))
+        return lambda a: max(least, min(a, errors * standard_error(a, images)))  # Gains start at 0.
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""

@@ -1,6 +1,7 @@
 """What lets the threads of several seeds go in step, and computes an epoch of all at once."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ class _Request:
     part: str  # "train", or the one to evaluate.
     epoch: Epoch | None = None  # Of training.
     answer: Any = None
+    seconds: float = 0.0  # What it took, of an evaluation.
     is_done: bool = False
 
 
@@ -156,17 +158,17 @@ class _Group:
         lanes += [lanes[0] | {"count": np.int32(0)}] * missing
         given = {name: jnp.stack([lane[name] for lane in lanes]) for name in lanes[0]}
         compiled, before = self._programs.seconds, self._programs.counts[kind]
+        start = time.perf_counter()
         answers = self._programs.call(kind, function, tuple(trees), given, *self._data)
+        answers = answers if kind == "train" else jax.block_until_ready(answers)
+        waited, programs = self._programs.seconds - compiled, self._programs.counts[kind] - before
+        spent = time.perf_counter() - start - waited
         for request, answer, size in zip(requests, answers, sizes, strict=False):
-            request.answer = answer
+            request.answer, request.seconds = answer, spent / len(requests)
             if kind == "train" and size != capacities:
                 state, sums = answer
                 request.answer = jax.device_put(cut(jax.device_get(state), size)), sums
-            request.feed.account(
-                kind,
-                self._programs.seconds - compiled,
-                self._programs.counts[kind] - before,
-            )
+            request.feed.account(kind, waited, programs)
 
     def _describe(self, request: _Request) -> dict[str, Any]:
         """What the program takes of one seed beside its arrays."""
@@ -272,9 +274,8 @@ class SharedFeed(Feed):
         look: Callable[[], None] | None = None,
     ) -> Sums:
         request = _Request(self, recipe, variables, depths, part)
-        start = self._clock()
         sums: Sums = self._lockstep.wait_for(self._index, request)
-        self._programs.evaluating += self._clock() - start
+        self._programs.evaluating += request.seconds
         return sums._replace(logits=None)
 
     def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:

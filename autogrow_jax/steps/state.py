@@ -59,16 +59,17 @@ def make_state(
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params), average)
 
 
-def perturb(state: TrainState, fresh: TrainState, share: float) -> TrainState:
-    """Moves all parameters a share of the way to those of a fresh start of the same net.
+def perturb(
+    state: TrainState, fresh: Tree, share: float, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Moves all parameters a share of the way to `fresh` ones of the same net.
 
     Shrink and perturb: Ash and Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020.
     Running statistics stay, the optimiser starts anew, and so does an average of the weights.
     """
-    given = state.params, fresh.params
-    params = jax.tree.map(lambda old, new: (1 - share) * old + share * new, *given)
-    ema = params if fresh.ema else fresh.ema
-    return fresh._replace(params=params, batch_stats=state.batch_stats, ema=ema)
+    params = jax.tree.map(lambda old, new: (1 - share) * old + share * new, state.params, fresh)
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    return make_state(variables, optimizer, bool(state.ema))
 
 
 def choose_capacities(depths: Depths, now: Depths) -> Depths:

@@ -137,8 +137,8 @@ class Trainer:
 
     def perturb(self, share: float, epoch: int) -> None:
         """Moves all parameters a share of the way to a fresh draw, see `perturb`."""
-        fresh = self._draw(self.key("perturb", epoch))
-        self._place(perturb(self.exact_state(), fresh, share), self.capacities)
+        given = self._draw(self.key("perturb", epoch)).params, share, self._recipe.transformation()
+        self._place(perturb(self.exact_state(), *given), self.capacities)
 
     def abstract_state(self, depths: Depths) -> TrainState:
         """Shapes, dtypes and places of the state at these depths."""

@@ -52,6 +52,7 @@ class Record:
     best_validation_accuracy: float | None = None
     validation: str | None = None  # What steered: "held-out", "test" or a fraction.
     num_validation: int | None = None  # Images of it.
+    num_test: int | None = None
     epochs: int | None = None
     growth_epochs: int | None = None  # Those of `epochs` in the growth phase.
     num_params: int | None = None
@@ -174,6 +175,7 @@ def read_record(cell: Cell, workdir: Path) -> Record:
             accuracy=best if validation == "test" else result["test_accuracy"],
             validation=validation,
             num_validation=result.get("validation_examples"),
+            num_test=result.get("test_examples"),
             growth_epochs=result.get("growth_epochs"),
             flops=estimate_cost(network, shape).flops,
             training_flops=_TRAINING_PASSES * math.fsum(passes) if is_whole else None,

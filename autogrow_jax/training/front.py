@@ -158,7 +158,8 @@ class Front:
         accuracies = [entry["validation_accuracy"] for entry in entries]
         times = [median(entry["milliseconds"]) for entry in entries]
         given = accuracies, len(self._trainer.dataset.validation.labels), settings.choose
-        return recommend(*given, times, settings.max_latency, self._measured())
+        place = recommend(*given, times, settings.max_latency, self._measured())
+        return hosts.from_first(place)  # Of scores that are equal but for the last bit.
 
     def _find_taken_up(self, length: int) -> int | None:
         """The place of a stopped net that was taken up and is not trained to its end, if any."""

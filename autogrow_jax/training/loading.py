@@ -198,7 +198,8 @@ def load(
     Args:
       workdir: folder of the run, or a copy of it; nothing is written there.
       which: "final" is the net of the newest checkpoint, the one that was tested where the run is
-        finished; "best" that of the highest validation accuracy; "recommended" the final one.
+        finished; "best" that of the highest validation accuracy among checkpoints, of which a
+        front's other nets, as they ended, are none; "recommended" the final one.
       depths: of a net of the run's front, which is then loaded whatever `which` says, as it is so
         far. Of a net that is still to be fine-tuned, as it left growth.
       convolution: "xla", which all of JAX's transformations and devices know, "native", or "auto":
