@@ -125,7 +125,7 @@ def all_keys() -> dict[str, Key]:
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The paper's recipe with held-out validation, locked so that a misspelt key is refused."""
+    """The package's defaults, locked so that a misspelt key is refused; the paper's: `configs/`."""
     # Checks of type are `build.resolve`'s: ml_collections' own do not name the key.
     defaults = {name: key.default for name, key in all_keys().items()}
     config = ml_collections.ConfigDict(nest(defaults), type_safe=False)

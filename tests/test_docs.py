@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_the_commands_of_the_page_on_ones_own_images_do_what_it_says(tmp_path, m
             size = (*random.integers(20, 60, 2), 3)
             pixels = random.integers(bright - 30, bright + 30, size, dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
+    shutil.copytree(tmp_path / "photos", tmp_path / "others")
     tiny = ["growth.max_epochs=1", "growth.interval=1", "finetune.epochs=1", "data.batch_size=16"]
     for line in "".join(blocks(PAGES["own_images.md"], "sh")).splitlines():
         _, command, *rest = shlex.split(line)

@@ -6,14 +6,17 @@ import math
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from stand_ins import StopAt, Told, tiny_config, untimed_lines
 
+from autogrow_jax import cli
 from autogrow_jax.build import load_data, make_network, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.halving import MOST, find_next
 from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to
+from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.saving.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training import load, run
@@ -187,6 +190,25 @@ def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturb
     assert len(files) == len(result.front)
     with pytest.raises(UserError, match=r"no candidate of depths 9-9-9; it has 1-1-1, "):
         load(workdir, depths=(9, 9, 9))
+
+
+def test_the_commands_take_any_net_of_the_front(undisturbed, tmp_path, capsys):
+    workdir, result, _ = undisturbed
+    (other,) = (net["depths"] for net in result.front[:1])
+    assert tuple(other) != result.depths
+    image = np.asarray(load_data(resolve(_config())).test.images)[0]
+    Image.fromarray(image[..., 0]).save(tmp_path / "one.png")
+    given = [f"--workdir={workdir}", f"--depths={format_depths(other)}"]
+    assert cli.main(["predict", *given, str(tmp_path / "one.png"), "--format=json"]) == 0
+    ((told,),) = (json.loads(capsys.readouterr().out),)
+    expected = load(workdir, depths=other).predict(image[None]).max()
+    assert told["probability"] == pytest.approx(expected, abs=1e-4)
+    assert cli.main(["export", *given, "--to=npz", f"--output={tmp_path}/net.npz"]) == 0
+    assert f"plain3 {format_depths(other)} after" in capsys.readouterr().out
+    assert cli.main(["predict", given[0], "--depths=9-9-9", str(tmp_path)]) == 1
+    assert "no candidate of depths 9-9-9; it has 1-1-1" in capsys.readouterr().err
+    assert cli.main(["predict", given[0], "--depths=deep", str(tmp_path)]) == 2
+    assert "--depths: it takes depths such as 2-1-1, not 'deep'" in capsys.readouterr().err
 
 
 def test_what_is_perturbed_is_not_what_is_kept(tmp_path, alone):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autogrow_jax import build
-from autogrow_jax.cli.predict import note_unfinished, register_own
+from autogrow_jax.cli.predict import add_net, note_unfinished, register_own
 from autogrow_jax.command_line import Parser, add_config, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
@@ -19,7 +19,6 @@ from autogrow_jax.models import num_params
 from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.training import Loaded, load
-from autogrow_jax.training.loading import WHICH
 
 # Of probabilities, between the net here and in the program that it is written for.
 TOLERANCE = 1e-4
@@ -50,7 +49,7 @@ def make_parser() -> Parser:
     add("--to", choices=tuple(FORMATS), required=True, help=kinds)
     where = "file to write, or folder for it (default: export/ in the workdir)"
     add("--output", metavar="PATH", type=Path, help=where)
-    add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
+    add_net(parser)
     return parser
 
 
@@ -62,7 +61,7 @@ def _export(given: argparse.Namespace) -> None:
         )
     keep_freed_memory()
     register_own(given)
-    loaded = load(given.workdir, given.which)
+    loaded = load(given.workdir, given.which, depths=given.depths)
     note_unfinished(loaded)
     net = Net(
         loaded.network,

@@ -21,6 +21,7 @@ from autogrow_jax.process import keep_freed_memory
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
+from autogrow_jax.settings import parse_value
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.steps import choose_folder
 from autogrow_jax.training import Loaded, load
@@ -51,7 +52,7 @@ def make_parser() -> Parser:
     add_config(parser)
     add_output(parser, "the answers")
     add("--top", metavar="N", type=int, default=3, help="likeliest classes of each (default: 3)")
-    add("--which", choices=WHICH, default=WHICH[0], help=f"of the run's nets (default: {WHICH[0]})")
+    add_net(parser)
     add("--batch-size", metavar="N", type=int, default=128, help="images at a time (default: 128)")
     return parser
 
@@ -60,6 +61,22 @@ def register_own(given: argparse.Namespace) -> None:
     """Runs the config file that was given, if any, for what it registers."""
     if given.config:
         load_config(given.config)
+
+
+def add_net(parser: Parser) -> None:
+    """Adds the options that say which of the run's nets is meant."""
+    default, meant = WHICH[0], "of a net of the run's front, which is taken instead"
+    parser.add_argument(
+        "--which", choices=WHICH, default=default, help=f"of the run's nets (default: {default})"
+    )
+    parser.add_argument("--depths", metavar="N-N-N", type=_read_depths, default=(), help=meant)
+
+
+def _read_depths(text: str) -> tuple[int, ...]:
+    found = parse_value("model.depths", text)
+    if not isinstance(found, tuple):
+        raise argparse.ArgumentTypeError(f"it takes depths such as 2-1-1, not {text!r}")
+    return found
 
 
 def add_output(parser: Parser, what: str) -> None:
@@ -88,7 +105,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _predict(given: argparse.Namespace) -> int:
     keep_freed_memory()
     register_own(given)
-    loaded = load(given.workdir, given.which, convolution="auto")
+    loaded = load(given.workdir, given.which, depths=given.depths, convolution="auto")
     note_unfinished(loaded)
     with suppress(OSError):  # Without, every start compiles.
         choose_folder(loaded.config.get("compilation_cache", ""))

@@ -12,8 +12,8 @@ as wide a run takes minutes: `python -m benchmarks.half_size --name=mnist --data
 --out=half/mnist.npz` and then `--study=configs/studies/small_sets.py:mnist
 --config.data.name=npz:half/mnist.npz`.
 
-Blocks start by the paper's `gaussian`. Each net is fine-tuned for 20 epochs, on digits for 30.
-Growth takes 110 epochs at most, on digits 60, which J = 100 uses up.
+Blocks start by the paper's `gaussian`, and accuracy chooses. Each net is fine-tuned for 20 epochs, on
+digits for 30. Growth takes 110 epochs at most, on digits 60, which J = 100 uses up.
 
 Initialisers are compared on one path of depths, 1-1-1 to 4-4-3 in 24 epochs, without a front.
 
@@ -65,6 +65,7 @@ def _make_rules(name: str) -> Section:
                 "growth.window": window,
                 "growth.noise": noise,
                 "growth.initializer": "gaussian",
+                "finetune.choose": "one_se",
                 "checkpoint.every": 10,
             },
         )
@@ -79,12 +80,18 @@ def _make_rules(name: str) -> Section:
 
 def _make_initializers(name: str) -> Section:
     config, base = _SETS[name]
-    path = {"growth.max_epochs": 24, "growth.window": 100, "growth.noise": 0.0}
+    rule = {"growth.interval": 3, "growth.window": 100, "growth.noise": 0.0}
     rows = [
         Row(
             (initializer,),
             config,
-            {**base, **path, "growth.initializer": initializer, "finetune.front": False},
+            {
+                **base,
+                **rule,
+                "growth.max_epochs": 24,
+                "growth.initializer": initializer,
+                "finetune.front": False,
+            },
         )
         for initializer in _INITIALIZERS
     ]

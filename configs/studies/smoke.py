@@ -3,7 +3,7 @@ r"""All studies in miniature, on scikit-learn's digits: within ten minutes on tw
 python -m autogrow_jax.studies --study=configs/studies/smoke.py \
     --workdir=runs/smoke --workers=2
 
-Half of the digits (721 images of 8x8 pixels, 70 of them held out), runs of 24 epochs of which the
+Half of the digits (721 images of 8x8 pixels, 84 of them held out), runs of 24 epochs of which the
 last 6 or more are fine-tuning, J = 4 epochs instead of 100, and two points as the threshold of the
 gain, as a single validation image makes 1.4. The sections are those of `main_table.py`,
 `dataset_size.py`, `growth_interval.py`, `initializers.py`, `seed_depth.py` and `fixed_depth.py`.
