@@ -12,8 +12,8 @@ as wide a run takes minutes: `python -m benchmarks.half_size --name=mnist --data
 --out=half/mnist.npz` and then `--study=configs/studies/small_sets.py:mnist
 --config.data.name=npz:half/mnist.npz`.
 
-Blocks start by the paper's `gaussian`, and accuracy chooses. Each net is fine-tuned for 20 epochs, on
-digits for 30. Growth takes 110 epochs at most, on digits 60, which J = 100 uses up.
+Blocks start by the paper's `gaussian`, and accuracy chooses. Each net is fine-tuned for 20 epochs,
+on digits for 30. Growth takes 110 epochs at most, on digits 60, which J = 100 uses up.
 
 Initialisers are compared on one path of depths, 1-1-1 to 4-4-3 in 24 epochs, without a front.
 
