@@ -57,7 +57,8 @@ class Record:
     growth_epochs: int | None = None  # Those of `epochs` in the growth phase.
     num_params: int | None = None
     flops: int | None = None  # Of one image forward; two for each multiply-add.
-    training_flops: float | None = None  # Of the whole run, each epoch at its depths.
+    # Of all epochs at their depths; what `adam` pre-trains new blocks for is not counted.
+    training_flops: float | None = None
     seconds: float | None = None  # Of the whole run; the machine may have done other things too.
     compile_seconds: float | None = None  # Those of `seconds` spent compiling.
     machine: str | None = None  # Device and processor, in words.
