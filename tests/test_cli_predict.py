@@ -88,14 +88,16 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(shapes, tmp_path, cap
     (images / "itself.png").symlink_to("itself.png")
     (images / "round").symlink_to(images)
     (images / ".hidden.png").touch()
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(images / "deep.png")
+    (images / "deep.png").rename(images / "depth")  # An image by its content.
     assert predict(workdir, images, tmp_path / "none.png", "--format=csv") == 1
     told = capsys.readouterr()
     assert len(rows(told.out)) == 6
     named = [line for line in told.err.splitlines() if line.startswith("passed over: ")]
-    files = ("broken.jpg", "empty.png", "gone.png", "itself.png", "none.png")
-    assert len(named) == 5
+    files = ("broken.jpg", "depth", "empty.png", "gone.png", "itself.png", "none.png")
+    assert len(named) == 6
     assert all(name in line for name, line in zip(files, named, strict=True))
-    assert "none.png: not readable as an image (no such file)" in named[4]
+    assert "none.png: not readable as an image (no such file)" in named[5]
     assert "passed over as no images: 1 .txt" in told.err
     assert predict(workdir, tmp_path / "none.png") == 1
     assert "error: no image that could be read in" in capsys.readouterr().err

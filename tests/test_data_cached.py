@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autogrow_jax.data import load_dataset, tfds_source
+from autogrow_jax.data import load_dataset, load_other, tfds_source
 from autogrow_jax.errors import UserError
 from autogrow_jax.files import folder
 
@@ -243,10 +243,30 @@ def test_tfds_serves_an_official_set_with_the_papers_preprocessing(use):
     assert (dataset.preprocessing.mean, dataset.preprocessing.flip) == ((0.0,), True)
 
 
+def test_a_tfds_set_of_another_directory_is_another_set(use, tmp_path):
+    """Such as one that its owner prepared anew, under the same name."""
+    one, other = (str(tmp_path / name) for name in ("one", "other"))
+    first = use(Builder({"train": examples(10)}), directory=one)
+    second = use(Builder({"train": examples(16)}), directory=other)
+    sizes = [sum(part.images for part in each.known().parts.values()) for each in (first, second)]
+    assert sizes == [10, 16]
+    again = use(None, directory=one)
+    assert np.array_equal(again.train.images, first.train.images)
+
+
+def test_a_tfds_set_needs_no_training_part_to_be_evaluated(use, tmp_path):
+    known, builder = use(Builder({"train": examples(10)})).known(), Builder({"test": examples(4)})
+    with pytest.raises(UserError, match="nothing to train on"):
+        use(builder, "tfds:cats")
+    found = load_other("tfds:cats", known, cache_directory=str(tmp_path / "cache"))
+    assert len(found.test.labels) == 4
+
+
 @pytest.mark.parametrize(
     "builder, message",
     [
-        (Builder({"test": examples(4)}), "expected 'train' among them"),
+        (Builder({"test": examples(4)}), "nothing to train on"),
+        (Builder({"extra": examples(4)}), "has the parts extra, none of which is labelled"),
         (Builder({"train": examples(4)}, keys=None), "not for image classification"),
         (Builder({"train": examples(4)}, {"image": None, "label": None}), "not for image class"),
         (Builder({"train": [{"image": np.zeros(3), "label": 0}]}), "expected uint8 .H, W, C."),

@@ -1,5 +1,6 @@
 """What a run knows of its data: every image by its content, whatever else lies beside it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -23,7 +24,7 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.files.types import image_ids
 from autogrow_jax.reporting import QuietReporter, format_result
 from autogrow_jax.reporting.metrics import read
-from autogrow_jax.training import run
+from autogrow_jax.training import load, run
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -514,6 +515,37 @@ def test_images_that_cannot_be_made_alike_are_refused(tmp_path, shape, message):
         load_other(npz(tmp_path / "a.npz", RANDOM), known_of(np.zeros(shape, np.uint8)))
 
 
+def test_smaller_images_are_not_padded_as_if_they_were_of_the_runs_size(tmp_path):
+    """They would show things smaller than the net knows them."""
+    padded = known_of(np.zeros((4, 12, 12, 3), np.uint8), source_size=(10, 10))
+    with pytest.raises(UserError, match=r"images of 8x8 pixels.* 12x12, padded from 10x10"):
+        load_other(npz(tmp_path / "a.npz", RANDOM), padded)
+
+
+def test_a_file_is_seen_alike_by_predict_and_evaluate_on_a_net_whose_images_were_padded(trained):
+    """Also one of the size that they were padded to."""
+    loaded, images = load(trained[0]), known_of(np.zeros((4, 12, 12, 3), np.uint8)).image_shape
+    known = dataclasses.replace(loaded.known, image_shape=images, source_size=(8, 8))
+    net, folder = dataclasses.replace(loaded, known=known), trained[0].parent / "twelve"
+    for size in (10, 12, 16):
+        write_classes(folder / str(size), 1, size=size)
+        found = load_other(f"folder:{folder / str(size)}", known, cache_directory=str(folder))
+        files = sorted((folder / str(size)).rglob("*.png"))
+        assert np.array_equal(found.test.images, [net.read(path) for path in files])
+        assert not found.test.images[:, 0].any()  # Padded.
+
+
+def test_the_layout_of_a_runs_own_folder_is_not_that_of_others(trained, tmp_path):
+    """A run on parts, evaluated on plain folders of classes."""
+    for part in ("train", "test"):
+        write_classes(tmp_path / "set" / part, 12)
+    config = config_of(tmp_path / "set", **{"data.layout": "parts", "finetune.epochs": 1})
+    run(config, tmp_path / "run", reporter=QuietReporter())
+    _, said = evaluate(tmp_path / "run", f"folder:{trained[1]}")
+    assert "evaluated on 160 images" in said and "all that it has" in said
+    assert "evaluated on its own data" in evaluate(tmp_path / "run")[1]
+
+
 # --- Data that change.
 
 
@@ -588,6 +620,38 @@ def test_a_key_lets_a_run_go_on_with_other_data_and_its_own_mean(stopped):
     assert now.parts["train"].images > began.parts["train"].images
     assert (now.mean, now.std) == (began.mean, began.std)
     assert result.more["mean"] == began.mean
+
+
+def test_what_was_trained_on_before_the_data_changed_stays_known(stopped, tmp_path):
+    workdir, root = stopped
+    before, old = np.load(workdir / "train_ids.npy"), tmp_path / "old"
+    shutil.copytree(root, old)
+    shutil.rmtree(root)
+    write_classes(root, 20, seed=8)
+    listener = Listener()
+    go_on(workdir, listener, **{"data.allow_changes": True})
+    assert "they changed since the run began: train: " in listener.text
+    assert set(before) < set(np.load(workdir / "train_ids.npy"))
+    said = evaluate(workdir, f"folder:{old}")[1]
+    assert f"{len(before)} of these images the net was trained on" in said
+
+
+@pytest.mark.parametrize("names", [("bee", "ant"), ("ant", "yak")])
+def test_no_class_gets_the_output_of_another(stopped, names):
+    """`ant`, the first, becomes the last: outputs are known by their places."""
+    workdir, root = stopped
+    if names[0] == "bee":  # The two change their places.
+        (root / "ant").rename(root / "x")
+        (root / "bee").rename(root / "ant")
+        (root / "x").rename(root / "bee")
+        known = json.loads((workdir / "dataset.json").read_text())
+        known["class_names"][:2] = names
+        (workdir / "dataset.json").write_text(json.dumps(known))
+    else:
+        (root / "ant").rename(root / "yak")
+    with pytest.raises(UserError, match=r"classes: ") as error:
+        go_on(workdir, **{"data.allow_changes": True})
+    assert "allow_changes=True" not in str(error.value)
 
 
 def test_a_run_of_before_goes_on_and_takes_its_data_for_its_own(stopped):

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from autogrow_jax.reporting import QuietReporter, Workdir
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.settings import flatten
 from autogrow_jax.steps import Trainer, host_feed
-from autogrow_jax.stream import is_streamed, keep_workers, load_stream, read_batches
+from autogrow_jax.stream import is_streamed, keep_workers, load_stream, read_batches, read_stream
 from autogrow_jax.stream import load as stream_load
 from autogrow_jax.stream.crops import draw_box
 from autogrow_jax.stream.workers import Workers
@@ -211,6 +212,14 @@ def test_workers_serve_one_reading_after_the_other_and_import_no_jax(dataset):
     assert np.array_equal(np.concatenate(found), dataset.validation.images[:])
     expected = [*read_batches(dataset.train.images, rows, 32, b"epoch 1")]
     assert np.array_equal(np.concatenate(epoch), np.concatenate(expected))
+
+
+def test_a_folder_of_one_class_can_be_listed_to_evaluate(tree, tmp_path):
+    shutil.copytree(tree / "val" / "red", tmp_path / "one" / "red")
+    with pytest.raises(UserError, match="1 class"):
+        load_stream(f"folder:{tmp_path / 'one'}", 16, workers=0)
+    source = read_stream(f"folder:{tmp_path / 'one'}", 16, workers=0, least_classes=1)
+    assert len(source.train.labels) == TESTED
 
 
 def test_parts_are_held_out_as_of_other_sets_and_stay_unread(tree):

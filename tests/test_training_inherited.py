@@ -84,6 +84,11 @@ def test_growth_goes_on_from_the_depths_that_were_found(first, second):
     assert row in format_result(result.to_dict())
 
 
+def test_what_the_net_was_trained_on_before_stays_known(first, second):
+    before, after = (np.load(workdir / "train_ids.npy") for workdir in (first[0], second[0]))
+    assert set(before) < set(after)
+
+
 def test_a_report_says_where_the_net_came_from(first, second):
     said = str(next(iter(show_growth(gather(second[0], None, None)))))
     assert f"Growth began with 2-2-1, the net that {first[0]} found on digits (5 classes" in said

@@ -73,6 +73,9 @@ def test_images_of_other_sizes_and_in_colour_are_made_to_fit(finished):
     loaded = load(workdir)
     image = dataset.test.images[0]
     large = np.kron(image, np.ones((4, 4, 1), np.uint8))
+    for one in (image, large, np.repeat(image, 3, axis=2)):  # Its rows are no pictures.
+        with pytest.raises(UserError, match=r"which is one image; give a list of images"):
+            loaded.predict(one)
     assert loaded.prepare([large, np.repeat(image, 3, axis=2)]).shape == (2, 8, 8, 1)
     np.testing.assert_array_equal(loaded.prepare([np.repeat(image, 3, axis=2)])[0], image)
     with pytest.raises(UserError, match=r"float64 \[8, 8, 1\]; the net takes uint8"):

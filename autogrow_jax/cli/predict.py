@@ -160,7 +160,11 @@ def _find(given: Sequence[str], others: Counter[str]) -> Iterator[Path]:
             yield path
             continue
         for file in walk_files(path):
-            if is_image(file):
+            try:
+                is_one = is_image(file)
+            except UserError:  # Whoever reads it says what is wrong.
+                is_one = True
+            if is_one:
                 yield file
             else:
                 others[file.suffix.lower() or "without suffix"] += 1

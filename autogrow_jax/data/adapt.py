@@ -191,13 +191,13 @@ def _match(
 
 
 def _pad(images: np.ndarray, known: Known, where: str) -> np.ndarray:
-    height, width = images.shape[1:3]
-    wanted = known.image_shape[:2]
-    was_padded = known.source_size != wanted
-    if was_padded and height <= wanted[0] and width <= wanted[1]:
+    size, wanted = images.shape[1:3], known.image_shape[:2]
+    if size == known.source_size:  # Smaller ones would show things smaller than the net knows them.
         return pad_images(images, wanted[0], where)
-    took = f", padded from {describe_size(known.source_size)}" if was_padded else ""
+    took = (
+        f", padded from {describe_size(known.source_size)}" if known.source_size != wanted else ""
+    )
     raise UserError(
-        f"{where}: images of {describe_size((height, width))} pixels, but the net was trained on"
+        f"{where}: images of {describe_size(size)} pixels, but the net was trained on"
         f" {describe_size(wanted)}{took}; bring images of that size"
     )

@@ -253,7 +253,7 @@ def make_dataset(
 def _find_files(name: str, part: Split, source: Source) -> tuple[str, ...]:
     """Where each image of a part lies, known by what is in it and its class."""
     # The part of the source that it is, or was taken from.
-    for origin in (name, "validation", "train"):
+    for origin in (name, "validation", "test", "train"):
         whole, files = getattr(source, origin), source.files.get(origin, ())
         if whole is None or not files or not np.isin(part.ids, whole.ids).all():
             continue

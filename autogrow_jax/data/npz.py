@@ -152,7 +152,7 @@ def _to_uint8(images: np.ndarray, where: str) -> np.ndarray:
         raise UserError(f"{where}: {images.dtype}, expected uint8 or floats in [0, 1]")
     if images.size and not (images.min() >= 0 and images.max() <= 1):  # NaN fails this too
         raise UserError(
-            f"{where}: floats from {images.min():g} to {images.max():g}, expected [0, 1]; undo "
+            f"{where}: floats from {images.min():.9g} to {images.max():.9g}, expected [0, 1]; undo "
             "any normalisation, or store pixels 0..255 as uint8"
         )
     return np.rint(images * 255).astype(np.uint8)

@@ -1,6 +1,8 @@
 """Any image-classification set of TensorFlow Datasets, prepared once and then kept as arrays."""
 
+import hashlib
 import importlib.util
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from autogrow_jax.files import (
     write_info,
     write_split,
 )
+from autogrow_jax.process import user_path
 
 
 def read_tfds(
@@ -45,11 +48,16 @@ def read_tfds(
         way_out = f"\nOr: {otherwise}" if otherwise else ""
         _fill(open_builder(name, directory, way_out), name, image_size, folder)
 
-    return open_entry(_entry(name, image_size, cache), fill, f"TFDS set {name!r}")
+    return open_entry(_entry(name, image_size, directory, cache), fill, f"TFDS set {name!r}")
 
 
-def _entry(name: str, image_size: int, cache: Path) -> Path:
-    return cache / entry_name("tfds", name, *([image_size] if image_size else []))
+def _entry(name: str, image_size: int, directory: str, cache: Path) -> Path:
+    """The place of a set's arrays: sets of one name in two directories need not be the same."""
+    more: list[object] = [image_size] if image_size else []
+    if directory:
+        where = os.fsencode(user_path(directory).resolve())
+        more.append(hashlib.blake2b(where, digest_size=6).hexdigest())
+    return cache / entry_name("tfds", name, *more)
 
 
 def count_images(name: str, image_size: int, directory: str, cache: Path) -> int:
@@ -58,7 +66,8 @@ def count_images(name: str, image_size: int, directory: str, cache: Path) -> int
     Raises:
       UserError: as `read_tfds`, where the set is not in the cache.
     """
-    paths = [array_path(_entry(name, image_size, cache), part, "labels") for part in PARTS]
+    entry = _entry(name, image_size, directory, cache)
+    paths = [array_path(entry, part, "labels") for part in PARTS]
     if found := [path for path in paths if path.exists()]:
         return sum(len(np.load(path, mmap_mode="r")) for path in found)
     splits = open_builder(name, directory).info.splits
@@ -137,7 +146,7 @@ def _prepare(builder: Any, name: str, directory: str, way_out: str) -> None:
 
 def _fill(builder: Any, name: str, image_size: int, folder: Path) -> None:
     image_key, label_key, class_names = find_labels(builder, name)
-    parts = set()
+    parts = []
     for part in (part for part in PARTS if part in builder.info.splits):
         where = f"TFDS set {name!r}, part {part!r}"
         rows = [
@@ -148,11 +157,11 @@ def _fill(builder: Any, name: str, image_size: int, folder: Path) -> None:
         ]
         if rows:  # TFDS labels the images of a test part without labels -1.
             write_split(folder, part, _stack(rows, len(class_names), where))
-            parts.add(part)
-    if "train" not in parts:
+            parts.append(part)
+    if not parts:
         raise UserError(
-            f"TFDS set {name!r} has the parts {', '.join(builder.info.splits)}, expected "
-            "'train' among them"
+            f"TFDS set {name!r} has the parts {', '.join(builder.info.splits)}, none of which is"
+            f" labelled and one of {', '.join(PARTS)}"
         )
     write_info(folder, class_names, source=name, version=str(builder.version))
 

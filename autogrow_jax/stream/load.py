@@ -151,10 +151,12 @@ def read_stream(
     cache_directory: str = "",
     workers: int = -1,
     trained: str = "",
+    least_classes: int = 2,
 ) -> Source:
     """Lists the parts that a set comes with; the arguments are those of `load_stream`.
 
-    `trained` says, for the notes, what of an image is trained on.
+    `trained` says, for the notes, what of an image is trained on; `least_classes` how many classes
+    a folder has to have.
     """
     ground, workers = parse_ground(background), max(cores() - 1, 1) if workers < 0 else workers
     make = partial(Streamed, size=image_size, ground=ground, workers=workers, random=False)
@@ -166,7 +168,7 @@ def read_stream(
         where = f"TFDS set {name!r}"
     else:
         root = set_path(name.removeprefix(_FOLDER), directory)
-        listing = list_folder(root, layout, is_image)
+        listing = list_folder(root, layout, is_image, least_classes)
         parts, files, notes = _list_parts(root, listing, make)
         class_names, where = listing.class_names, printable(str(root))
     gigabytes = sum(part.images.nbytes for part in parts.values()) / 2**30

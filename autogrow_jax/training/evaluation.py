@@ -3,6 +3,7 @@
 import dataclasses
 import io
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,13 @@ def read_known(workdir: Workdir) -> Known | None:
         ) from None
 
 
-def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Dataset:
+def keep_known(
+    workdir: Workdir, dataset: Dataset, allow_changes: bool, origin: Workdir | None = None
+) -> Dataset:
     """Writes what is known of a run's data, which have to be those that it was begun on.
+
+    Of a run whose data changed, and of one that goes on from the net of `origin`, the images that
+    the net was trained on are those of before, too.
 
     Returns:
       The data, normalised by the mean and standard deviation that the run began with.
@@ -67,9 +73,13 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
       UserError: where the data changed and changes are not allowed, or do not fit the net.
     """
     old, new = read_known(workdir) if workdir.is_begun else None, dataset.known()
-    if old is not None and (lines := list_changes(old, new)):
-        fits = len(old.class_names) == len(new.class_names) and old.image_shape == new.image_shape
-        if not fits or not allow_changes:
+    lines = [] if old is None else list_changes(old, new)
+    if old is not None and lines:
+        # Outputs are known by their places: a class may have another name, but none may move.
+        pairs = zip(old.class_names, new.class_names, strict=False)
+        stay = all(was == now or was not in new.class_names for was, now in pairs)
+        same = len(old.class_names) == len(new.class_names) and old.image_shape == new.image_shape
+        if not (fits := same and stay) or not allow_changes:
             way_out = ", or go on with --config.data.allow_changes=True" if fits else ""
             raise UserError(
                 f"the data of the run in {workdir.root} changed since it began; bring the old ones"
@@ -78,6 +88,8 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
             )
     if old is not None:
         dataset = dataset.normalized_as(old)
+        said = [f"they changed since the run began: {'; '.join(lines)}"] if lines else []
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *said))
         new = dataclasses.replace(new, mean=old.mean, std=old.std)
     content = to_json(new.to_dict(), "dataset", indent=1)
     if hosts.from_first(content) != content:
@@ -87,8 +99,11 @@ def keep_known(workdir: Workdir, dataset: Dataset, allow_changes: bool) -> Datas
         )
     if not hosts.is_first():
         return dataset
-    buffer = io.BytesIO()
-    np.save(buffer, dataset.train.ids)
+    trained, buffer = dataset.train.ids, io.BytesIO()
+    before = workdir.train_ids if lines else origin and origin.train_ids
+    if before and before.exists():  # Or the net would pass for one that never saw them.
+        trained = np.union1d(_read_ids(before), trained)
+    np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
     replace_file(workdir.dataset, content.encode("ascii") + b"\n")
     return dataset
@@ -115,6 +130,8 @@ def evaluate_run(
     ours = {name: now[name] for name in now if name.startswith("log.")}
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
     ours |= {"num_devices": now["num_devices"]}
+    if "data.layout" not in given and not _is_own(own | ours, own):
+        ours["data.layout"] = "auto"  # The run's says how its own folder is laid out.
     objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
     settings = settle_convolution(build.resolve_own(own | ours, objects), reporter)
     with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
@@ -152,6 +169,12 @@ def _read_own(workdir: Workdir) -> dict[str, Any]:
     return own | {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
 
 
+def _is_own(asked: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether a set is the run's own, of keys {"data.name": value, ...}."""
+    asked_for, has = (full_name(keys["data.name"], keys["data.dir"]) for keys in (asked, own))
+    return asked_for == has
+
+
 def _show(value: Any) -> str:
     # JSON knows no tuples.
     return format_depths(value) if isinstance(value, list | tuple) else str(value)
@@ -166,13 +189,17 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
     asked = settings.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
     how = {"layout": asked.layout, "background": asked.background}
-    if full_name(asked.name, asked.dir) == full_name(own["data.name"], own["data.dir"]):
+    if _is_own({"data.name": asked.name, "data.dir": asked.dir}, own):
+        # However large the set is by now.
+        as_then = dataclasses.replace(asked, stream="yes" if known.resized else "no")
         with suppress(NoTrainingPart):
-            return known, adapt_parts(build.load_data(settings, to_train=False), known)
+            again = dataclasses.replace(settings, data=as_then)
+            return known, adapt_parts(build.load_data(again, to_train=False), known)
     source = None
     if known.resized and can_stream(asked.name):  # As the run's own were read.
         size, workers = known.image_shape[0], asked.workers
-        source = read_stream(asked.name, size, **places, workers=workers, **how)
+        how_read: dict[str, Any] = {**places, **how, "workers": workers, "least_classes": 1}
+        source = read_stream(asked.name, size, **how_read)
     return known, load_other(asked.name, known, source=source, **places, **how)
 
 
@@ -183,14 +210,20 @@ def _describe_overlap(workdir: Workdir, dataset: Dataset, known: Known | None) -
             f"{workdir.train_ids} is not there, so nobody knows whether the net was trained on"
             " these images"
         ]
-    try:
-        trained = np.load(workdir.train_ids, allow_pickle=False)
-        if known is not None and trained.shape != (known.parts["train"].images,):
-            raise ValueError(f"it has the shape {trained.shape}")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{workdir.train_ids} is damaged ({error}); bring it back, or delete it: nobody knows"
-            " then whether the net was trained on these images"
-        ) from None
+    trained = _read_ids(workdir.train_ids, known.parts["train"].images if known else 0)
     seen = int(np.isin(dataset.test.ids, trained).sum())
     return [f"{seen:,} of these images the net was trained on"] if seen else []
+
+
+def _read_ids(path: Path, least: int = 0) -> np.ndarray:
+    """The ids of `train_ids.npy`, uint64 [N], of which there are so many or more."""
+    try:
+        ids = np.load(path, allow_pickle=False)
+        if ids.ndim != 1 or ids.dtype != np.uint64 or len(ids) < least:
+            raise ValueError(f"it has the shape {ids.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); bring it back, or delete it: nobody knows then whether"
+            " the net was trained on images"
+        ) from None
+    return ids

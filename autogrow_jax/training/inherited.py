@@ -138,7 +138,8 @@ def load_data(
     elif settings.init_from:
         known = read_known(workdir)
     dataset = dataset.normalized_as(known) if known else dataset
-    return keep_known(workdir, dataset, settings.data.allow_changes), inherited
+    origin = Workdir(user_path(settings.init_from)) if settings.init_from else None
+    return keep_known(workdir, dataset, settings.data.allow_changes, origin), inherited
 
 
 def _inherit(loaded: Loaded, settings: Settings, dataset: Dataset) -> Inherited:

@@ -89,9 +89,14 @@ class Loaded:
           uint8 [N, H, W, C] of `known.image_shape`.
 
         Raises:
-          UserError: no uint8 images; another size where the run's images are no squares; another
-            number of channels than the run's, but for grey and colour.
+          UserError: no uint8 images, or one alone; another size where the run's images are no
+            squares; another number of channels than the run's, but for grey and colour.
         """
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] <= 4:
+            raise UserError(
+                f"images are of shape {list(images.shape)}, which is one image; give a list of"
+                " images, or image[None]"
+            )
         prepared = [self._prepare_one(np.asarray(image)) for image in images]
         shape = 0, *self.known.image_shape
         return np.stack(prepared) if prepared else np.zeros(shape, np.uint8)
@@ -112,9 +117,12 @@ class Loaded:
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror})") from None
             return decode_centre(data, Path(path), self.known.image_shape[0], ground)
-        return self._prepare_one(read_image(Path(path), ground), str(path))
+        # A file is resized as the run's own files were, also one of the size that these got.
+        return self._prepare_one(read_image(Path(path), ground), str(path), is_file=True)
 
-    def _prepare_one(self, image: np.ndarray, where: str = "the image") -> np.ndarray:
+    def _prepare_one(
+        self, image: np.ndarray, where: str = "the image", is_file: bool = False
+    ) -> np.ndarray:
         if image.ndim not in (2, 3) or image.dtype != np.uint8 or 0 in image.shape:
             raise UserError(
                 f"an image is {image.dtype} {list(image.shape)}; the net takes uint8 [H, W, C] or"
@@ -122,7 +130,7 @@ class Loaded:
             )
         image = image[..., None] if image.ndim == 2 else image
         height, width = self.known.source_size
-        sizes = ((height, width), self.known.image_shape[:2])
+        sizes = [(height, width), *([] if is_file else [self.known.image_shape[:2]])]
         if image.shape[:2] not in sizes and height == width and image.shape[2] in (1, 3):
             # Once in the middle of a larger one, as a stream's, or of all of it, as a folder's.
             image = (crop_centre if self.known.resized else resize_center_crop)(image, height)
