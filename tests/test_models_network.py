@@ -297,6 +297,13 @@ def test_one_program_of_a_capacity_serves_all_depths():
     assert len(traces) == 1
 
 
+def test_more_live_blocks_than_there_are_are_all_of_them():
+    """The last one ran again, and its gradient was that of its last turn."""
+    network, variables = _drawn("plain3", (2, 3, 1))
+    run = jax.jit(lambda live: _loss(network, live)(*_split(variables), IMAGES))
+    _assert_close(run(jnp.asarray([9, 4, 2])), run(jnp.asarray([2, 3, 1])))
+
+
 def _keep_live(path, leaf, dead, depths):
     keys = [key.key for key in path]
     if "rest" not in keys:

@@ -14,6 +14,7 @@ from autogrow_jax.build import resolve
 from autogrow_jax.data import AUGMENTATIONS, Dataset, register_augmentation
 from autogrow_jax.errors import UserError
 from autogrow_jax.growth import INITIALIZERS, periodic, register_initializer
+from autogrow_jax.optim import LOSSES
 from autogrow_jax.own import Own
 from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
@@ -122,6 +123,21 @@ def test_a_start_that_resumes_is_given_the_objects_again(finished, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_start_that_is_given_other_objects_says_so(finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=StopAt(4), **_own())
+    listener = Told()
+    other = {
+        "loss": LOSSES["cross_entropy"],
+        "optimizer": optax.inject_hyperparams(optax.lion)(1e-3),
+    }
+    with pytest.raises(UserError):  # The state is of another optimiser.
+        run(_config(), tmp_path, reporter=listener, **(_own() | other))
+    run(_config(), tmp_path, reporter=listener, **(_own() | {"loss": other["loss"]}))
+    (told,) = (text for text in listener.messages if "when the run began" in text)
+    assert told.startswith("loss was test_training_own.smooth_loss when the run began and is ")
+
+
 def test_a_finished_run_is_evaluated_with_the_objects_that_matter(finished):
     workdir, result, _ = finished
     own = _own()
@@ -150,6 +166,15 @@ def test_a_finished_run_is_evaluated_with_the_objects_that_matter(finished):
         ),
         ({"schedule": lambda phase, epoch, epochs: -0.1}, "the schedule gives -0.1 for epoch 0"),
         ({"policy": periodic(seed_depths=(1, 1), max_depths=(9, 9))}, "model.depths is"),
+        # Its steps were of the rate 1 whatever the schedule said.
+        (
+            {"optimizer": optax.inject_hyperparams(optax.sgd)},
+            "keeps the learning rate in its state",
+        ),
+        # New blocks were given the momentum of other arrays.
+        ({"optimizer": optax.flatten(optax.sgd(0.1, 0.9))}, "is not an entry a block"),
+        ({"optimizer": optax.sm3(0.1)}, r"of nets of 2 and 3 blocks .* \[16\] and \[16\]"),
+        ({"optimizer": optax.adafactor(0.1)}, "is not an entry a block"),
     ],
 )
 def test_objects_that_do_not_do_are_refused(own, message, tmp_path):

@@ -119,7 +119,7 @@ def _write_npz(net: Net, path: Path) -> list[Path]:
     """Arrays under the names that Flax gives them, and what is known of the net beside them."""
     weights = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(net.variables)), sep="/")
     facts = {name: np.asarray(fact) for name, fact in net.describe().items()}
-    np.savez(path, allow_pickle=False, **weights, **facts)  # type: ignore[arg-type]
+    np.savez(path, **weights, **facts)  # type: ignore[arg-type]
     return []
 
 

@@ -59,7 +59,7 @@ class Stage(nn.Module):
 
     def _run(self, block, apply, params, stats, x, train, live_depth):
         """Runs blocks 2 to `live_depth`."""
-        depth = None if live_depth is None else live_depth - 1
+        depth = None if live_depth is None else jnp.minimum(live_depth, self.depth) - 1
         is_native = self.options.is_native
         chain = find_chain(block) if is_native and not self.remat else None
         if chain is not None and native.is_supported(x, (1, 1, 1, 1), (1, 1)):
@@ -125,7 +125,7 @@ class Network(nn.Module):
           images: float [N, H, W, image_channels].
           train: normalise by the batch's statistics and update the running ones, which needs
             `mutable=["batch_stats"]`.
-          live_depths: int32 [num_stages], how many blocks of each stage to run; None for all.
+          live_depths: int32 [num_stages], blocks of each stage to run, at most all; None for all.
 
         Raises UserError for images of another shape and variables of other depths.
         """

@@ -7,6 +7,7 @@ program. Slots beyond the depth are dead: the network never reads them.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import Network
+from autogrow_jax.optim import Steps
+from autogrow_jax.trees import stage_of
 
 Tree = Any
 Depths = tuple[int, ...]
@@ -57,6 +60,43 @@ def make_state(
     # Copies: the training step donates its input, and one buffer must not be given away twice.
     average = jax.tree.map(jnp.copy, params) if ema else {}
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params), average)
+
+
+def check_optimizer(network: Network, optimizer: Steps, image_shape: tuple[int, int, int]) -> None:
+    """Looks whether growth can carry an optimiser's state along, and the schedule reach its rate.
+
+    Raises:
+      UserError: where parameters are of stacked blocks, [blocks, ...], its state is not, so that no
+        new block could be written into it; or it keeps the learning rate that it began with.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    nets = [network.clone(depths=(blocks,) * len(network.depths)) for blocks in (2, 3)]
+    few, more = (
+        jax.eval_shape(lambda net=net: net.lazy_init(jax.random.key(0), image)["params"])
+        for net in nets
+    )
+    states = (jax.eval_shape(optimizer(1.0).init, params) for params in (few, more))
+    leaves = [dict(jax.tree_util.tree_leaves_with_path(state)) for state in states]
+    for path, leaf in leaves[0].items():
+        other = leaves[1].get(path)
+        is_stacked = stage_of(path) is not None
+        wanted = (2, *leaf.shape[1:]) if is_stacked else leaf.shape
+        if other is None or other.shape != wanted or (is_stacked and leaf.shape[:1] != (1,)):
+            raise UserError(
+                "the optimiser's state is not an entry a block, as growth needs it: of nets of 2"
+                f" and 3 blocks a stage {jax.tree_util.keystr(path)} has the shapes"
+                f" {list(leaf.shape)} and {list(other.shape) if other else None}; take one whose"
+                " state is shaped as the parameters are"
+            )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), few)
+    one, half = (jax.tree.leaves(optimizer(rate).init(zeros)) for rate in (1.0, 0.5))
+    numbers = [not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in one]
+    if not all(map(np.array_equal, compress(one, numbers), compress(half, numbers))):
+        raise UserError(
+            "the optimiser keeps the learning rate in its state, so that the schedule would not"
+            " reach it; give the transformation itself, with a rate of its own, and not a function"
+            " of the rate"
+        )
 
 
 def perturb(

@@ -43,6 +43,7 @@ class RunState:
     perturbed: float = 0.0  # How far each net is moved towards a fresh one before fine-tuning.
     # Of the net that the run goes on from, if any; see `inherited.Inherited.told`.
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
+    own: dict[str, str] = dataclasses.field(default_factory=dict)  # Objects it was given, by name.
     # Of each time that the loss was no longer finite: epoch, depths, learning rate.
     divergences: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     # Devices that each normalise their part of a batch by itself; 0 of none, or if it is unknown.

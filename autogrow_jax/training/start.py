@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import jax
 
-from autogrow_jax import hosts
+from autogrow_jax import build, hosts
 from autogrow_jax.errors import DivergedError, UserError
 from autogrow_jax.growth import Policy
+from autogrow_jax.optim import OPTIMIZERS, as_steps
 from autogrow_jax.reporting import Result, Workdir
 from autogrow_jax.reporting.metrics import bring_back, truncate
 from autogrow_jax.saving import CheckpointStore, Restored, read_arrays, rebuild
-from autogrow_jax.steps import Trainer, Tree
+from autogrow_jax.steps import Trainer, Tree, check_optimizer
 from autogrow_jax.training.amid import read_amid
 from autogrow_jax.training.front import candidate_file
 from autogrow_jax.training.run_state import RunState
@@ -149,6 +150,10 @@ def begin(
     compile_ahead, devices = settings.growth.compile_ahead, 0
     if settings.parallel == "pmap":
         devices = settings.num_devices or jax.device_count()
+    own, given, name = settings.own.named(), settings.own.optimizer, settings.optimizer.name
+    if given is not None or OPTIMIZERS.find(name) is not None:  # Not the package's.
+        optimizer = as_steps(build.make_optimizer(settings))
+        check_optimizer(trainer.network, optimizer, trainer.dataset.image_shape)
     if restored is not None:
         state = resume(trainer, restored)
         if state.normalized_apart not in (0, devices):
@@ -158,6 +163,10 @@ def begin(
                 " goes on otherwise than on as many as before"
             )
         state.normalized_apart = devices
+        for part in sorted(state.own.keys() | own.keys()) if state.own else ():
+            if (was := state.own.get(part)) != (now := own.get(part)):
+                tell(f"{part} was {was} when the run began and is {now} now: it goes on with that")
+        state.own = own
         if compile_ahead:
             trainer.compile_ahead(grows=state.phase == "growth")
         return state
@@ -168,7 +177,7 @@ def begin(
     trainer.start(origin.put_into if origin else None)
     phase = "growth" if policy else "scratch"
     told = origin.told if origin else {}
-    more: dict[str, Any] = {"init_from": told, "normalized_apart": devices}
+    more: dict[str, Any] = {"init_from": told, "normalized_apart": devices, "own": own}
     return RunState(0, phase, 0, trainer.depths, policy_state, **more)
 
 

@@ -33,7 +33,7 @@ from autogrow_jax.trajectory.plane import (
 
 DIRECTIONS = ("pca", "random")
 # What has to be the same for weights to be of one space and losses of one kind.
-SHARED_KEYS = ("model.family", "model.stem", "data.name", "data.image_size")
+SHARED_KEYS = ("model.family", "model.stem", "data.name", "data.classes", "data.image_size")
 
 
 class Run(NamedTuple):
