@@ -145,6 +145,7 @@ def test_what_an_older_run_remembered_is_read():
         **{"candidates": [], "front": [], "init_from": {}, "divergences": [], "metrics": ""},
         "normalized_apart": 0,
         "perturbed": 0.0,
+        "own": {},
     }
     Clock(state, trainer, time.perf_counter() - 4).update()
     assert 13 <= state.seconds["total"] < 14
