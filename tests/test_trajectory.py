@@ -385,6 +385,7 @@ def test_the_path_of_a_front_is_that_of_one_of_its_nets(tmp_path):
 
 def test_the_command_draws_several_runs(tmp_path, capsys):
     runs = [_workdir(tmp_path / "a"), _workdir(tmp_path / "b", "convergent", seed=1)]
+    (runs[0] / "result.json").write_text('{"perturbed": 0.5}')
     out = tmp_path / "new" / "out"
     options = ["--out", str(out), "--grid=3", "--examples=32"]
     assert main(["--runs", *map(str, runs), *options]) == 0
@@ -427,6 +428,12 @@ def _check_figure(content):
     assert sum(len(line.get_xdata()) for line in triangles) == 4
     before, after = content["runs"][0]["points"][1:3]
     assert triangles[0].get_xdata()[0] == pytest.approx((before["x"] + after["x"]) / 2)
+    # One run was moved before epoch 5, so between its last two snapshots.
+    (moved,) = (line for line in panel.lines if line.get_marker() == "D")
+    last = [point["x"] for point in content["runs"][0]["points"][2:]]
+    assert list(moved.get_xdata()) == [pytest.approx(sum(last) / 2)]
+    handles = [text.get_text() for legend in drawing.legends for text in legend.get_texts()]
+    assert "moved towards\nfresh weights: a jump" in handles
     assert "variance" in panel.get_xlabel()
     # A ground that is nowhere finite but at one point, and a net whose loss is not.
     content["grid"]["loss"] = [[None] * 3, [None, 0.5, None], [None] * 3]

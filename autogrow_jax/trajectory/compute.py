@@ -44,6 +44,7 @@ class Run(NamedTuple):
     snapshots: list[Snapshot]  # At least two, in order.
     growth: list[dict[str, Any]]  # {"epoch", "stage", "depths"}, of those before the last snapshot.
     finetune: int | None  # Epochs done when fine-tuning began, if it has.
+    perturbed: float = 0.0  # How far weights were moved towards fresh ones then.
 
 
 def trajectory(
@@ -135,6 +136,7 @@ def trajectory(
                 "initializer": run.settings.growth.initializer,
                 "seed": run.settings.seed,
                 "finetune_epoch": run.finetune,
+                "perturbed": run.perturbed,
                 "points": [next(rest) for _ in run.snapshots],
                 "growth": run.growth,
             }
@@ -196,14 +198,15 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
     snapshots = [read_snapshot(file) for file in files]
     last = snapshots[-1].epoch
     metrics = [line for line in read(folder.metrics) if line["epoch"] < last]
+    result = read_result(folder.result) if folder.result.is_file() else {}
     if front := [line["depths"] for line in metrics if line.get("candidate") is not None]:
         # Its nets were trained by turns; the path is that of one, the recommended or the last.
-        result = read_result(folder.result) if folder.result.is_file() else {}
         metrics = path_to(metrics, result.get("recommended") or max(front, key=sum))
         done = {0, *(line["epoch"] + 1 for line in metrics)}
         snapshots = [snapshot for snapshot in snapshots if snapshot.epoch in done]
     phases = [line["epoch"] for line in metrics if line.get("phase") == "finetune"]
-    return Run(folder.root, settings, snapshots, growth_events(metrics), min(phases, default=None))
+    tuned = min(phases, default=None), result.get("perturbed", 0.0)
+    return Run(folder.root, settings, snapshots, growth_events(metrics), *tuned)
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -85,11 +85,12 @@ def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> Non
     points = run["points"]
     x, y = (_array([point[axis] for point in points]) for axis in "xy")
     epochs = [point["epoch"] for point in points]
-    grown_in = _segments_of_growth(run["growth"], epochs)
+    grown_in = _find_segments([event["epoch"] for event in run["growth"]], epochs)
+    moved_in = _find_segments([run["finetune_epoch"]] if run.get("perturbed") else [], epochs)
     line: dict[str, Any] = {"color": color, "path_effects": _OUTLINE, "zorder": 3}
     for segment in range(len(points) - 1):
         tuned = run["finetune_epoch"] is not None and epochs[segment] >= run["finetune_epoch"]
-        width = _JUMP_WIDTH if segment in grown_in else _LINE_WIDTH
+        width = _JUMP_WIDTH if segment in grown_in | moved_in else _LINE_WIDTH
         ends, dashes = slice(segment, segment + 2), _FINETUNE_DASHES if tuned else "-"
         panel.plot(x[ends], y[ends], linewidth=width, linestyle=dashes, **line)
     own = np.nan_to_num(_array([point["loss"] for point in points]), nan=norm.vmax)
@@ -99,19 +100,20 @@ def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> Non
     panel.scatter(x[1:], y[1:], size, c=own[1:], linewidths=1.1, **fill)
     panel.scatter(x[:1], y[:1], 60, c=own[:1], marker="s", linewidths=1.8, **fill)
     triangle = _growth_style(color, len(run["growth"]))
-    for segment, count in grown_in.items():
-        parts, ends = np.linspace(0, 1, count + 2)[1:-1], slice(segment, segment + 2)
-        between = (np.interp(parts, (0, 1), axis[ends]) for axis in (x, y))
-        panel.plot(*between, linestyle="none", zorder=5, **triangle)
+    for jumps, style in ((grown_in, triangle), (moved_in, triangle | {"marker": "D"})):
+        for segment, count in jumps.items():
+            parts, ends = np.linspace(0, 1, count + 2)[1:-1], slice(segment, segment + 2)
+            between = (np.interp(parts, (0, 1), axis[ends]) for axis in (x, y))
+            panel.plot(*between, linestyle="none", zorder=5, **style)
     panel.plot(x[-1:], y[-1:], zorder=6, **_end_style(color))
 
 
-def _segments_of_growth(growth: Sequence[Mapping[str, Any]], epochs: list[int]) -> Counter[int]:
-    """How many growths there were between each snapshot and the next.
+def _find_segments(jumps: Sequence[int], epochs: list[int]) -> Counter[int]:
+    """How many jumps of these epochs there were between each snapshot and the next.
 
-    A snapshot after e epochs is of the net before a growth at e, which its segment then holds.
+    A snapshot after e epochs is of the net before a jump at e, which its segment then holds.
     """
-    places = np.searchsorted(epochs, [event["epoch"] for event in growth], side="right") - 1
+    places = np.searchsorted(epochs, jumps, side="right") - 1
     return Counter(int(place) for place in places if 0 <= place < len(epochs) - 1)
 
 
@@ -137,6 +139,9 @@ def _mark_handles(runs: Sequence[Mapping[str, Any]]) -> list[Line2D]:
     ]
     if any(run["growth"] for run in runs):
         handles += [Line2D([], [], label="growth: a jump", **none, **_growth_style(MARK_COLOR))]
+    if any(run.get("perturbed") for run in runs):
+        moved, style = "moved towards\nfresh weights: a jump", _growth_style(MARK_COLOR)
+        handles += [Line2D([], [], label=moved, **none, **style | {"marker": "D"})]
     if any(run["finetune_epoch"] is not None for run in runs):
         dashed: dict[str, Any] = {"linestyle": _FINETUNE_DASHES, "linewidth": _LINE_WIDTH}
         handles += [Line2D([], [], color=MARK_COLOR, label="fine-tune", **dashed)]
