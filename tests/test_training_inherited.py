@@ -89,6 +89,16 @@ def test_what_the_net_was_trained_on_before_stays_known(first, second):
     assert set(before) < set(after)
 
 
+def test_it_stays_known_where_that_run_is_gone(first, tmp_path):
+    shutil.copytree(first[0], tmp_path / "first")
+    before = np.load(tmp_path / "first" / "train_ids.npy")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "second", StopAt(1), init_from=str(tmp_path / "first"))
+    shutil.rmtree(tmp_path / "first")
+    train(tmp_path / "second", init_from=str(tmp_path / "first"))
+    assert set(before) < set(np.load(tmp_path / "second" / "train_ids.npy"))
+
+
 def test_a_report_says_where_the_net_came_from(first, second):
     said = str(next(iter(show_growth(gather(second[0], None, None)))))
     assert f"Growth began with 2-2-1, the net that {first[0]} found on digits (5 classes" in said

@@ -100,8 +100,9 @@ def keep_known(
     if not hosts.is_first():
         return dataset
     trained, buffer = dataset.train.ids, io.BytesIO()
-    before = workdir.train_ids if lines else origin and origin.train_ids
-    if before and before.exists():  # Or the net would pass for one that never saw them.
+    # Or the net would pass for one that never saw those of before.
+    source = workdir if lines or (origin and old is not None) else origin
+    if source and (before := source.train_ids).exists():
         trained = np.union1d(_read_ids(before), trained)
     np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
