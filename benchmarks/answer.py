@@ -210,10 +210,7 @@ def format_table(lines: Sequence[Line]) -> str:
 
 
 def describe_aim(lines: Sequence[Line]) -> str:
-    """Says, of the seeds that both have, whether growth's default is as good as the sweep.
-
-    At a third of its cost, and with nets that cost no more.
-    """
+    """Says what of the aim the default reached, over the seeds that it and the sweep both have."""
     own = {line.method: {o.seed: o for o in line.outcomes} for line in lines}
     both = sorted(own.get(DEFAULT, {}).keys() & own.get(SWEEP, {}).keys())
     if not both:

@@ -191,12 +191,10 @@ def _match(
 
 
 def _pad(images: np.ndarray, known: Known, where: str) -> np.ndarray:
-    size, wanted = images.shape[1:3], known.image_shape[:2]
-    if size == known.source_size:  # Smaller ones would show things smaller than the net knows them.
+    size, wanted, source = images.shape[1:3], known.image_shape[:2], known.source_size
+    if size == source:  # Smaller ones would show things smaller than the net knows them.
         return pad_images(images, wanted[0], where)
-    took = (
-        f", padded from {describe_size(known.source_size)}" if known.source_size != wanted else ""
-    )
+    took = f", padded from {describe_size(source)}" if source != wanted else ""
     raise UserError(
         f"{where}: images of {describe_size(size)} pixels, but the net was trained on"
         f" {describe_size(wanted)}{took}; bring images of that size"

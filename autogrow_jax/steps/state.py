@@ -7,7 +7,6 @@ program. Slots beyond the depth are dead: the network never reads them.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -90,13 +89,17 @@ def check_optimizer(network: Network, optimizer: Steps, image_shape: tuple[int, 
             )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), few)
     one, half = (jax.tree.leaves(optimizer(rate).init(zeros)) for rate in (1.0, 0.5))
-    numbers = [not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in one]
-    if not all(map(np.array_equal, compress(one, numbers), compress(half, numbers))):
+    pairs = zip(one, half, strict=True)
+    if not all(_is_key(leaf) or np.array_equal(leaf, other) for leaf, other in pairs):
         raise UserError(
             "the optimiser keeps the learning rate in its state, so that the schedule would not"
             " reach it; give the transformation itself, with a rate of its own, and not a function"
             " of the rate"
         )
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def perturb(

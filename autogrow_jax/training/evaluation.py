@@ -73,23 +73,25 @@ def keep_known(
       UserError: where the data changed and changes are not allowed, or do not fit the net.
     """
     old, new = read_known(workdir) if workdir.is_begun else None, dataset.known()
-    lines = [] if old is None else list_changes(old, new)
-    if old is not None and lines:
+    lines: list[str] = []
+    if old is not None:
+        lines = list_changes(old, new)
         # Outputs are known by their places: a class may have another name, but none may move.
         pairs = zip(old.class_names, new.class_names, strict=False)
         stay = all(was == now or was not in new.class_names for was, now in pairs)
         same = len(old.class_names) == len(new.class_names) and old.image_shape == new.image_shape
-        if not (fits := same and stay) or not allow_changes:
+        fits = same and stay
+        if lines and not (fits and allow_changes):
             way_out = ", or go on with --config.data.allow_changes=True" if fits else ""
             raise UserError(
                 f"the data of the run in {workdir.root} changed since it began; bring the old ones"
                 f" back, start a run in another --workdir{way_out}. What differs:\n  "
                 + "\n  ".join(lines)
             )
-    if old is not None:
         dataset = dataset.normalized_as(old)
-        said = [f"they changed since the run began: {'; '.join(lines)}"] if lines else []
-        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *said))
+        if lines:
+            told = f"they changed since the run began: {'; '.join(lines)}"
+            dataset = dataclasses.replace(dataset, notes=(*dataset.notes, told))
         new = dataclasses.replace(new, mean=old.mean, std=old.std)
     content = to_json(new.to_dict(), "dataset", indent=1)
     if hosts.from_first(content) != content:
@@ -131,7 +133,8 @@ def evaluate_run(
     ours = {name: now[name] for name in now if name.startswith("log.")}
     ours |= {name: now[name] for name in _OF_EVALUATION & given.keys()}
     ours |= {"num_devices": now["num_devices"]}
-    if "data.layout" not in given and not _is_own(own | ours, own):
+    is_own = len({full_name(k["data.name"], k["data.dir"]) for k in (own, own | ours)}) == 1
+    if "data.layout" not in given and not is_own:
         ours["data.layout"] = "auto"  # The run's says how its own folder is laid out.
     objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
     settings = settle_convolution(build.resolve_own(own | ours, objects), reporter)
@@ -142,7 +145,7 @@ def evaluate_run(
             if name.startswith(_OF_NETS) and asked != has and asked != GIVEN:
                 reporter.message(f"config.{name}={asked} is passed over: the run's {has} stays")
         kept = read_known(workdir)
-        known, dataset = _load(own, settings, kept)
+        known, dataset = _load(own, settings, kept, is_own)
         trainer = Trainer(settings, dataset)
         state = resume(trainer, restored, to_train=False)
         clock = Clock(state, trainer, started)
@@ -170,18 +173,14 @@ def _read_own(workdir: Workdir) -> dict[str, Any]:
     return own | {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
 
 
-def _is_own(asked: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether a set is the run's own, of keys {"data.name": value, ...}."""
-    asked_for, has = (full_name(keys["data.name"], keys["data.dir"]) for keys in (asked, own))
-    return asked_for == has
-
-
 def _show(value: Any) -> str:
     # JSON knows no tuples.
     return format_depths(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple[Known, Dataset]:
+def _load(
+    own: dict[str, Any], settings: Settings, known: Known | None, is_own: bool
+) -> tuple[Known, Dataset]:
     """What is known of the run's own data, and the data to evaluate on."""
     known = known or build.load_data(build.resolve_own(own, to_read=True), to_train=False).known()
     if settings.own.dataset is not None:
@@ -190,7 +189,7 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
     asked = settings.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
     how = {"layout": asked.layout, "background": asked.background}
-    if _is_own({"data.name": asked.name, "data.dir": asked.dir}, own):
+    if is_own:
         # However large the set is by now.
         as_then = dataclasses.replace(asked, stream="yes" if known.resized else "no")
         with suppress(NoTrainingPart):
@@ -199,8 +198,7 @@ def _load(own: dict[str, Any], settings: Settings, known: Known | None) -> tuple
     source = None
     if known.resized and can_stream(asked.name):  # As the run's own were read.
         size, workers = known.image_shape[0], asked.workers
-        how_read: dict[str, Any] = {**places, **how, "workers": workers, "least_classes": 1}
-        source = read_stream(asked.name, size, **how_read)
+        source = read_stream(asked.name, size, **places, **how, workers=workers, least_classes=1)
     return known, load_other(asked.name, known, source=source, **places, **how)
 
 

@@ -130,8 +130,9 @@ class Loaded:
             )
         image = image[..., None] if image.ndim == 2 else image
         height, width = self.known.source_size
-        sizes = [(height, width), *([] if is_file else [self.known.image_shape[:2]])]
-        if image.shape[:2] not in sizes and height == width and image.shape[2] in (1, 3):
+        is_padded = not is_file and image.shape[:2] == self.known.image_shape[:2]
+        fits = is_padded or image.shape[:2] == (height, width)
+        if not fits and height == width and image.shape[2] in (1, 3):
             # Once in the middle of a larger one, as a stream's, or of all of it, as a folder's.
             image = (crop_centre if self.known.resized else resize_center_crop)(image, height)
         return fit_images(image[None], self.known, where)[0][0]

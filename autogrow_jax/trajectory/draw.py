@@ -87,10 +87,11 @@ def _draw_run(panel: Axes, run: Mapping[str, Any], color: str, norm: Any) -> Non
     epochs = [point["epoch"] for point in points]
     grown_in = _find_segments([event["epoch"] for event in run["growth"]], epochs)
     moved_in = _find_segments([run["finetune_epoch"]] if run.get("perturbed") else [], epochs)
+    jumped_in = grown_in | moved_in
     line: dict[str, Any] = {"color": color, "path_effects": _OUTLINE, "zorder": 3}
     for segment in range(len(points) - 1):
         tuned = run["finetune_epoch"] is not None and epochs[segment] >= run["finetune_epoch"]
-        width = _JUMP_WIDTH if segment in grown_in | moved_in else _LINE_WIDTH
+        width = _JUMP_WIDTH if segment in jumped_in else _LINE_WIDTH
         ends, dashes = slice(segment, segment + 2), _FINETUNE_DASHES if tuned else "-"
         panel.plot(x[ends], y[ends], linewidth=width, linestyle=dashes, **line)
     own = np.nan_to_num(_array([point["loss"] for point in points]), nan=norm.vmax)
