@@ -94,7 +94,7 @@ def test_a_runs_net_is_written_and_tried_on_its_own_test_images(shapes, tmp_path
     assert f"wrote {output}, {output.stat().st_size:,} bytes" in out
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in output.parent.iterdir())
     beside = {"torch": {"autogrow_network.py"}, "safetensors": {"autogrow_network.py"}}
-    beside["stablehlo"] = {"net.json"}
+    beside["stablehlo"] = {"net.stablehlo.json"}
     assert {path.name for path in output.parent.iterdir()} == {output.name} | beside.get(to, set())
 
 

@@ -1,6 +1,7 @@
 """Studies: rows, cells and their names."""
 
 import dataclasses
+import json
 
 import pytest
 from stand_ins import write_finished
@@ -171,6 +172,24 @@ def test_a_record_of_what_failed_or_is_damaged(tmp_path):
     assert (failed.state, failed.error, failed.accuracy) == ("failed", "no memory", None)
     write_finished(Folder(tmp_path, other).run, depths=None)
     assert read_record(other, tmp_path).state == "failed"
+
+
+def test_a_run_of_another_versions_defaults_is_not_taken_for_the_cells(tmp_path):
+    cells, _ = expand(_study(Row(("a",), DIGITS, scratch={}), seeds=(0,)))
+    for cell, found in zip(cells, ({}, {"model.depths": (4, 3, 3)}), strict=True):
+        folder = Folder(tmp_path, cell)
+        write_finished(folder.run)
+        # As the run writes them: with what was found, and what the machine decided.
+        config = flatten(cell.settings) | {"model.convolution": "xla"} | found
+        was = config["growth.interval"]
+        for interval, state in ((was, "done"), (was + 1, "failed")):
+            changed = nest(config | {"growth.interval": interval, "data.dir": "elsewhere"})
+            (folder.run / "config.json").write_text(json.dumps(changed))
+            assert (folder.state, read_record(cell, tmp_path).state) == (state, state)
+        assert f"growth.interval: {was + 1} -> {was}" in folder.why_failed()
+        assert f"delete {folder.root}" in folder.why_failed()
+        (folder.run / "config.json").write_text("{")
+        assert "damaged" in folder.why_failed()
 
 
 def test_cells_are_values():

@@ -187,7 +187,7 @@ def _write_stablehlo(net: Net, path: Path) -> list[Path]:
     exported = export.export(jax.jit(net.make_predict()), platforms=_PLATFORMS)(images)
     path.write_bytes(exported.serialize())
     # The file has no room for names.
-    names = path.with_suffix(".json")
+    names = path.with_name(f"{path.name}.json")  # A JSON file of the same stem may be another.
     names.write_text(json.dumps(net.describe(), indent=1) + "\n")
     return [names]
 

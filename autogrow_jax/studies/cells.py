@@ -17,7 +17,8 @@ from typing import Any, Literal
 from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.reporting import Workdir, read_result, replace_file
-from autogrow_jax.settings import all_keys, flatten, nest
+from autogrow_jax.reporting.workdir import read_config
+from autogrow_jax.settings import all_keys, differences, flatten, nest
 from autogrow_jax.settings_files import load_config
 from autogrow_jax.studies import Row, Section, Study
 
@@ -47,6 +48,14 @@ class Cell:
     def completed(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, with what another cell has found: {"model.depths": ...} for example."""
         return nest(flatten(self.settings) | dict(found))
+
+    def as_run(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, with what the config of its own run has of another cell and the machine."""
+        given = ["init_from" if self.starts else "model.depths"] if self.found_by else []
+        if self.settings["model"]["convolution"] == "auto":
+            given.append("model.convolution")
+        run = flatten(config)
+        return self.completed({name: run[name] for name in given if name in run})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +95,23 @@ class Folder:
         replace_file(self.error, f"{reason}\n".encode())
 
     def why_failed(self) -> str:
-        """Reads the error of the last start, "" where it did not fail."""
+        """Says why no result counts: how the last start failed, or that the run is another one."""
         with contextlib.suppress(OSError):
             return self.error.read_text(encoding="utf-8").strip()
-        return ""
+        run = Workdir(self.run)
+        if not (run.result.is_file() and run.config.is_file()):
+            return ""
+        # A name leaves out what is at its default, and a later version may have another default.
+        try:
+            lines = differences(was := read_config(run), self.cell.as_run(was))
+        except UserError as error:
+            return str(error)
+        if not lines:
+            return ""
+        return (
+            f"{self.run} holds a run of another config, perhaps of another version's defaults;"
+            f" delete {self.root}, and it is run anew. What differs: {'; '.join(lines)}"
+        )
 
     def result(self) -> dict[str, Any] | None:
         """Reads the run's result.json, None where there is none yet; UserError if damaged."""
