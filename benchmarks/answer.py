@@ -14,54 +14,39 @@ as `table.json` of the same folder has it, such as from another machine.
 
 import argparse
 import importlib.util
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from autogrow_jax.growth import standard_error
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Workdir, metrics, replace_file, to_json
-from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.settings_files import load_study, take_changes
 from autogrow_jax.studies import Study
 from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.records import Record, read_record
 from benchmarks.answer_figure import draw
+from benchmarks.answer_tables import (
+    DEFAULT,
+    FIXED,
+    SWEEP,
+    Outcome,
+    describe_aim,
+    format_table,
+    read_table,
+    summarize,
+)
 from benchmarks.depth_search import Found, Train, halve, optuna_search, sweep
 
-SWEEP, DEFAULT = "sweep, one standard error", "growth, the default"
 _NAMES = {
     "default": DEFAULT,
     "periodic": "growth, the paper's periodic",
     "convergent": "growth, the paper's convergent",
-    "3": "from scratch, the fixed 3 a stage",
+    "3": FIXED,
 }
-# Of grown nets; all else is the same for all.
-_DIFFERS = "growth comes before, at a constant rate"
 # As many as there are depths.
 _TRIALS = 6
-
-
-class Outcome(NamedTuple):
-    """What a method answered with one seed, and all that was spent on the answer.
-
-    Accuracy is in percent, on the test set; `training_flops` are three times the forward FLOPs for
-    each image of each epoch; `flops` those of the net, forward, of one image.
-    """
-
-    method: str
-    seed: int
-    depths: tuple[int, ...]
-    test_accuracy: float
-    training_flops: float
-    seconds: float
-    num_params: int
-    flops: int
-    num_test: int = 0  # Images of the test set; 0 in older tables.
 
 
 class Net(NamedTuple):
@@ -151,90 +136,6 @@ def add_to(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outco
     return sorted(added.values(), key=lambda o: (methods.index(o.method), o.seed))
 
 
-def _read_table(path: Path) -> dict[str, list[Outcome]]:
-    """The outcomes of each section that `table.json` has."""
-    content = json.loads(path.read_text())
-    return {
-        title: [Outcome(**each | {"depths": tuple(each["depths"])}) for each in outcomes]
-        for title, outcomes in content.items()
-    }
-
-
-class Line(NamedTuple):
-    """A method over its seeds; `of_sweep` is its cost as a part of the sweep's, seed by seed."""
-
-    method: str
-    outcomes: list[Outcome]
-    of_sweep: float | None
-
-    def mean(self, name: str) -> float:
-        return fmean(getattr(outcome, name) for outcome in self.outcomes)
-
-    def deviation(self, name: str) -> float:
-        """The sample standard deviation, 0 of one seed."""
-        values = [getattr(outcome, name) for outcome in self.outcomes]
-        return stdev(values) if len(values) > 1 else 0.0
-
-
-def summarize(outcomes: Sequence[Outcome]) -> list[Line]:
-    """A line for each method, in the order in which they come."""
-    swept = {o.seed: o.training_flops for o in outcomes if o.method == SWEEP}
-    lines = []
-    for method in dict.fromkeys(outcome.method for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.method == method]
-        parts = [o.training_flops / swept[o.seed] for o in own if o.seed in swept]
-        lines.append(Line(method, own, fmean(parts) if parts else None))
-    return lines
-
-
-def format_table(lines: Sequence[Line]) -> str:
-    """The table in Markdown."""
-    rows = [
-        "| method | seeds | depths | test accuracy % | training GFLOP | of the sweep's | seconds"
-        " | parameters | MFLOP of the net | differs in |",
-        "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for line in lines:
-        depths = ", ".join(dict.fromkeys(format_depths(o.depths) for o in line.outcomes))
-        spread = f" ± {line.deviation('test_accuracy'):.2f}" if len(line.outcomes) > 1 else ""
-        part = "" if line.of_sweep is None else f"{100 * line.of_sweep:.0f} %"
-        rows.append(
-            f"| {line.method} | {len(line.outcomes)} | {depths}"
-            f" | {line.mean('test_accuracy'):.2f}{spread}"
-            f" | {line.mean('training_flops') / 1e9:,.0f} | {part}"
-            f" | {line.mean('seconds'):,.0f} | {line.mean('num_params'):,.0f}"
-            f" | {line.mean('flops') / 1e6:,.1f}"
-            f" | {_DIFFERS if line.method.startswith('growth') else ''} |"
-        )
-    return "\n".join(rows)
-
-
-def describe_aim(lines: Sequence[Line]) -> str:
-    """Says what of the aim the default reached, over the seeds that it and the sweep both have."""
-    own = {line.method: {o.seed: o for o in line.outcomes} for line in lines}
-    both = sorted(own.get(DEFAULT, {}).keys() & own.get(SWEEP, {}).keys())
-    if not both:
-        return "The default and the sweep have no seed in common yet."
-    grown, swept = ([own[name][seed] for seed in both] for name in (DEFAULT, SWEEP))
-    if not (images := max(outcome.num_test for outcome in (*grown, *swept))):
-        return "How many images the test set has is not known: table.json is an older one."
-    ahead = fmean(g.test_accuracy - s.test_accuracy for g, s in zip(grown, swept, strict=True))
-    error = standard_error(fmean(s.test_accuracy for s in swept), images)
-    part = fmean(g.training_flops / s.training_flops for g, s in zip(grown, swept, strict=True))
-    net = fmean(g.flops for g in grown) / fmean(s.flops for s in swept)
-    by_seed = fmean(g.flops / s.flops for g, s in zip(grown, swept, strict=True))
-    said = {
-        f"test accuracy {round(ahead, 2) + 0.0:+.2f} points against the sweep's (one standard error"
-        f" on {images:,} images: {error:.2f})": ahead >= -error,
-        f"{100 * part:.0f} % of its training FLOPs (wanted: a third at most)": part <= 1 / 3,
-        f"{net:.2f} times the FLOPs of its nets, mean by mean, and {by_seed:.2f} times seed by seed"
-        " (wanted: 1 at most)": max(net, by_seed) <= 1,
-    }
-    seeds = f"seed{'s' * (len(both) > 1)} {', '.join(map(str, both))}"
-    marked = [f"{text}, {'reached' if ok else 'NOT reached'}" for text, ok in said.items()]
-    return f"The default, over {seeds}: {'; '.join(marked)}."
-
-
 def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """Makes the parser of a command that reads what has run of such a study."""
     parser = argparse.ArgumentParser(prog=program, description=description)
@@ -263,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, study, cells, entries = read_options(parser, arguments)
     workdir, out = user_path(options.workdir), user_path(options.out)
     table = out / "table.json"
-    before = _read_table(table) if options.add and table.exists() else {}
+    before = read_table(table) if options.add and table.exists() else {}
     found = {
         section.title: read_outcomes([e for e in entries if e.section is section], workdir)
         for section in study.sections

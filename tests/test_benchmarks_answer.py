@@ -10,7 +10,7 @@ import pytest
 from autogrow_jax.models import build_network, estimate_cost
 from autogrow_jax.settings_files import load_study
 from autogrow_jax.studies.cells import Folder, expand
-from benchmarks import answer, choice
+from benchmarks import answer, answer_tables, choice
 from benchmarks.answer_figure import find_front
 from benchmarks.depth_search import Found, halve, optuna_search, sweep
 
@@ -149,7 +149,7 @@ def test_growth_costs_all_its_epochs_each_at_its_depths(workdir):
     """Three passes for each image; epochs are those of growth and of every net of the front."""
     epochs = {(1, 1, 1): 2, (2, 1, 1): 2, (2, 2, 1): 3}
     by_hand = sum(3 * 1000 * number * _flops(depths) for depths, number in epochs.items())
-    found = _outcomes(workdir)[answer.DEFAULT]
+    found = _outcomes(workdir)[answer_tables.DEFAULT]
     assert found.training_flops == pytest.approx(by_hand, rel=1e-12)
     assert (found.depths, found.flops, found.seconds) == ((2, 1, 1), _flops((2, 1, 1)), 17.0)
 
@@ -157,7 +157,7 @@ def test_growth_costs_all_its_epochs_each_at_its_depths(workdir):
 def test_a_sweep_costs_the_sum_of_its_nets_and_halving_what_it_trained(workdir):
     found = _outcomes(workdir)
     epoch = [3 * 1000 * _flops((n, n, n)) for n in (1, 2, 3, 5, 8, 12)]
-    swept = found[answer.SWEEP]
+    swept = found[answer_tables.SWEEP]
     assert swept.training_flops == pytest.approx(8 * sum(epoch), rel=1e-12)
     assert (swept.depths, swept.test_accuracy, swept.seconds) == ((3, 3, 3), 82.0, 6 * 18.0)
     halved = found["successive halving"]
@@ -186,7 +186,7 @@ def test_what_ran_elsewhere_stays_where_it_is_added_to(workdir, tmp_path):
     assert answer.main(arguments) == 0
     (title, rows), *_ = json.loads((out / "table.json").read_text()).items()
     elsewhere = [row | {"seed": 1, "test_accuracy": 70.0} for row in rows]
-    elsewhere += [row | {"test_accuracy": 1.0} for row in rows if row["method"] == answer.DEFAULT]
+    elsewhere += [row | {"test_accuracy": 1.0} for row in rows if row["method"] == answer_tables.DEFAULT]
     (out / "table.json").write_text(json.dumps({title: elsewhere}))
     assert answer.main([*arguments, "--add"]) == 0
     added = json.loads((out / "table.json").read_text())[title]
@@ -222,13 +222,37 @@ def test_a_set_or_net_that_has_not_run_here_stays_where_it_is_added_to(workdir, 
 
 def test_what_is_added_stands_among_its_kind():
     def outcome(method):
-        return answer.Outcome(method, 0, (1, 1, 1), 80.0, 1.0, 1.0, 1, 1)
+        return answer_tables.Outcome(method, 0, (1, 1, 1), 80.0, 1.0, 1.0, 1, 1)
 
     before = [outcome(name) for name in ("growth, the default", "from scratch, 1 a stage", "sweep")]
     added = answer.add_to(before, [outcome("growth, the paper's periodic")])
     kinds = [each.method.partition(",")[0] for each in added]
     assert kinds == ["growth", "growth", "from scratch", "sweep"]
     assert added[0].method == "growth, the default"
+
+
+def test_all_parts_stand_in_one_table_with_what_is_not_reached_in_bold(workdir, tmp_path, capsys):
+    """Of two seeds one has no sweep: it does not count, not for the fixed net either."""
+    study = str(FOLDER / "answer_small.py")
+    assert answer.main([f"--study={study}", f"--workdir={workdir}", f"--out={tmp_path}/a"]) == 0
+    ((title, rows),) = json.loads((tmp_path / "a" / "table.json").read_text()).items()
+    swept = answer_tables.SWEEP
+    more = [row | {"seed": 1, "test_accuracy": 9.0} for row in rows if row["method"] != swept]
+    behind = [
+        row | ({"test_accuracy": 90.0, "flops": 1} if row["method"] == swept else {})
+        for row in (*rows, *more)
+    ]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "table.json").write_text(json.dumps({title: behind}))
+    capsys.readouterr()
+    assert answer_tables.main([str(tmp_path)]) == 0
+    _, _, one, other = capsys.readouterr().out.splitlines()
+    said = "| [a](a/table.md) | Plain3Net on digits | 1 | 88.00 | 82.00 | +6.00 (2.03) | 3 % |"
+    net = f"{_flops((2, 1, 1)) / _flops((3, 3, 3)):.2f}"
+    assert one == f"{said} {net} | {net} | 82.00 |"
+    assert other.split(" | ")[2:6] == ["1", "88.00", "90.00", "**-2.00 (1.58)**"]
+    assert other.split(" | ")[7].startswith("**") and other.endswith(" | 82.00 |")
+    assert answer_tables.main([str(tmp_path / "a")]) == 1
 
 
 def test_where_nothing_has_run_nothing_is_written(tmp_path, capsys):
