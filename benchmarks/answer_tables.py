@@ -3,7 +3,8 @@
 python -m benchmarks.answer_tables results/answer
 
 Reads each `table.json` that `benchmarks.answer` wrote in folders of the given one, and prints a
-line for each: the default beside the sweep and the fixed three blocks a stage.
+line for each: the default beside the sweep and the fixed three blocks a stage. Where
+`benchmarks.choice` left a `choice.json`, how far the default is ahead over many held-out parts.
 """
 
 import argparse
@@ -20,6 +21,10 @@ from autogrow_jax.reporting.numbers import format_depths
 
 SWEEP, DEFAULT = "sweep, one standard error", "growth, the default"
 FIXED = "from scratch, the fixed 3 a stage"
+# What `benchmarks.choice` chooses among, and by which rules the sweep and the default do.
+FRONT, SCRATCH = "the default's front", "from scratch"
+SWEEPS_RULE = "one_se: accuracy, one standard error"
+DEFAULTS_RULE = "one_se_brier: calibrated Brier score, likewise"
 # Of grown nets; all else is the same for all.
 _DIFFERS = "growth comes before, at a constant rate"
 
@@ -166,8 +171,9 @@ def format_overview(folder: Path) -> str:
     """The table of all parts, in Markdown; what does not reach the aim is bold."""
     rows = [
         "| part | net and set | seeds | default % | sweep % | ahead | training, of the sweep's"
-        " | FLOPs of the net, of the sweep's | by seed | fixed 3 a stage % |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        " | FLOPs of the net, of the sweep's | by seed | fixed 3 a stage %"
+        " | over many held-out parts |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for table in sorted(folder.glob("*/table.json")):
         for title, outcomes in read_table(table).items():
@@ -188,9 +194,21 @@ def format_overview(folder: Path) -> str:
                 _mark(f"{100 * found.part:.0f} %", cheap),
                 *(_mark(text, small or float(text) <= 1) for text in nets),
                 fixed,
+                _over_many_parts(table.with_name("choice.json"), title),
             ]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _over_many_parts(path: Path, title: str) -> str:
+    """Points ahead, and the nets' FLOPs as a part of the sweep's, each by its own rule."""
+    known = json.loads(path.read_text()) if path.exists() else []
+    by_kind = {each["kind"]: each["rules"] for each in known if each["section"] == title}
+    if not by_kind.keys() >= {FRONT, SCRATCH}:
+        return ""
+    ours, swept = by_kind[FRONT][DEFAULTS_RULE], by_kind[SCRATCH][SWEEPS_RULE]
+    ahead = round(ours["test_accuracy"] - swept["test_accuracy"], 2) + 0.0
+    return f"{ahead:+.2f}, {ours['mflops'] / swept['mflops']:.2f} times"
 
 
 def _mark(text: str, is_reached: bool) -> str:

@@ -7,7 +7,7 @@ Of each finished run of `configs/studies/answer.py` the nets of its front, and o
 from scratch, answer the test set. Then, again and again, as many images as the run held out are
 drawn of it, each rule chooses by them, and what it chose is looked at on the others: its accuracy
 and its FLOPs, mean over draws and seeds. A single held-out part says little of a rule. A seed whose
-nets from scratch have not all run is left out of these. Writes `choice.md`.
+nets from scratch have not all run is left out of these. Writes `choice.md` and `choice.json`.
 """
 
 import sys
@@ -22,13 +22,12 @@ from autogrow_jax import build
 from autogrow_jax.halving import brier_scores, recommend
 from autogrow_jax.models import estimate_cost
 from autogrow_jax.process import user_path
-from autogrow_jax.reporting import Workdir, replace_file
+from autogrow_jax.reporting import Workdir, replace_file, to_json
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.studies.cells import Entry, Folder
 from autogrow_jax.training import Loaded, load
 from benchmarks.answer import make_parser, read_options
-
-FRONT, SWEEP = "the default's front", "from scratch"
+from benchmarks.answer_tables import DEFAULTS_RULE, FRONT, SCRATCH, SWEEPS_RULE
 
 
 class Net(NamedTuple):
@@ -72,10 +71,10 @@ def _by_scores(choose: str, scores: Sequence[np.ndarray]) -> int:
 
 # What `finetune.choose` takes, and the log loss in the place of the Brier score.
 RULES: dict[str, Any] = {
-    "one_se: accuracy, one standard error": ("one_se", _by_accuracy),
+    SWEEPS_RULE: ("one_se", _by_accuracy),
     "best: accuracy": ("best", _by_accuracy),
     "log loss, one standard error of the difference": ("one_se_brier", _by_loss),
-    "one_se_brier: calibrated Brier score, likewise": ("one_se_brier", _by_brier),
+    DEFAULTS_RULE: ("one_se_brier", _by_brier),
     "half_se_brier: the same, half a standard error": ("half_se_brier", _by_brier),
 }
 
@@ -100,7 +99,7 @@ def read_nets(
             images = int(result["validation_examples"])
             test = build.load_data(build.resolve(read_config(run), to_read=True)).test
             fronts = [net["depths"] for net in result.get("front", ())] or [None]
-            nets = found.setdefault((SWEEP if name.isdigit() else FRONT, cell.seed), [])
+            nets = found.setdefault((SCRATCH if name.isdigit() else FRONT, cell.seed), [])
             nets += [_ask(load(run.root, depths=depths), test) for depths in fronts]
     done = {k: nets for k, nets in found.items() if k[0] == FRONT or len(nets) == whole}
     return {key: sorted(nets, key=lambda net: net.flops) for key, nets in done.items()}, images
@@ -142,12 +141,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=200)
     options, study, _, entries = read_options(parser, arguments)
     workdir, out = user_path(options.workdir), user_path(options.out)
-    parts = []
+    parts: list[str] = []
+    content: list[dict[str, Any]] = []
     for section in study.sections:
         found, images = read_nets([e for e in entries if e.section is section], workdir)
         for kind in dict.fromkeys(kind for kind, _ in found):
             nets = [own for (each, _), own in found.items() if each == kind]
             rows = play(nets, images, options.draws)
+            rules = {rule: {"test_accuracy": a, "mflops": f} for rule, a, f in rows}
+            content.append({"section": section.title, "kind": kind, "rules": rules})
             parts.append(
                 f"{section.title}, {kind}, {len(nets)} seeds, {options.draws} draws of {images}"
                 " images each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
@@ -158,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     text = "\n\n".join(parts) + "\n"
     replace_file(out / "choice.md", text.encode())
+    replace_file(out / "choice.json", (to_json(content, "choice", indent=1) + "\n").encode())
     print(text)
     return 0
 

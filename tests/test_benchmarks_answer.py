@@ -245,14 +245,26 @@ def test_all_parts_stand_in_one_table_with_what_is_not_reached_in_bold(workdir, 
     ]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "table.json").write_text(json.dumps({title: behind}))
+    kinds = {
+        answer_tables.FRONT: (80.0, 3.0, answer_tables.DEFAULTS_RULE),
+        answer_tables.SCRATCH: (81.5, 4.0, answer_tables.SWEEPS_RULE),
+    }
+    chosen = [
+        {"section": title, "kind": kind, "rules": {rule: {"test_accuracy": a, "mflops": f}}}
+        for kind, (a, f, rule) in kinds.items()
+    ]
+    assert {rule for *_, rule in kinds.values()} <= choice.RULES.keys()
+    (tmp_path / "b" / "choice.json").write_text(json.dumps(chosen))
     capsys.readouterr()
     assert answer_tables.main([str(tmp_path)]) == 0
     _, _, one, other = capsys.readouterr().out.splitlines()
     said = "| [a](a/table.md) | Plain3Net on digits | 1 | 88.00 | 82.00 | +6.00 (2.03) | 3 % |"
     net = f"{_flops((2, 1, 1)) / _flops((3, 3, 3)):.2f}"
-    assert one == f"{said} {net} | {net} | 82.00 |"
+    assert one == f"{said} {net} | {net} | 82.00 |  |"
     assert other.split(" | ")[2:6] == ["1", "88.00", "90.00", "**-2.00 (1.60)**"]
-    assert other.split(" | ")[7].startswith("**") and other.endswith(" | 82.00 |")
+    assert other.split(" | ")[7].startswith("**") and other.endswith(
+        " | 82.00 | -1.50, 0.75 times |"
+    )
     assert answer_tables.main([str(tmp_path / "a")]) == 1
 
 
