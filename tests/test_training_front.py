@@ -15,12 +15,13 @@ from autogrow_jax.errors import UserError
 from autogrow_jax.halving import MOST, find_next
 from autogrow_jax.models import estimate_cost, num_params
 from autogrow_jax.reporting import QuietReporter, Workdir
-from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to
+from autogrow_jax.reporting.metrics import best_accuracy, growth_events, path_to, read
 from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.result import format_result
 from autogrow_jax.saving.checkpoint import CheckpointStore, evaluated_arrays, rebuild
 from autogrow_jax.training import load, run
 from autogrow_jax.training.loading import read_candidate
+from autogrow_jax.training.snapshots import read_snapshot, snapshot_files
 
 
 def _config(**changes):
@@ -190,6 +191,17 @@ def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturb
     assert len(files) == len(result.front)
     with pytest.raises(UserError, match=r"no candidate of depths 9-9-9; it has 1-1-1, "):
         load(workdir, depths=(9, 9, 9))
+
+
+def test_the_last_snapshot_of_the_recommended_net_is_what_the_run_ends_with(tmp_path):
+    result = run(_config(**{"snapshots.every": 100}), tmp_path, reporter=QuietReporter())
+    first, last = map(read_snapshot, snapshot_files(tmp_path / "snapshots"))
+    lines = read(tmp_path / "metrics.jsonl")
+    own = [line for line in lines if line["depths"] == list(result.depths)]
+    assert (first.epoch, last.epoch) == (0, own[-1]["epoch"] + 1)
+    assert last.depths == result.depths
+    assert lines[-1] != own[-1]  # Another one was trained last.
+    jax.tree.map(np.testing.assert_array_equal, last.variables, result.variables)
 
 
 def test_the_commands_take_any_net_of_the_front(undisturbed, tmp_path, capsys):

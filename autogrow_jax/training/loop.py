@@ -248,8 +248,9 @@ def _train(
                 every = settings.log.plot_every
                 if every and state.epoch % every == 0:
                     plot(workdir, lines, settings, dataset.name, data[-1])
-        if tuple(lines[-1]["depths"]) == trainer.depths:
-            snapshots.end(trainer, state.epoch)
+        # Of a front the net that is recommended, which need not be the one that was trained last.
+        if own := [line["epoch"] for line in lines if tuple(line["depths"]) == trainer.depths]:
+            snapshots.end(trainer, own[-1] + 1)
         result = finish(trainer, state, clock)
         # The result comes last: where it is, the run is finished and all else is on disk, but for
         # what is drawn from these files.

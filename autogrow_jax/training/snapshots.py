@@ -60,7 +60,7 @@ class Snapshots:
             self._write(trainer, epoch)
 
     def end(self, trainer: Trainer, epoch: int) -> None:
-        """Keeps the last weights of a run, if `after_epoch` did not."""
+        """Keeps the weights that a run ends with, after `epoch`, if `after_epoch` did not."""
         if self._every and epoch % self._every:
             self._write(trainer, epoch)
 
