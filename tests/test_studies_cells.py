@@ -1,11 +1,13 @@
 """Studies: rows, cells and their names."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
 from stand_ins import write_finished
 
+from autogrow_jax.build import resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.settings import KEYS, Settings, flatten, nest
 from autogrow_jax.studies import Row, Section, Study
@@ -156,6 +158,9 @@ def test_a_record_reads_what_the_run_left(tmp_path):
     block = 2 * 8 * 8 * 9 * 16 * 16
     assert record.flops is not None
     assert record.training_flops == 3 * 100 * (2 * record.flops - block)
+    metrics = Folder(tmp_path, cell).run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    assert read_record(cell, tmp_path).training_flops is None  # Not that of one epoch.
 
 
 def test_the_paper_reports_the_best_epoch_on_the_test_set(tmp_path):
@@ -170,13 +175,16 @@ def test_a_record_of_what_failed_or_is_damaged(tmp_path):
     Folder(tmp_path, cell).error.write_text("no memory\n")
     failed = read_record(cell, tmp_path)
     assert (failed.state, failed.error, failed.accuracy) == ("failed", "no memory", None)
-    write_finished(Folder(tmp_path, other).run, depths=None)
+    run = Folder(tmp_path, other).run
+    write_finished(run, depths=None)
     assert read_record(other, tmp_path).state == "failed"
+    (run / "result.json").write_text("{")
+    assert (Folder(tmp_path, other).state, read_record(other, tmp_path).state) == ("failed",) * 2
 
 
 def test_a_run_of_another_versions_defaults_is_not_taken_for_the_cells(tmp_path):
     cells, _ = expand(_study(Row(("a",), DIGITS, scratch={}), seeds=(0,)))
-    for cell, found in zip(cells, ({}, {"model.depths": (4, 3, 3)}), strict=True):
+    for cell, found in zip(cells, ({}, {"model.depths": (2, 1, 1)}), strict=True):
         folder = Folder(tmp_path, cell)
         write_finished(folder.run)
         # As the run writes them: with what was found, and what the machine decided.
@@ -190,6 +198,34 @@ def test_a_run_of_another_versions_defaults_is_not_taken_for_the_cells(tmp_path)
         assert f"delete {folder.root}" in folder.why_failed()
         (folder.run / "config.json").write_text("{")
         assert "damaged" in folder.why_failed()
+
+
+def test_a_baseline_counts_while_its_finder_has_the_depths_it_was_trained_at(tmp_path):
+    start = Row(("before",), DIGITS, {"data.classes": "0,1"})
+    row = Row(("a",), DIGITS, scratch={}, start=start)
+    first, after, baseline = expand(_study(row, seeds=(0,)))[0]
+    for cell, found in ((first, (1, 1, 1)), (after, (2, 1, 1)), (baseline, (4, 3, 3))):
+        folder = Folder(tmp_path, cell)
+        write_finished(folder.run, depths=(2, 1, 1) if cell is first else (4, 3, 3))
+        told = {"model.depths": found} | ({"init_from": "/there"} if cell is after else {})
+        config = resolve(cell.completed(told)).to_dict()
+        (folder.run / "config.json").write_text(json.dumps(config))
+    folders = [Folder(tmp_path, cell) for cell in (first, after, baseline)]
+    assert [folder.why_failed() for folder in folders] == ["", "", ""]
+    for finder, follower in itertools.pairwise(folders):
+        before = (finder.run / "result.json").read_text()
+        (finder.run / "result.json").write_text(json.dumps({"depths": [9, 9, 9]}))
+        assert follower.state == "failed" and "-> (9, 9, 9)" in follower.why_failed()
+        (finder.run / "result.json").write_text(before)
+
+
+def test_what_the_rows_of_a_section_differ_in_cannot_be_changed_for_all():
+    """Each would bear its name, and the paper's numbers, over the same run."""
+    rows = Row(("5",), DIGITS, {"growth.interval": 5}), Row(("by default",), DIGITS)
+    with pytest.raises(UserError, match=r"section 'Some': its rows differ in growth\.interval, so"):
+        expand(_study(*rows), {"growth.interval": 2})
+    expand(_study(*rows), {"finetune.epochs": 2})
+    expand(_study(Row(("a",), DIGITS, {"finetune.epochs": 3})), {"finetune.epochs": 2})
 
 
 def test_cells_are_values():

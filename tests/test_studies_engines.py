@@ -62,12 +62,13 @@ def test_no_more_jobs_than_slots_and_a_job_that_failed_is_a_failed_cell(tmp_path
     def submit(folder, command):
         submitted.append(command)
         folder.log.write_text("it went wrong\n")
-        return Submitted(_Job(1) if len(submitted) > 1 else _Job(0, subprocess.SubprocessError()))
+        return Submitted(_Job(1) if len(submitted) > 1 else _Job(0, RuntimeError("no node")))
 
     run_cells(cells, tmp_path, [submit], commands, "A", io.StringIO())
     assert submitted == [commands[cell.name] for cell in cells[:2]]
     reasons = [Folder(tmp_path, cell).why_failed() for cell in cells]
-    assert reasons[:2] == ["ended with status 1: it went wrong"] * 2
+    whys = ["no node; it went wrong", "it went wrong"]
+    assert reasons[:2] == [f"ended with status 1: {why}" for why in whys]
     assert all(reason.startswith("not run: ") for reason in reasons[2:])
 
 

@@ -50,6 +50,13 @@ def test_the_list_has_a_line_for_each_cell(study, tmp_path, capsys):
     assert "other, seed 4" in lines[3]
 
 
+@pytest.mark.parametrize("cell", ["", "2", "other"])
+def test_a_cell_that_is_none_is_refused(study, tmp_path, capsys, cell):
+    """Above all the empty name, of a job array's variable that is not set."""
+    assert main([f"--study={study}:0.02", f"--workdir={tmp_path}", f"--cell={cell}"]) == 1
+    assert f"--cell is {cell!r}; the cells are 0 to 1" in capsys.readouterr().err
+
+
 def test_a_table_is_made_of_whatever_has_finished(study, tmp_path, capsys):
     cells, _ = expand(load_study(f"{study}:0.02"))
     write_finished(Folder(tmp_path, cells[0]).run)

@@ -3,13 +3,17 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from stand_ins import write_finished
 
 from autogrow_jax.children import Slot, make_slots
 from autogrow_jax.errors import UserError
@@ -175,7 +179,7 @@ def test_a_cell_and_the_baseline_of_its_net(tmp_path):
     assert results[0]["depths"] == results[1]["depths"] == [2, 1, 1]
     assert (results[0]["mode"], results[1]["mode"]) == ("grow", "scratch")
     # Done already: nothing is run, whatever would become of it.
-    (Folder(tmp_path, found).run / "config.json").write_text("damaged")
+    shutil.rmtree(Folder(tmp_path, found).run / "checkpoints")
     run_cell(found, tmp_path)
 
 
@@ -195,6 +199,26 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path):
     assert not folder.why_failed()
 
 
+def test_a_worker_waits_for_another_study_that_runs_its_cell(tmp_path):
+    (cell, _) = _digits(**{"data.name": "npz:nowhere.npz"})  # It would fail if it were run.
+    folder = Folder(tmp_path, cell)
+    with ThreadPoolExecutor(1) as pool:
+        with hold(folder.lock):
+            waiting = pool.submit(run_cell, cell, tmp_path, waits=True)
+            time.sleep(0.2)
+            assert not waiting.done()
+            write_finished(folder.run)
+        waiting.result(30)
+    assert folder.is_done
+
+
+def test_a_command_that_ends_before_it_has_a_log_is_a_failed_cell(tmp_path):
+    (cell,) = _cells(1)
+    ended = Mock(poll=lambda: 1, returncode=1, why="")
+    run_cells([cell], tmp_path, [lambda *_: ended], {cell.name: []}, "A", io.StringIO())
+    assert Folder(tmp_path, cell).why_failed() == "ended with status 1: it printed nothing"
+
+
 def test_a_damaged_result_is_told_by_the_progress(tmp_path):
     (cell,) = _cells(1)
     folder = Folder(tmp_path, cell)
@@ -202,4 +226,4 @@ def test_a_damaged_result_is_told_by_the_progress(tmp_path):
     (folder.run / "result.json").write_text(json.dumps([1]))
     told = io.StringIO()
     Progress("A", 1, 0, told).end(folder)
-    assert "cannot be read" in told.getvalue()
+    assert "FAILED  a, seed 0: " in told.getvalue() and "is damaged" in told.getvalue()

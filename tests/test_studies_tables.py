@@ -110,6 +110,7 @@ def test_csv_gives_the_numbers_back(tables):
     assert float(whole["delta_mean"]) == statistics.fmean(deltas)
     assert (whole["n"], whole["num_seeds"], whole["delta_n"]) == ("3", "3", "3")
     assert whole["found_depths"] == "2-1-1 3-1-1 4-1-1"
+    assert broken["found_depths"].split()[1:] == ["-", "-"]  # One for each of `seeds`.
     assert float(whole["blocks_mean"]) == 5
     assert float(whole["training_flops_mean"]) == 5.1e12
     assert (whole["paper_depths"], whole["paper_accuracy"]) == ("42-42-42", "94.27")

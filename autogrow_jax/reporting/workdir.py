@@ -81,11 +81,11 @@ def find_workdir(path: str | os.PathLike[str]) -> Workdir:
 
 
 @contextmanager
-def hold(lock: Path) -> Iterator[None]:
+def hold(lock: Path, waits: bool = False) -> Iterator[None]:
     """Keeps other processes that ask for the same lock out, and makes its folder if need be.
 
-    The lock is the operating system's: one that was killed holds nothing. Who holds it is written
-    beside it, for the message.
+    One that `waits` has its turn when the other ends. The lock is the operating system's: one that
+    was killed holds nothing. Who holds it is written beside it, for the message.
 
     Raises:
       UserError: names process and host of who holds it; or the folder cannot be written to.
@@ -94,7 +94,7 @@ def hold(lock: Path) -> Iterator[None]:
     taken = FileLock(lock)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken.acquire(timeout=0)
+        taken.acquire(timeout=-1 if waits else 0)
         me = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M')}"
         replace_file(owner, me.encode())
     except Timeout:

@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     cells, entries = expand(study, options.changes, options.seeds)
     if options.list:
         return _list(cells, options.workdir)
-    if options.cell:
+    if options.cell is not None:
         return _run_one(cells, options)
     if not options.table:
         # By name: a study file that is edited meanwhile may number its cells otherwise.
@@ -103,16 +103,17 @@ def _list(cells: Sequence[Cell], workdir: Path) -> int:
 
 
 def _run_one(cells: Sequence[Cell], options: argparse.Namespace) -> int:
-    if options.parent is not None:
+    is_worker = options.parent is not None
+    if is_worker:
         stop_with_parent(options.parent)
     wanted = [c for i, c in enumerate(cells) if options.cell in (str(i), c.name)]
     if not wanted:
         raise UserError(
-            f"--cell is {options.cell}; the cells are 0 to {len(cells) - 1}, and have the names"
+            f"--cell is {options.cell!r}; the cells are 0 to {len(cells) - 1}, and have the names"
             " that --list shows"
         )
     try:
-        run_cell(wanted[0], options.workdir, started=process_start())
+        run_cell(wanted[0], options.workdir, started=process_start(), waits=is_worker)
     except UserError:
         raise
     except Exception as error:  # Its traceback is printed, its reason in the cell's folder.
@@ -183,7 +184,7 @@ def make_parser() -> Parser:
     add("--job", metavar="JSON", type=_parameters, default={}, help=job)
     add("--seeds", metavar="0,1,2", type=_seeds, default=(), help="instead of the study's own")
     add("--list", action="store_true", help="show the cells, a line each, and run nothing")
-    add("--cell", metavar="I", default="", help="run one cell of the list, as in a job array")
+    add("--cell", metavar="I", help="run one cell of the list, as in a job array")
     add("--table", action="store_true", help="make the table of what has finished, run nothing")
     add("--parent", type=int, help=argparse.SUPPRESS)
     return parser

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,14 +48,6 @@ class Cell:
     def completed(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, with what another cell has found: {"model.depths": ...} for example."""
         return nest(flatten(self.settings) | dict(found))
-
-    def as_run(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings, with what the config of its own run has of another cell and the machine."""
-        given = ["init_from" if self.starts else "model.depths"] if self.found_by else []
-        if self.settings["model"]["convolution"] == "auto":
-            given.append("model.convolution")
-        run = flatten(config)
-        return self.completed({name: run[name] for name in given if name in run})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +87,42 @@ class Folder:
         replace_file(self.error, f"{reason}\n".encode())
 
     def why_failed(self) -> str:
-        """Says why no result counts: how the last start failed, or that the run is another one."""
+        """Says why no result counts: how the last start failed, or what is wrong with the run."""
         with contextlib.suppress(OSError):
             return self.error.read_text(encoding="utf-8").strip()
-        run = Workdir(self.run)
-        if not (run.result.is_file() and run.config.is_file()):
-            return ""
-        # A name leaves out what is at its default, and a later version may have another default.
         try:
-            lines = differences(was := read_config(run), self.cell.as_run(was))
+            if self.result() is None:
+                return ""
+            lines = self._differences()
         except UserError as error:
             return str(error)
         if not lines:
             return ""
         return (
-            f"{self.run} holds a run of another config, perhaps of another version's defaults;"
-            f" delete {self.root}, and it is run anew. What differs: {'; '.join(lines)}"
+            f"{self.run} holds a run of another config, perhaps of another version's defaults or of"
+            f" another net that was found; delete {self.root}, and it is run anew. What differs:"
+            f" {'; '.join(lines)}"
         )
+
+    def _differences(self) -> list[str]:
+        """What the finished run was begun with otherwise than the cell says.
+
+        A name leaves out what is at its default, which another version may have otherwise, and what
+        another cell finds, which may have been run anew.
+        """
+        run = Workdir(self.run)
+        if not run.config.is_file():
+            return []
+        was = read_config(run)
+        flat, given = flatten(was), ["init_from"] if self.cell.starts else []
+        if self.cell.settings["model"]["convolution"] == "auto":  # The machine decided.
+            given.append("model.convolution")
+        told = {name: flat[name] for name in given if name in flat}
+        if self.cell.found_by:
+            finder = Workdir(self.found).result
+            found = read_result(finder) if finder.is_file() else {}
+            told["model.depths"] = tuple(found.get("depths") or flat.get("model.depths", ()))
+        return differences(was, resolve(self.cell.completed(told), to_read=True).to_dict())
 
     def result(self) -> dict[str, Any] | None:
         """Reads the run's result.json, None where there is none yet; UserError if damaged."""
@@ -129,7 +140,8 @@ def expand(
     its sections' where there are any.
 
     Raises:
-      UserError: for a config that cannot be used; names its section and row.
+      UserError: for a config that cannot be used; names its section and row. For a change of what
+        the rows of a section differ in.
     """
     changes = dict(changes or {})
     if "seed" in changes:
@@ -159,6 +171,8 @@ def expand(
                 raise UserError(f"section {section.title!r}, row {row.label!r}: {error}") from None
             both = ([cells.setdefault(c.name, c) for c in each] for each in (found, trained))
             entries.append(Entry(section, row, *map(tuple, both)))
+    for section in study.sections:
+        _check_changes(section, changes, load)
     # Seed by seed: a study that is stopped early has whole tables of fewer seeds, and the programs
     # that a row compiles for its first seed are there for the others.
     seen = list(dict.fromkeys(cell.seed for cell in cells.values()))
@@ -167,6 +181,21 @@ def expand(
         return 1 + turn(cells[cell.found_by]) if cell.found_by else 0
 
     return sorted(cells.values(), key=lambda c: (turn(c), seen.index(c.seed))), entries
+
+
+def _check_changes(
+    section: Section, changes: Mapping[str, Any], load: Callable[[str], dict[str, Any]]
+) -> None:
+    """Rows that became the same by a change would bear their names, and the paper's numbers."""
+    defaults = {name: key.default for name, key in all_keys().items()}
+    for key in changes:
+        own = [defaults | load(row.config) | dict(row.overrides) for row in section.rows]
+        is_compared = any(key in row.overrides for row in section.rows)
+        if is_compared and any(values.get(key) != own[0].get(key) for values in own):
+            raise UserError(
+                f"section {section.title!r}: its rows differ in {key}, so config.{key} cannot be"
+                " changed for all of them; run another part of the study, or a file of your own"
+            )
 
 
 def _make_cell(row: Row, flat: dict[str, Any], found_by: str = "", starts: bool = False) -> Cell:

@@ -60,6 +60,7 @@ class Submitted:
     """A job, with what `runner.run_cells` asks of a process."""
 
     returncode: int = 0
+    why: str = ""  # The job failed, where it did not start the command or could not end it.
 
     def __init__(self, job: Any):
         self._job = job
@@ -67,8 +68,10 @@ class Submitted:
     def poll(self) -> int | None:
         if not self._job.done():
             return None
-        failed = self._job.exception()
-        self.returncode = 1 if failed else self._job.result()
+        if failed := self._job.exception():
+            self.returncode, self.why = 1, str(failed).strip() or type(failed).__name__
+        else:
+            self.returncode = self._job.result()
         return self.returncode
 
     def terminate(self) -> None:

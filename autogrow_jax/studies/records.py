@@ -167,7 +167,7 @@ def read_record(cell: Cell, workdir: Path) -> Record:
             for line in lines
             if "train_images" in line
         ]
-        is_whole = len(passes) == len(lines)
+        is_whole = len(passes) == len(lines) == result["epochs"]
         return Record(
             cell,
             "done",
@@ -241,7 +241,7 @@ def _csv(table: Table, line: Line) -> dict[str, Any]:
         "scratch_n": len(stats["scratch_accuracy"].values),
         "delta_n": len(stats["delta"].values),
         "is_found": line.row.found,
-        "found_depths": " ".join(format_depths(r.depths) for r in records if r.depths),
+        "found_depths": " ".join(format_depths(r.depths) if r.depths else "-" for r in records),
         "paper_depths": format_depths(published.depths) if published else "",
         "paper_accuracy": published.accuracy if published else None,
         "paper_delta": published.delta if published else None,

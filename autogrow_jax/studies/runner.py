@@ -60,7 +60,7 @@ def run_cells(
                 folder, slot = running.pop(child)
                 child.close()
                 free.insert(0, slot)
-                _keep_reason(folder, child.returncode)
+                _keep_reason(folder, child.returncode, getattr(child, "why", ""))
                 progress.end(folder)
             waited_for = {f.cell.name for f in (*pending, *(f for f, _ in running.values()))}
             for folder in list(pending):
@@ -84,8 +84,11 @@ def run_cells(
         progress.close()
 
 
-def _keep_reason(folder: Folder, status: int) -> None:
-    """Says why a process ended, where it has left neither a result nor a reason."""
+def _keep_reason(folder: Folder, status: int, why: str = "") -> None:
+    """Says why a process ended, where it has left neither a result nor a reason.
+
+    `why` is what the engine knows of it.
+    """
     if folder.state != "missing":
         return
     if status == -signal.SIGKILL:
@@ -94,8 +97,9 @@ def _keep_reason(folder: Folder, status: int) -> None:
         name = signal.strsignal(-status) or "unknown"
         reason = f"killed by signal {-status} ({name}); its output is in {folder.log}"
     else:
-        lines = folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = f"ended with status {status}: {lines[-1] if lines else 'it printed nothing'}"
+        log = folder.log.read_text("utf-8", "replace") if folder.log.is_file() else ""
+        told = [text for text in (why, *log.strip().splitlines()[-1:]) if text]
+        reason = f"ended with status {status}: {'; '.join(told) or 'it printed nothing'}"
     folder.fail(reason)
 
 
@@ -173,10 +177,11 @@ def _epoch(folder: Folder) -> str:
 # --- One cell, in this process.
 
 
-def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
+def run_cell(cell: Cell, workdir: Path, started: float | None = None, waits: bool = False) -> None:
     """Runs a cell, from the start or from where it was left; nothing where it is done.
 
-    Why it failed stays in the cell's folder, for the table. `started` is as for `training.run`.
+    Why it failed stays in the cell's folder, for the table. `started` is as for `training.run`. One
+    that `waits` lets another process that runs the cell end first.
 
     Raises:
       UserError: also where another process runs this cell, or the one that finds its net is not
@@ -184,7 +189,7 @@ def run_cell(cell: Cell, workdir: Path, started: float | None = None) -> None:
       Exception: whatever the run raises.
     """
     folder = Folder(workdir, cell)
-    with hold(folder.lock):
+    with hold(folder.lock, waits):
         if folder.is_done:
             return
         folder.error.unlink(missing_ok=True)
