@@ -82,6 +82,10 @@ def read_outcomes(entries: Sequence[Entry], workdir: Path) -> list[Outcome]:
             record = read_record(cell, workdir)
             if record.state != "done":
                 continue
+            if record.training_flops is None:
+                why = "its metrics.jsonl lacks epochs, or is of an older version"
+                print(f"left out: {cell.label}: {why}", file=sys.stderr)
+                continue
             if name.isdigit():
                 lines = metrics.read(Workdir(Folder(workdir, cell).run).metrics)
                 curve = [line["validation_accuracy"] for line in lines]
@@ -173,11 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nothing of {options.study} has run in {workdir} yet", file=sys.stderr)
         return 1
     parts, content, panels, done = [], {}, {}, 0
+    seeds = {cell.seed for cell in cells}
     for title in dict.fromkeys((*before, *found)):
         if not (outcomes := add_to(before.get(title, ()), found.get(title, ()))):
             continue
-        ran = [o for o in outcomes if o.method.startswith(("growth", "from scratch"))]
-        done += len(ran) if title in found else 0
+        own = [o for o in outcomes if title in found and o.seed in seeds]
+        done += sum(o.method.startswith(("growth", "from scratch")) for o in own)
         lines = panels[title] = summarize(outcomes)
         parts += [f"## {title}", format_table(lines), describe_aim(lines)]
         content[title] = [outcome._asdict() for outcome in outcomes]

@@ -185,14 +185,13 @@ def format_overview(folder: Path) -> str:
                 f"{fmean(o.test_accuracy for o in of_both if o.method == method):.2f}"
                 for method in (DEFAULT, SWEEP, FIXED)
             )
-            accurate, cheap, small = found.reached
-            nets = (f"{value:.2f}" for value in (found.net, found.net_by_seed))
+            accurate, cheap, _ = found.reached
             cells = [
                 f"[{table.parent.name}]({table.parent.name}/table.md)",
                 *(title, f"{len(found.seeds)}", default, swept),
                 _mark(f"{round(found.ahead, 2) + 0.0:+.2f} ({found.error:.2f})", accurate),
                 _mark(f"{100 * found.part:.0f} %", cheap),
-                *(_mark(text, small or float(text) <= 1) for text in nets),
+                *(_mark(f"{of:.2f}", of <= 1) for of in (found.net, found.net_by_seed)),
                 fixed,
                 _over_many_parts(table.with_name("choice.json"), title),
             ]
@@ -203,10 +202,13 @@ def format_overview(folder: Path) -> str:
 def _over_many_parts(path: Path, title: str) -> str:
     """Points ahead, and the nets' FLOPs as a part of the sweep's, each by its own rule."""
     known = json.loads(path.read_text()) if path.exists() else []
-    by_kind = {each["kind"]: each["rules"] for each in known if each["section"] == title}
+    by_kind = {each["kind"]: each for each in known if each["section"] == title}
     if not by_kind.keys() >= {FRONT, SCRATCH}:
         return ""
-    ours, swept = by_kind[FRONT][DEFAULTS_RULE], by_kind[SCRATCH][SWEEPS_RULE]
+    front, scratch = by_kind[FRONT], by_kind[SCRATCH]
+    if set(front["seeds"]) != set(scratch["seeds"]):
+        return ""
+    ours, swept = front["rules"][DEFAULTS_RULE], scratch["rules"][SWEEPS_RULE]
     ahead = round(ours["test_accuracy"] - swept["test_accuracy"], 2) + 0.0
     return f"{ahead:+.2f}, {ours['mflops'] / swept['mflops']:.2f} times"
 

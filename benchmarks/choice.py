@@ -91,12 +91,12 @@ def read_nets(
     images, whole = 0, sum(entry.row.names[0].isdigit() for entry in entries)
     for entry in entries:
         for cell in entry.cells:
-            run = Workdir(Folder(workdir, cell).run)
-            result = Folder(workdir, cell).result()
-            name = entry.row.names[0]
+            folder, name = Folder(workdir, cell), entry.row.names[0]
+            result = folder.result() if folder.is_done else None
             if result is None or not (name.isdigit() or result.get("front")):
                 continue
             images = int(result["validation_examples"])
+            run = Workdir(folder.run)
             test = build.load_data(build.resolve(read_config(run), to_read=True)).test
             fronts = [net["depths"] for net in result.get("front", ())] or [None]
             nets = found.setdefault((SCRATCH if name.isdigit() else FRONT, cell.seed), [])
@@ -146,12 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for section in study.sections:
         found, images = read_nets([e for e in entries if e.section is section], workdir)
         for kind in dict.fromkeys(kind for kind, _ in found):
-            nets = [own for (each, _), own in found.items() if each == kind]
-            rows = play(nets, images, options.draws)
+            by_seed = {seed: nets for (each, seed), nets in found.items() if each == kind}
+            rows = play([*by_seed.values()], images, options.draws)
             rules = {rule: {"test_accuracy": a, "mflops": f} for rule, a, f in rows}
-            content.append({"section": section.title, "kind": kind, "rules": rules})
+            known = {"section": section.title, "kind": kind, "seeds": [*by_seed], "rules": rules}
+            content.append(known)
             parts.append(
-                f"{section.title}, {kind}, {len(nets)} seeds, {options.draws} draws of {images}"
+                f"{section.title}, {kind}, {len(by_seed)} seeds, {options.draws} draws of {images}"
                 " images each\n\n| rule | test accuracy % | MFLOP of the net |\n|---|---:|---:|\n"
                 + "\n".join(f"| {rule} | {a:.2f} | {f:.1f} |" for rule, a, f in rows)
             )

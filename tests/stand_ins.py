@@ -72,7 +72,7 @@ class StopAt(QuietReporter):
     def epoch_progress(self, epoch, steps_done, steps_total, images_per_second=None):
         raise AssertionError("progress is off")
 
-    def begin_run(self, title, *, num_epochs=None, previous=()):
+    def begin_run(self, title, *, previous=()):
         self.resumed_after = len(previous)
 
     def end_epoch(self, line):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,17 @@ def test_growth_costs_all_its_epochs_each_at_its_depths(workdir):
     assert (found.depths, found.flops, found.seconds) == ((2, 1, 1), _flops((2, 1, 1)), 17.0)
 
 
+def test_a_net_whose_epochs_are_not_all_known_is_left_out(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    _, entries = expand(_small(), seeds=(0,))
+    (cell,) = next(entry.cells for entry in entries if entry.row.names[0] == "8")
+    metrics = Folder(copy, cell).run / "metrics.jsonl"
+    metrics.write_text("\n".join(metrics.read_text().splitlines()[:3]) + "\n")
+    found = _outcomes(copy)
+    assert "from scratch, 8 a stage" not in found and answer_tables.SWEEP not in found
+    assert "left out: 8, seed 0: its metrics.jsonl lacks epochs" in capsys.readouterr().err
+
+
 def test_a_sweep_costs_the_sum_of_its_nets_and_halving_what_it_trained(workdir):
     found = _outcomes(workdir)
     epoch = [3 * 1000 * _flops((n, n, n)) for n in (1, 2, 3, 5, 8, 12)]
@@ -195,6 +207,8 @@ def test_what_ran_elsewhere_stays_where_it_is_added_to(workdir, tmp_path):
     assert [row for row in added if row["seed"] == 1] == elsewhere[: len(rows)]
     table = (out / "table.md").read_text()
     assert "14 of 27 runs are done" in table
+    assert answer.main([*arguments, "--add", "--seeds=0"]) == 0
+    assert "7 of 9 runs are done" in (out / "table.md").read_text()
     assert "| growth, the default | 2 | 2-1-1 | 79.00 ± 12.73 |" in table
     assert answer.main(arguments) == 0 and json.loads((out / "table.json").read_text()) == {
         title: rows
@@ -250,7 +264,10 @@ def test_all_parts_stand_in_one_table_with_what_is_not_reached_in_bold(workdir, 
         answer_tables.SCRATCH: (81.5, 4.0, answer_tables.SWEEPS_RULE),
     }
     chosen = [
-        {"section": title, "kind": kind, "rules": {rule: {"test_accuracy": a, "mflops": f}}}
+        {
+            **{"section": title, "kind": kind, "seeds": [0]},
+            "rules": {rule: {"test_accuracy": a, "mflops": f}},
+        }
         for kind, (a, f, rule) in kinds.items()
     ]
     assert {rule for *_, rule in kinds.values()} <= choice.RULES.keys()
@@ -265,6 +282,10 @@ def test_all_parts_stand_in_one_table_with_what_is_not_reached_in_bold(workdir, 
     assert other.split(" | ")[7].startswith("**") and other.endswith(
         " | 82.00 | -1.50, 0.75 times |"
     )
+    chosen[0]["seeds"] = [0, 1]  # What is of other seeds is not compared.
+    (tmp_path / "b" / "choice.json").write_text(json.dumps(chosen))
+    assert answer_tables.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(" | 82.00 |  |\n")
     assert answer_tables.main([str(tmp_path / "a")]) == 1
 
 

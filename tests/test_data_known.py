@@ -266,7 +266,7 @@ class Listener(QuietReporter):
     def message(self, text):
         self.said.append(text)
 
-    def begin_run(self, title, *, num_epochs=None, previous=()):
+    def begin_run(self, title, *, previous=()):
         self.said.append(title)
 
     def end_epoch(self, line):

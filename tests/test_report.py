@@ -11,7 +11,9 @@ from stand_ins import tiny_config
 
 from autogrow_jax.data import load_dataset
 from autogrow_jax.models import build_network, estimate_cost
+from autogrow_jax.models.cost import Cost
 from autogrow_jax.report import page
+from autogrow_jax.report.costs import format_flops
 from autogrow_jax.report.markup import escape, tag
 from autogrow_jax.report.page import write_report
 from autogrow_jax.reporting import QuietReporter, Workdir
@@ -345,6 +347,14 @@ def test_a_file_that_is_missing_or_damaged_costs_its_own_part_alone(missing, con
     sections = {section["id"] for section in page.all("section")}
     assert {"growth", "confusion", "doubts", "use", "config"} <= sections
     assert "3-1-1" in page.text
+
+
+@pytest.mark.parametrize(
+    "macs, told",
+    [(0, "0"), (499_850, "1 M"), (499_999_000, "1 G"), (381, "762"), (3_810_000, "7.62 M")],
+)
+def test_flops_have_three_figures_and_the_unit_that_suits_them(macs, told):
+    assert format_flops(Cost(1, int(macs))) == told
 
 
 def test_a_thousand_classes_are_a_picture_and_their_table_is_behind_a_click(tmp_path):

@@ -110,7 +110,7 @@ def test_what_the_policy_noted_has_panels_of_its_own():
     for line in metrics[:12]:
         line["notes"] = {"score": 0.1 * line["epoch"], "_gap $": None if line["epoch"] < 3 else 5.0}
     panels = np.array(figure(metrics).axes).reshape(5, 2)
-    assert [panel.get_ylabel() for panel in panels[3:, 0]] == ["score", r"_gap \$"]
+    assert [panel.get_ylabel() for panel in panels[3:, 0]] == ["score", r" _gap \$"]
     score = _line(panels[3, 0], "noted")
     np.testing.assert_array_equal(score.get_xdata(), np.arange(1, 21))
     np.testing.assert_allclose(score.get_ydata()[:12], 0.1 * np.arange(12))
@@ -151,6 +151,22 @@ def test_curves_have_gaps_where_another_net_of_a_front_had_its_turn():
     ends = [(turn[0], turn[-1]) for turn in turns]
     assert ends == [(51, 53), (54, 56), (57, 60), (61, 61), (62, 62)]
     assert growth == list(range(1, 51))
+
+
+def test_what_was_tried_and_other_candidates_are_counted_apart():
+    metrics = _metrics(6, 0)
+    metrics[1] |= {"trial": 1, "depths": [1, 2, 1]}
+    metrics[2] |= {"kept": []}
+    for place, candidate in ((3, 1), (4, 1), (5, 0)):
+        metrics[place] |= {"candidate": candidate, "depths": [1 + candidate, 1, 1]}
+    names = [line.get_label() for line in figure(metrics, recommended=[1, 1, 1]).axes[0].lines]
+    assert "tried, not kept: 1\nother candidates: 2" in names
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
+    title = "plain3 on folder:/d/a$b_$c"
+    draw_growth(_metrics(3, 1), tmp_path / "growth.png", title=title)
+    assert (tmp_path / "growth.png").is_file()
 
 
 def test_a_smooth_schedule_is_not_marked():
@@ -262,7 +278,7 @@ def test_drawing_does_not_touch_pyplot():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_command_redraws_a_run_that_goes_on_and_one_that_ended(tmp_path, capsys):
+def test_the_command_redraws_a_run_that_goes_on_and_one_that_ended(tmp_path, capsys, monkeypatch):
     assert main([str(tmp_path)]) == 1
     assert "no metrics file" in capsys.readouterr().err
     with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
@@ -283,4 +299,10 @@ def test_the_command_redraws_a_run_that_goes_on_and_one_that_ended(tmp_path, cap
     told = capsys.readouterr().out
     assert told.startswith("basic3 on digits\n")
     assert str(picture.with_suffix(".svg")) in told
+    # A damaged result costs its own part alone; a folder may be named from the home folder on.
+    (tmp_path / "result.json").write_text("{")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert main([f"--workdir=~/{tmp_path.name}"]) == 0
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'result.json'} is damaged" in err and "has not finished" in out
     assert picture.is_file()

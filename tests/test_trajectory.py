@@ -350,7 +350,7 @@ def _workdir(path, policy="periodic", family="narrow_plain3", num_snapshots=4, s
     config.growth.policy, config.growth.initializer = policy, "gaussian"
     config.data.fraction = 0.2
     config.update_from_flattened_dict(changes)
-    path.mkdir()
+    path.mkdir(parents=True)
     (path / "config.json").write_text(to_json(resolve(config).to_dict()))
     course = [(1, 1), (1, 1), (2, 1), (2, 1), (2, 2), (2, 2)]
     with open(path / "metrics.jsonl", "w") as file:
@@ -468,6 +468,7 @@ def test_mistakes_say_what_to_do(tmp_path, capsys):
     assert "model.family is 'narrow_plain3' in the first, 'narrow_basic3'" in message
     assert "holds no run" in _fails(capsys, "--runs", str(tmp_path / "nowhere"), *out)
     assert "grid is 1" in _fails(capsys, "--runs", str(good), "--grid=1", *out)
+    assert "seed is -1" in _fails(capsys, "--runs", str(good), "--seed=-1", *out)
     assert "examples is 0" in _fails(capsys, "--runs", str(good), "--examples=0", *out)
     (tmp_path / "file").touch()
     message = _fails(capsys, "--runs", str(good), "--out", str(tmp_path / "file" / "below"))
@@ -503,3 +504,7 @@ def test_equal_policies_are_told_apart_by_their_folders(tmp_path):
         "from scratch",
     ]
     assert final_depths(runs) == (2, 2)
+    # Of a study all are called `run`.
+    cells = [read_run(_workdir(tmp_path / name / "run")) for name in ("e", "f")]
+    assert labels(cells) == ["periodic, gaussian (e/run)", "periodic, gaussian (f/run)"]
+    assert labels(cells[:1] * 2) == ["periodic, gaussian (run)"] * 2

@@ -18,8 +18,9 @@ _SHOWN = 12
 def format_flops(cost: Cost) -> str:
     """FLOPs with the prefix of their unit, such as "7.62 M"."""
     units = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (0, ""))
-    unit, name = next(pair for pair in units if cost.flops >= pair[0])
-    return f"{cost.flops / (unit or 1):.3g}{name}"
+    flops = float(f"{cost.flops:.3g}")  # Or 999.9 million would be "1e+03 M".
+    unit, name = next(pair for pair in units if flops >= pair[0])
+    return f"{flops / (unit or 1):.3g}{name}"
 
 
 def share_bar(share: float) -> Markup:
@@ -92,7 +93,7 @@ def _show_front(facts: Facts) -> Iterator[Markup]:
                 format_behind(net),
                 f"{net['num_params']:,}",
                 format_flops(Cost(net["num_params"], net["flops"] // 2)),
-                f"{net['milliseconds']:.3g}",
+                f"{ms:,.0f}" if (ms := net["milliseconds"]) >= 1000 else f"{ms:.3g}",
                 net["growth_epochs"],
                 net["finetune_epochs"],
                 state,

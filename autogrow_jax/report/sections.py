@@ -140,8 +140,10 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
     keys |= {f"stage {i}": f"var(--c{i % 5})" for i in range(len(first))}
     marks = [tag("span", tag("i", style=f"background:{color}"), f"{name} ")
              for name, color in keys.items()]  # fmt: skip
-    dots = "○ tried, not kept" if trials else "○ other nets that were fine-tuned"
-    ends = "test_accuracy" in facts.result and "★ test ", bool(trials or facts.tuned) and dots
+    dots = ["tried, not kept"] * bool(trials) + ["other nets that were fine-tuned"] * bool(
+        facts.tuned
+    )
+    ends = "test_accuracy" in facts.result and "★ test ", dots and f"○ {'; '.join(dots)}"
     yield paragraph(marks, *ends, class_="keys")
     if events:
         best = {each.depths: each.best for each in facts.passed if each.phase == "growth"}

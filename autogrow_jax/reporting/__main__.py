@@ -5,9 +5,11 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autogrow_jax.command_line import Parser, UsageError, add_config, run_command
 from autogrow_jax.errors import UserError
+from autogrow_jax.process import user_path
 from autogrow_jax.reporting.console import EPOCH_HEADER, format_epoch
 from autogrow_jax.reporting.metrics import best_accuracy, read
 from autogrow_jax.reporting.plots import draw_growth
@@ -43,14 +45,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if len(named) != 1:
         count = "two folders are" if named else "no folder is"
         raise UsageError(f"{count} given; name that of a run, as autogrow report runs/photos does")
-    (given.workdir,) = named
+    given.workdir = user_path(*named)
     return given
 
 
 def _report(given: argparse.Namespace) -> None:
     workdir = Workdir(given.workdir)
     metrics = read(workdir.metrics)
-    result = read_result(workdir.result) if workdir.result.is_file() else {}
+    result: dict[str, Any] = {}
+    try:
+        result = read_result(workdir.result) if workdir.result.is_file() else {}
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
     told = dict(result)
     if not result:
         # The names are a nicety: a run with a broken config.json can still be drawn.

@@ -55,11 +55,8 @@ class Reporter:
     `message` may come at any time, and `close` last, also after an exception.
     """
 
-    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
-        """The run that `title` names in a line begins, after the epochs of the lines `previous`.
-
-        It will have `num_epochs`, where that is known: a policy may still stop growth.
-        """
+    def begin_run(self, title: str, *, previous: Lines = ()) -> None:
+        """The run that `title` names in a line begins, after the epochs of the lines `previous`."""
 
     def begin_epoch(self, start: EpochStart) -> None:
         """An epoch begins."""
@@ -112,11 +109,11 @@ class ConsoleReporter(Reporter):
         # Of the running epoch: what begins the bar; phase and epochs that are left of it.
         self._head, self._phase, self._began = "", ("", 0), 0.0
 
-    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
+    def begin_run(self, title: str, *, previous: Lines = ()) -> None:
         self.close()
         self._lines = list(previous)
         self._num_shown = 0
-        self.message(title if num_epochs is None else f"{title}, {num_epochs:,} epochs")
+        self.message(title)
         if previous:
             depths = format_depths(kept_depths(previous)[-1])
             self.message(f"resumed after epoch {previous[-1]['epoch']}, depths {depths}")

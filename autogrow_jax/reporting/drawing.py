@@ -36,6 +36,11 @@ def save_figure(drawing: Figure, *paths: Path, **how: Any) -> list[Path]:
     return list(paths)
 
 
+def escape(text: str) -> str:
+    """Text for a figure: a dollar begins no formula, a first underscore hides no legend entry."""
+    return (" " + text if text.startswith("_") else text).replace("$", r"\$")
+
+
 def style_panel(panel: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     """Gives a panel the look of all: two spines, and a light grid behind what is drawn."""
     panel.grid(axis=grid, color="#e6e6e6", linewidth=0.6)

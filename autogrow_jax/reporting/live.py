@@ -19,7 +19,7 @@ class LivePlot(QuietReporter):
         self._lines: list[Line] = []
         self._place: Any = None
 
-    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
+    def begin_run(self, title: str, *, previous: Lines = ()) -> None:
         self._title, self._lines = title, list(previous)
 
     def end_epoch(self, line: Line) -> None:

@@ -120,11 +120,6 @@ class TensorBoardWriter:
             os.fspath(directory), purge_step=first_epoch, filename_suffix=f".{first_epoch:06d}"
         )
 
-    @property
-    def enabled(self) -> bool:
-        """Whether events are written, that is, whether tensorboardX is installed."""
-        return self._writer is not None
-
     def write(self, line: Line) -> None:
         """Writes what `list_scalars` has of a line."""
         if self._writer is not None:

@@ -21,6 +21,7 @@ from autogrow_jax.reporting.drawing import (
     PALETTE,
     draw_curves,
     draw_front,
+    escape,
     save_figure,
     style_panel,
 )
@@ -106,12 +107,11 @@ def figure(
         kept = _find_shown(metrics, recommended)
         best = best_accuracy(path_to(metrics, recommended) if recommended else metrics)
         told = f"\nbest {numbers.round_percent(best)} %" if np.isfinite(best) else ""
-        curve = f"{validation_name}{told}"
         epochs = _series(metrics, "epoch")
         axes = Axis(epochs, epochs + 1, "epochs done"), time_axis(metrics)
         for column, axis in zip(panels.T, axes, strict=True):
             accuracy, loss, depth, *others = column
-            _draw_accuracy(accuracy, metrics, axis, kept, curve, test_accuracy)
+            _draw_accuracy(accuracy, metrics, axis, kept, validation_name + told, test_accuracy)
             _draw_loss(loss, metrics, axis, kept)
             _draw_depths(depth, metrics, axis)
             for panel, name in zip(others, names, strict=True):
@@ -126,8 +126,7 @@ def figure(
         for panel in panels[:, 1]:
             # Outside the panels a legend cannot cover a curve.
             panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, fontsize=9.5)
-    noted_names = (name.replace("$", r"\$") for name in names)
-    labels = ("accuracy (%)", "loss", "depth (blocks)", *noted_names)
+    labels = map(escape, ("accuracy (%)", "loss", "depth (blocks)", *names))
     for panel, label in zip(panels[:, 0], labels, strict=True):
         panel.set_ylabel(label)
     for panel in panels.flat:
@@ -136,7 +135,7 @@ def figure(
     summary = _summary(metrics, recommended)
     panels[0, 0].set_title(summary, loc="left", fontsize=10, color=MARK_COLOR, pad=10)
     if title:
-        drawing.suptitle(title, x=0.01, ha="left", fontsize=15)
+        drawing.suptitle(escape(title), x=0.01, ha="left", fontsize=15)
     return whole
 
 
@@ -228,10 +227,11 @@ def _draw_accuracy(
     draw_curves(panel, metrics, kept, axis.end, train, validation, name)
     grey: dict[str, Any] = {"color": MARK_COLOR, "zorder": 2}
     if not kept.all():
-        what = "tried, not kept" if find_kept(metrics).count(False) else "other candidates"
-        tried = f"{what}: {np.sum(~kept):,}"
+        dropped = find_kept(metrics).count(False)
+        counts = {"tried, not kept": dropped, "other candidates": np.sum(~kept) - dropped}
+        told = "\n".join(f"{what}: {count:,}" for what, count in counts.items() if count)
         hollow = {"markersize": 3, "fillstyle": "none", "markeredgewidth": 0.7, **grey}
-        panel.plot(axis.end[~kept], validation[~kept], "o", label=tried, **hollow)
+        panel.plot(axis.end[~kept], validation[~kept], "o", label=told, **hollow)
     shown = np.stack([train, validation])
     if test_accuracy is not None:
         shown = np.append(shown, np.full((2, 1), test_accuracy), axis=1)

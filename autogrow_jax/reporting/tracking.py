@@ -167,8 +167,8 @@ class Tracked(Reporter):
         except (OSError, ValueError):
             return ""
 
-    def begin_run(self, title: str, *, num_epochs: int | None = None, previous: Lines = ()) -> None:
-        self._inner.begin_run(title, num_epochs=num_epochs, previous=previous)
+    def begin_run(self, title: str, *, previous: Lines = ()) -> None:
+        self._inner.begin_run(title, previous=previous)
         config = {k: json.dumps(v) if isinstance(v, tuple) else v for k, v in self._config.items()}
         if self._has_begun:  # A run that goes back to a checkpoint begins again.
             return

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autogrow_jax.reporting.drawing import MARK_COLOR, save_figure, style_panel
-from autogrow_jax.studies.marks import MIN_POINTS, Mark, escape, join, make_marks, telling_columns
+from autogrow_jax.reporting.drawing import MARK_COLOR, escape, save_figure, style_panel
+from autogrow_jax.studies.marks import MIN_POINTS, Mark, join, make_marks, telling_columns
 from autogrow_jax.studies.records import Table
 
 # What panels are over: numbers of a `Record`.

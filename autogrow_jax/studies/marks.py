@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from autogrow_jax.reporting.drawing import PALETTE
+from autogrow_jax.reporting.drawing import PALETTE, escape
 from autogrow_jax.studies import Published
 from autogrow_jax.studies.records import Line, Table
 
@@ -128,8 +128,3 @@ def _least_drawn(means: Sequence[float]) -> float:
 def _is_near(value: float, values: Sequence[float], least: float) -> bool:
     room = _PAPER_ROOM * max(max(values) - min(values), least)
     return min(values) - room <= value <= max(values) + room
-
-
-def escape(text: str) -> str:
-    """Text for a figure: a dollar begins no formula, a first underscore hides no legend entry."""
-    return (" " + text if text.startswith("_") else text).replace("$", r"\$")

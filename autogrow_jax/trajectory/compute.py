@@ -89,6 +89,8 @@ def trajectory(
         raise UserError(f"directions is {directions!r}; choose one of {', '.join(DIRECTIONS)}")
     if grid < 2:
         raise UserError(f"grid is {grid}; it takes the points of a side, at least 2")
+    if seed < 0:
+        raise UserError(f"seed is {seed}; it takes a whole number of at least 0")
     if not runs:
         raise UserError("no runs are given; name the workdir of at least one")
     loaded = [read_run(run, data_dir) for run in runs]
@@ -144,7 +146,7 @@ def trajectory(
         ],
         "plane": {
             "directions": directions,
-            "center": f"last snapshot of {loaded[0].workdir.resolve().name}",
+            "center": f"last snapshot of {_tails(loaded)[0]}",
             "explained": plane.explained,
         },
         "grid": {"x": x, "y": y, "loss": surface},
@@ -237,7 +239,16 @@ def labels(runs: Sequence[Run]) -> list[str]:
         else "from scratch"
         for run in runs
     ]
-    return [
-        name if names.count(name) == 1 else f"{name} ({run.workdir.resolve().name})"
-        for name, run in zip(names, runs, strict=True)
-    ]
+    tails = _tails(runs)
+    pairs = zip(names, tails, strict=True)
+    return [name if names.count(name) == 1 else f"{name} ({tail})" for name, tail in pairs]
+
+
+def _tails(runs: Sequence[Run]) -> list[str]:
+    """The last parts of each run's path: as few as tell different ones apart."""
+    paths = [run.workdir.resolve() for run in runs]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        tails = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(tails)) == len(set(paths)):
+            break
+    return tails

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE
+from autogrow_jax.reporting.drawing import MARK_COLOR, PALETTE, escape
 from autogrow_jax.reporting.numbers import format_depths
 
 # The ground is grey, so that every colour belongs to a run; valleys are light.
@@ -41,7 +41,9 @@ def figure(content: Mapping[str, Any]) -> Figure:
     for number, run in enumerate(content["runs"]):
         color = PALETTE[number % len(PALETTE)]
         _draw_run(panel, run, color, ground.norm)
-        handles.append(Line2D([], [], color=color, linewidth=_LINE_WIDTH, label=_describe(run)))
+        handles.append(
+            Line2D([], [], color=color, linewidth=_LINE_WIDTH, label=escape(_describe(run)))
+        )
     x, y = (content["grid"][axis] for axis in "xy")
     panel.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
     panel.xaxis.set_major_locator(MaxNLocator(8))
@@ -58,9 +60,9 @@ def figure(content: Mapping[str, Any]) -> Figure:
     style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelspacing": 0.9}
     drawing.legend(handles=handles, loc="outside right upper", **style)
     # Below and across: over the panel it would run into the legend.
-    drawing.supxlabel(_summary(content), x=0.01, ha="left", fontsize=9, color=MARK_COLOR)
+    drawing.supxlabel(escape(_summary(content)), x=0.01, ha="left", fontsize=9, color=MARK_COLOR)
     title = f"{content['family']} on {content['dataset']}: paths of the weights over the loss"
-    drawing.suptitle(title, x=0.01, ha="left", fontsize=15)
+    drawing.suptitle(escape(title), x=0.01, ha="left", fontsize=15)
     return drawing
 
 
