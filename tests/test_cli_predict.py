@@ -5,6 +5,7 @@ import html
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +224,48 @@ def test_predict_refuses_what_it_cannot_do(shapes, tmp_path, capsys):
     assert "cannot write /dev/null/found.csv" in capsys.readouterr().err
     assert predict(tmp_path, "a.png") == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_what_is_no_plain_file_is_written_to_as_it_is(shapes, tmp_path, monkeypatch, capsys):
+    workdir, _ = shapes
+    image = next((workdir.parent / "pictures" / "test").rglob("*.*"))
+    link, target = tmp_path / "link.csv", tmp_path / "target.csv"
+    link.symlink_to(target)
+    assert predict(workdir, image, f"--output={link}") == 0
+    assert link.is_symlink() and len(rows(target.read_text())) == 1
+    assert predict(workdir, image, "--output=/dev/null", "--format=csv") == 0
+    assert Path("/dev/null").is_char_device()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert predict(workdir, image, "--output=~/home.csv") == 0
+    assert len(rows((tmp_path / "home.csv").read_text())) == 1
+    capsys.readouterr()
+    for command in ("predict", "evaluate"):
+        images = [str(image)] * (command == "predict")
+        given = [command, f"--workdir={workdir}", *images, f"--output={tmp_path}"]
+        assert cli.main(given) == 1
+        assert f"{tmp_path}, a folder; name a file in it" in capsys.readouterr().err
+
+
+def test_names_that_no_path_can_have_are_told(shapes, tmp_path, monkeypatch, capsys):
+    workdir, _ = shapes
+    image = next((workdir.parent / "pictures" / "test").rglob("*.*"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(image, "~$photo.jpg")  # As another program locks a file.
+    assert predict(workdir, "~$photo.jpg", "x" * 300) == 1
+    out, err = capsys.readouterr()
+    assert "~$photo.jpg" in out and "passed over: " + "x" * 300 in err
+    assert cli.main(["evaluate", f"--workdir={workdir}", "--data=~nosuchuser/x"]) == 1
+    assert "'~nosuchuser/x' cannot be a path here" in capsys.readouterr().err
+
+
+def test_a_set_of_a_known_name_is_no_folder_of_that_name(shapes, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["evaluate", f"--workdir={shapes[0]}", "--data-dir=."]
+    assert cli.main([*given, "--data=mnist"]) == 1
+    assert "class folder" not in capsys.readouterr().err
+    assert cli.main([*given, "--data=./mnist"]) == 1
+    assert "class folder" in capsys.readouterr().err
 
 
 def test_evaluate_takes_the_runs_own_data_or_a_folder(shapes, tmp_path, capsys):

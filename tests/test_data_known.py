@@ -22,9 +22,10 @@ from autogrow_jax.data import (
 from autogrow_jax.data.partition import hold_out_test
 from autogrow_jax.errors import UserError
 from autogrow_jax.files.types import image_ids
-from autogrow_jax.reporting import QuietReporter, format_result
+from autogrow_jax.reporting import QuietReporter, Workdir, format_result
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.training import load, run
+from autogrow_jax.training.evaluation import _describe_overlap, keep_known
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -634,6 +635,36 @@ def test_what_was_trained_on_before_the_data_changed_stays_known(stopped, tmp_pa
     assert set(before) < set(np.load(workdir / "train_ids.npy"))
     said = evaluate(workdir, f"folder:{old}")[1]
     assert f"{len(before)} of these images the net was trained on" in said
+
+
+def test_after_a_change_that_was_allowed_the_next_start_needs_no_leave(stopped):
+    """Its mean is that of before, which is no change; what it was trained on stays known."""
+    workdir, root = stopped
+    before = np.load(workdir / "train_ids.npy")
+    shutil.rmtree(root)
+    write_classes(root, 20, seed=8, stem="other")
+    with pytest.raises(KeyboardInterrupt):
+        go_on(workdir, StopAt(2), **{"data.allow_changes": True})
+    go_on(workdir, listener := Listener())
+    assert "changed" not in listener.text
+    assert set(before) < set(np.load(workdir / "train_ids.npy"))
+    assert "changed" not in evaluate(workdir)[1]
+
+
+def test_copies_among_what_was_trained_on_are_no_damage(tmp_path):
+    """Of a run that goes on from the net of another on images that it knows."""
+    folder = write_classes(tmp_path / "set", 20) / "ant"
+    for image in list(folder.iterdir()):
+        shutil.copy(image, folder / f"copy of {image.name}")
+    dataset = load_folder(tmp_path / "set")
+    one, other = Workdir(tmp_path / "one"), Workdir(tmp_path / "other")
+    for workdir, origin in ((one, None), (other, one)):
+        workdir.root.mkdir()
+        keep_known(workdir, dataset, False, origin)
+    assert len(np.load(other.train_ids)) == len(dataset.train.ids) > len(set(dataset.train.ids))
+    same = dataclasses.replace(dataset, test=dataset.train)
+    (said,) = _describe_overlap(other, same, dataset.known())
+    assert said == f"{len(dataset.train.ids)} of these images the net was trained on"
 
 
 @pytest.mark.parametrize("names", [("bee", "ant"), ("ant", "yak")])

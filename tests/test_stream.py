@@ -518,12 +518,19 @@ def test_other_files_are_another_set(tree, dataset):
         (tree / "train" / "red" / "0.5.JPEG").unlink(missing_ok=True)
 
 
-def test_folders_that_are_large_when_decoded_are_streamed(tree, monkeypatch):
+def test_folders_that_are_large_when_decoded_are_streamed(tree, tmp_path, monkeypatch):
     asked = "auto", f"folder:{tree}", "", 16
     assert not is_streamed(*asked)
     monkeypatch.setattr(stream_load, "LARGE", 101 * 16 * 16 * 3)
     assert is_streamed(*asked)
     assert not is_streamed("no", *asked[1:])
+    assert not is_streamed("auto", f"folder:{tree / 'nowhere'}", "", 16)
+    # Also where it lies behind links.
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in ("train", "val"):
+        (linked / part).symlink_to(tree / part) if (tree / part).is_dir() else None
+    assert is_streamed("auto", f"folder:{linked}", "", 16)
     monkeypatch.setattr(stream_load, "LARGE", 102 * 16 * 16 * 3)
     assert not is_streamed(*asked)
 

@@ -139,7 +139,9 @@ def test_the_slots_of_gpus_and_cores(monkeypatch):
     assert names == ["3", "5", "3"]
     assert make_slots(1) == [Slot()]
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in make_slots(2)[0].environment
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,-1,5")  # CUDA reads no further than -1.
+    assert {slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(2)} == {"3"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4}, raising=False)
     cores = [slot.cores for slot in make_slots(2)]
     assert cores == [{0, 2, 4}, {1, 3}]

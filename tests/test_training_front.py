@@ -193,6 +193,17 @@ def test_each_candidate_can_be_loaded_and_is_as_good_as_the_front_says(undisturb
         load(workdir, depths=(9, 9, 9))
 
 
+def test_a_net_that_is_training_is_loaded_as_the_newest_checkpoint_has_it(tmp_path):
+    """In its first turn there is no other."""
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(), tmp_path, reporter=StopAt(9))
+    newest = load(tmp_path)
+    assert newest.epoch == 9 and read(tmp_path / "metrics.jsonl")[8]["phase"] == "finetune"
+    asked = load(tmp_path, depths=newest.depths)
+    assert asked.epoch == 9
+    jax.tree.map(np.testing.assert_array_equal, asked.variables, newest.variables)
+
+
 def test_the_last_snapshot_of_the_recommended_net_is_what_the_run_ends_with(tmp_path):
     result = run(_config(**{"snapshots.every": 100}), tmp_path, reporter=QuietReporter())
     first, last = map(read_snapshot, snapshot_files(tmp_path / "snapshots"))

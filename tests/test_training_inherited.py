@@ -140,6 +140,36 @@ def test_classes_are_matched_by_name_and_the_old_normalisation_stays(first, tmp_
     assert tested.test_accuracy == pytest.approx(result.test_accuracy)
 
 
+def test_a_sets_own_mean_is_no_change_and_does_not_take_the_place_of_the_old_one(tmp_path):
+    """Evaluated on its own images, and gone on with where nothing says any more what they were."""
+    digits, names = load_dataset("digits"), []
+    for darker in (1, 3):
+        file = tmp_path / f"{darker}.npz"
+        images, labels = digits.train.images[:300] // darker, digits.train.labels[:300]
+        np.savez(file, x_train=images, y_train=labels, x_test=images[:50], y_test=labels[:50])
+        names.append({"data.name": str(file), "data.fraction": 1.0, "mode": "scratch"})
+    train(tmp_path / "first", **names[0])
+    going_on = names[1] | {"init_from": str(tmp_path / "first"), "finetune.epochs": 3}
+    workdir = tmp_path / "second"
+    with pytest.raises(KeyboardInterrupt):
+        train(workdir, StopAt(1), **going_on)
+    known = (workdir / "dataset.json").read_text()
+    train(workdir, told := Told(), mode="evaluate")
+    assert not any("changed" in text for text in told.messages)
+    (workdir / "dataset.json").unlink()
+    train(workdir, told := Told(), mode="evaluate")
+    assert not any("changed" in text for text in told.messages)
+    there = tmp_path / "first" / "dataset.json"
+    there.rename(tmp_path / "aside")
+    for mode in ("evaluate", "scratch"):
+        with pytest.raises(UserError, match=r"first/dataset\.json is not there, which says how"):
+            train(workdir, **going_on | {"mode": mode})
+    (tmp_path / "aside").rename(there)
+    train(workdir, **going_on)
+    assert (workdir / "dataset.json").read_text() == known
+    assert load(workdir).preprocessing == load(tmp_path / "first").preprocessing
+
+
 def test_a_run_that_was_stopped_ends_the_same_without_the_first_one(first, second, tmp_path):
     there = shutil.copytree(first[0], tmp_path / "there")
     workdir = tmp_path / "run"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
-from stand_ins import tiny_config
+from stand_ins import StopAt, Told, tiny_config
 
 from autogrow_jax.build import load_data, resolve
 from autogrow_jax.errors import UserError
@@ -16,6 +16,7 @@ from autogrow_jax.reporting import QuietReporter
 from autogrow_jax.reporting.metrics import read
 from autogrow_jax.settings import flatten
 from autogrow_jax.training import load, run
+from autogrow_jax.training.snapshots import read_snapshot, snapshot_files
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,35 @@ def test_what_cannot_be_loaded_is_refused(finished, tmp_path):
     (copy / "dataset.json").unlink()
     with pytest.raises(UserError, match=r"has no dataset\.json"):
         load(copy)
+
+
+def test_right_after_a_growth_the_net_that_an_epoch_has_seen_is_loaded_and_evaluated(tmp_path):
+    """The block that was drawn at random meanwhile is none of it."""
+    own = {"growth.initializer": "gaussian", "growth.max_epochs": 3, "data.fraction": 1.0}
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(**own), tmp_path, reporter=StopAt(1))
+    (line, _) = read(tmp_path / "metrics.jsonl")
+    loaded = load(tmp_path)
+    found = run({"mode": "evaluate"}, tmp_path, reporter=(told := Told()))
+    assert found.depths == loaded.depths == tuple(line["depths"]) == (1, 1, 1)
+    dataset = load_data(resolve(tiny_config(**own)))
+    right = loaded.predict(dataset.test.images).argmax(-1) == dataset.test.labels
+    assert found.test_accuracy == pytest.approx(100 * right.mean())
+    said = f"validation accuracy {line['validation_accuracy']:.2f} %"
+    assert any(said in text for text in told.messages)
+
+
+def test_without_fine_tuning_the_net_that_grew_last_is_what_there_is(tmp_path):
+    own = {"growth.interval": 2, "growth.max_epochs": 2, "finetune.epochs": 0}
+    config = tiny_config(**own | {"growth.initializer": "gaussian", "snapshots.every": 3})
+    result = run(config, tmp_path, reporter=QuietReporter())
+    loaded = load(tmp_path)
+    assert loaded.depths == result.depths == (2, 1, 1)
+    dataset = load_data(resolve(config))
+    right = loaded.predict(dataset.test.images).argmax(-1) == dataset.test.labels
+    assert 100 * right.mean() == pytest.approx(result.test_accuracy)
+    first, last = map(read_snapshot, snapshot_files(tmp_path / "snapshots"))
+    assert (first.depths, last.depths) == ((1, 1, 1), (2, 1, 1))
 
 
 def test_a_net_loaded_is_open_to_transformations(finished):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from autogrow_jax.reporting.metrics import read
 from autogrow_jax.reporting.result import RESULT_KEYS, format_result
 from autogrow_jax.saving.checkpoint import CheckpointStore
 from autogrow_jax.training import run
+from autogrow_jax.training.amid import Amid
 
 
 def _config(**changes):
@@ -181,6 +183,35 @@ def test_a_run_that_is_signalled_amid_epochs_saves_and_ends_as_if_it_had_not_bee
     assert not (tmp_path / "amid_epoch.npz").exists()
     seconds = [line["seconds"] for line in read(tmp_path / "metrics.jsonl")]
     assert sum(seconds) < resumed.seconds["total"]
+
+
+def test_where_all_checkpoints_are_damaged_what_was_saved_amid_an_epoch_is_gone_on_from(
+    undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("autogrow_jax.steps.feed.SECONDS_PER_DISPATCH", 1e-9)
+    config = _config(**{"log.progress": True, "snapshots.every": 1})
+    with pytest.raises(Terminated):
+        run(config, tmp_path, reporter=SignalAt(2, 1))
+    for folder in (tmp_path / "checkpoints").glob("epoch_*"):
+        (folder / "memory" / "metadata").write_bytes(b"{")
+    run(config, tmp_path, reporter=(told := SignalAt()))
+    (said,) = (text for text in told.told if "is damaged" in text)
+    assert said.endswith(f"; it goes on from {tmp_path / 'amid_epoch.npz'}")
+    assert untimed_lines(tmp_path) == untimed_lines(undisturbed[0])
+
+
+def test_what_was_saved_amid_an_epoch_stays_until_a_later_checkpoint_is_whole(tmp_path):
+    """The newest may still be on its way to the disk when the next epoch begins."""
+    path, state = tmp_path / "amid_epoch.npz", SimpleNamespace(epoch=5)
+    settings = SimpleNamespace(checkpoint=SimpleNamespace(minutes=0))
+    trainer = SimpleNamespace(settings=settings, programs=SimpleNamespace())
+    amid = Amid(path, trainer, state, None, None, print)
+    path.touch()
+    amid._kept = 8
+    for epoch, stays in ((10, True), (15, False)):
+        state.epoch = epoch
+        amid.checkpointed()
+        assert path.exists() == stays
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from autogrow_jax.cli.predict import add_output, find_format, open_output, register_own
 from autogrow_jax.command_line import Parser, add_config, run_command
-from autogrow_jax.process import process_start
+from autogrow_jax.data.load import KNOWN_SETS
+from autogrow_jax.process import process_start, user_path
 from autogrow_jax.reporting import ConsoleReporter, format_result
 from autogrow_jax.reporting.metrics import Line
 from autogrow_jax.reporting.numbers import format_depths
@@ -59,7 +59,8 @@ def _evaluate(given: argparse.Namespace) -> None:
     register_own(given)
     keys: dict[str, Any] = {"mode": "evaluate"}
     if given.data:
-        is_folder = ":" not in given.data and Path(given.data).expanduser().is_dir()
+        is_name = ":" in given.data or given.data in KNOWN_SETS
+        is_folder = not is_name and user_path(given.data).is_dir()
         keys["data.name"] = f"folder:{given.data}" if is_folder else given.data
     if given.data_dir:
         keys["data.dir"] = given.data_dir

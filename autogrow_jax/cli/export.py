@@ -16,7 +16,7 @@ from autogrow_jax.command_line import Parser, add_config, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.interop.export import FORMATS, Format, Net, Predict
 from autogrow_jax.models import num_params
-from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.process import keep_freed_memory, user_path
 from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.training import Loaded, load
 
@@ -104,7 +104,7 @@ def _choose_path(output: Path | None, workdir: Path, suffix: str) -> Path:
     name = workdir.resolve().name
     if output is None:
         return workdir / "export" / f"{name}{suffix}"
-    output = output.expanduser()
+    output = user_path(output)
     if output.is_dir() or not output.suffix:
         return output / f"{name}{suffix}"
     return output if output.suffix == suffix else output.with_name(output.name + suffix)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from autogrow_jax.command_line import Parser, UsageError, add_config, run_command
 from autogrow_jax.data import is_image, walk_files
 from autogrow_jax.errors import UserError, printable
-from autogrow_jax.process import keep_freed_memory
+from autogrow_jax.process import keep_freed_memory, user_path
 from autogrow_jax.reporting import Workdir
 from autogrow_jax.reporting.numbers import format_count, format_depths
 from autogrow_jax.reporting.workdir import replacing
@@ -155,7 +155,11 @@ def note_unfinished(loaded: Loaded) -> None:
 def _find(given: Sequence[str], others: Counter[str]) -> Iterator[Path]:
     """The files that are given, and the images of folders; counts what else lies in these."""
     for name in given:
-        path = Path(name).expanduser()
+        try:
+            path = user_path(name)
+        except UserError:  # As "~$photo.jpg"; whoever reads it says what is wrong.
+            yield Path(name)
+            continue
         if not path.is_dir():
             yield path
             continue
@@ -189,13 +193,21 @@ def _sum_up(
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[TextIO]:
-    """Opens a file that is there once it is whole; None is stdout. UserError if it cannot be."""
+    """Opens a file that is there once it is whole; None is stdout. UserError if it cannot be.
+
+    What a link leads to, a pipe or a device is written to as it is.
+    """
     if output is None:
         yield sys.stdout
         return
+    output = user_path(output)
+    if output.is_dir():
+        raise UserError(f"--output is {output}, a folder; name a file in it")
+    in_place = output.is_symlink() or (output.exists() and not output.is_file())
     with ExitStack() as opened:
         try:
-            file = opened.enter_context(replacing(output))
+            writing = output.open("wb") if in_place else replacing(output)
+            file = opened.enter_context(writing)
         except OSError as error:
             raise UserError(f"cannot write {output} ({error.strerror}); choose another") from None
         stream = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)

@@ -32,6 +32,8 @@ from autogrow_jax.process import user_path
 
 # None of it follows from the images. A small MNIST, with a crop of its own.
 DIGITS_AS_THEY_ARE = Preprocessing((0.0,), (1.0,), crop_padding=1, flip=False)
+# What needs no more than its name.
+KNOWN_SETS = ("digits", "mnist5k", *OFFICIAL_SETS)
 _FORMS = ("tfds:NAME", "npz:PATH", "PATH.npz", "folder:PATH")
 
 
@@ -160,7 +162,7 @@ def read_source(
     is_npz = name.lower().endswith(".npz") and not is_misspelt(name, directory)
     if kind == "npz" or is_npz:
         return read_npz(set_path(rest if kind == "npz" else name, directory))
-    known = ["digits", "mnist5k", *OFFICIAL_SETS, *_FORMS]
+    known = [*KNOWN_SETS, *_FORMS]
     raise UserError(f"unknown data set {name!r}{what_was_meant(name, directory, known)}")
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +152,7 @@ def read_image(path: Path, ground: tuple[int, int, int]) -> np.ndarray:
     """
     header = image_header(path)
     if header is None:
-        raise UserError(f"{path}: {'no image' if path.exists() else 'no such file'}")
+        raise UserError(f"{path}: {'no image' if os.path.exists(path) else 'no such file'}")
     grey = header.grey and not (header.transparent and len(set(ground)) > 1)
     return decode_image(path, "L" if grey else "RGB", 0, ground).pixels
 

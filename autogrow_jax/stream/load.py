@@ -24,6 +24,7 @@ from autogrow_jax.files import (
     cache_root,
     is_image,
     list_folder,
+    walk_files,
 )
 from autogrow_jax.process import cores
 from autogrow_jax.stream.crops import resized_side
@@ -72,14 +73,11 @@ def is_streamed(
         cache = cache_root(cache_directory, directory)
         return count_images(name.removeprefix(_TFDS), image_size, directory, cache) > most
     root = set_path(name.removeprefix(_FOLDER), directory)
-    seen = 0
-    for _, folders, files in os.walk(root, followlinks=False):
-        seen += len(files)
-        if seen > most:  # Half of them may be no images: now they are counted well.
-            listing = list_folder(root, layout, is_image)
-            return len(listing.class_files()) > most
-        folders.sort()
-    return False
+    files = walk_files(root) if root.is_dir() else ()
+    if not any(seen > most for seen, _ in enumerate(files, start=1)):
+        return False
+    # Half of them may be no images: now they are counted well.
+    return len(list_folder(root, layout, is_image).class_files()) > most
 
 
 def load_stream(

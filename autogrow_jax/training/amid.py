@@ -117,9 +117,9 @@ class Amid:
 
     def checkpointed(self) -> None:
         """Notes a checkpoint, beside which the file is not needed for long."""
-        self._last, self._saved = self._state.epoch, time.perf_counter()
-        # The newest may still be on its way to the disk.
-        if 0 <= self._kept < self._last - 1:
+        before, self._last, self._saved = self._last, self._state.epoch, time.perf_counter()
+        # The newest may still be on its way to the disk, but not the one before it.
+        if 0 <= self._kept < before:
             self.forget()
 
     def forget(self) -> None:

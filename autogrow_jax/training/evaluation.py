@@ -20,6 +20,7 @@ from autogrow_jax.data import (
 )
 from autogrow_jax.errors import UserError
 from autogrow_jax.own import GIVEN, Own
+from autogrow_jax.process import user_path
 from autogrow_jax.reporting import Reporter, Result, Workdir, replace_file, to_json
 from autogrow_jax.reporting.numbers import format_depths, round_percent
 from autogrow_jax.reporting.workdir import read_config, read_object
@@ -58,6 +59,23 @@ def read_known(workdir: Workdir) -> Known | None:
         ) from None
 
 
+def read_normalization(init_from: str) -> Known | None:
+    """What is known of the data by which the net of another run sees pixels; None without one.
+
+    Raises:
+      UserError: nothing is known of them.
+    """
+    if not init_from:
+        return None
+    there = Workdir(user_path(init_from))
+    if known := read_known(there):
+        return known
+    raise UserError(
+        f"{there.dataset} is not there, which says how the net that the run began with was to see"
+        " pixels; bring it back"
+    )
+
+
 def keep_known(
     workdir: Workdir, dataset: Dataset, allow_changes: bool, origin: Workdir | None = None
 ) -> Dataset:
@@ -92,7 +110,9 @@ def keep_known(
         if lines:
             told = f"they changed since the run began: {'; '.join(lines)}"
             dataset = dataclasses.replace(dataset, notes=(*dataset.notes, told))
-        new = dataclasses.replace(new, mean=old.mean, std=old.std)
+        if (new.mean, new.std) != (old.mean, old.std):
+            measured = new.mean, new.std
+            new = dataclasses.replace(new, mean=old.mean, std=old.std, measured=measured)
     content = to_json(new.to_dict(), "dataset", indent=1)
     if hosts.from_first(content) != content:
         raise UserError(
@@ -103,9 +123,9 @@ def keep_known(
         return dataset
     trained, buffer = dataset.train.ids, io.BytesIO()
     # Or the net would pass for one that never saw those of before.
-    source = workdir if lines or (origin and old is not None) else origin
+    source = workdir if old is not None else origin
     if source and (before := source.train_ids).exists():
-        trained = np.union1d(_read_ids(before), trained)
+        trained = np.concatenate([trained, np.setdiff1d(_read_ids(before), trained)])
     np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
     replace_file(workdir.dataset, content.encode("ascii") + b"\n")
@@ -138,7 +158,9 @@ def evaluate_run(
         ours["data.layout"] = "auto"  # The run's says how its own folder is laid out.
     objects = Own(dataset=settings.own.dataset, loss=settings.own.loss)
     settings = settle_convolution(build.resolve_own(own | ours, objects), reporter)
-    with closing(CheckpointStore(workdir.checkpoints, settings.checkpoint.keep)) as store:
+    if not workdir.checkpoints.is_dir():
+        raise UserError(f"{workdir.root} holds no checkpoint yet; nothing to evaluate")
+    with closing(CheckpointStore(workdir.checkpoints)) as store:  # A run may be at work in it.
         restored = read_last(store, workdir, "evaluate")
         for name in sorted((given.keys() & own.keys()) - _OF_EVALUATION):
             asked, has = (_show(values[name]) for values in (now, own))
@@ -182,7 +204,10 @@ def _load(
     own: dict[str, Any], settings: Settings, known: Known | None, is_own: bool
 ) -> tuple[Known, Dataset]:
     """What is known of the run's own data, and the data to evaluate on."""
-    known = known or build.load_data(build.resolve_own(own, to_read=True), to_train=False).known()
+    if known is None:
+        kept = build.load_data(build.resolve_own(own, to_read=True), to_train=False)
+        origin = read_normalization(own.get("init_from", ""))
+        known = (kept.normalized_as(origin) if origin else kept).known()
     if settings.own.dataset is not None:
         dataset = build.load_data(settings, to_train=False)
         return known, adapt_parts(dataset, known, is_own=own["data.name"] == GIVEN)
@@ -194,7 +219,10 @@ def _load(
         as_then = dataclasses.replace(asked, stream="yes" if known.resized else "no")
         with suppress(NoTrainingPart):
             again = dataclasses.replace(settings, data=as_then)
-            return known, adapt_parts(build.load_data(again, to_train=False), known)
+            dataset = build.load_data(again, to_train=False)
+            if own.get("init_from"):
+                dataset = dataset.normalized_as(known)
+            return known, adapt_parts(dataset, known)
     source = None
     if known.resized and can_stream(asked.name):  # As the run's own were read.
         size, workers = known.image_shape[0], asked.workers

@@ -107,6 +107,8 @@ class Grower:
             state.phase, state.phase_start = "finetune", state.epoch
             finetune = self._trainer.settings.finetune
             length = finetune.length(state.phase_start)
+            if length == 0:  # The net as it grew is what the run ends with.
+                state.evaluated_depths = self._trainer.depths
             state.perturbed = share = finetune.share(state.phase_start, self._schedule)
             how = f", from weights moved by {share:g} towards fresh ones" if share else ""
             self._reporter.message(

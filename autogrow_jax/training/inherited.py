@@ -15,7 +15,7 @@ from autogrow_jax.reporting import Workdir, read_result
 from autogrow_jax.reporting.numbers import format_depths
 from autogrow_jax.reporting.workdir import read_config
 from autogrow_jax.settings import Settings
-from autogrow_jax.training.evaluation import keep_known, read_known
+from autogrow_jax.training.evaluation import keep_known, read_known, read_normalization
 from autogrow_jax.training.loading import Loaded, load
 
 Tree = Any
@@ -136,7 +136,7 @@ def load_data(
         notes = *dataset.notes, inherited.describe(dataset.class_names)
         dataset = dataclasses.replace(dataset, notes=notes)
     elif settings.init_from:
-        known = read_known(workdir)
+        known = read_known(workdir) or read_normalization(settings.init_from)
     dataset = dataset.normalized_as(known) if known else dataset
     origin = Workdir(user_path(settings.init_from)) if settings.init_from else None
     return keep_known(workdir, dataset, settings.data.allow_changes, origin), inherited

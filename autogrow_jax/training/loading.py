@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -40,6 +40,7 @@ from autogrow_jax.saving import (
     read_last,
     rebuild,
 )
+from autogrow_jax.saving.checkpoint import DamagedError
 from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
 from autogrow_jax.training.evaluation import read_known
@@ -237,7 +238,7 @@ def load(
     with closing(CheckpointStore(there.checkpoints)) as store:
         best = store.best() if which == "best" and not depths else None
         if depths:
-            saved = read_candidate(there, depths)
+            saved = _read_of_front(there, store, depths)
         else:
             saved = read_last(store, there, "load") if best is None else store.read(best)
     epoch = saved.memory["epoch"]
@@ -264,6 +265,18 @@ def load(
         epoch,
         there.root,
     )
+
+
+def _read_of_front(workdir: Workdir, store: CheckpointStore, depths: Sequence[int]) -> Restored:
+    """The newest state of a front's net, of which the checkpoint has that which trains now."""
+    newest = store.latest()
+    if newest is not None and not workdir.result.exists():
+        with suppress(DamagedError):
+            training = store.read(newest)
+            trains = training.memory.get("candidate") is not None
+            if trains and tuple(training.memory["depths"]) == tuple(depths):
+                return training
+    return read_candidate(workdir, depths)
 
 
 def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:

@@ -249,8 +249,8 @@ def _train(
                 if every and state.epoch % every == 0:
                     plot(workdir, lines, settings, dataset.name, data[-1])
         # Of a front the net that is recommended, which need not be the one that was trained last.
-        if own := [line["epoch"] for line in lines if tuple(line["depths"]) == trainer.depths]:
-            snapshots.end(trainer, own[-1] + 1)
+        own = [line["epoch"] for line in lines if tuple(line["depths"]) == trainer.depths]
+        snapshots.end(trainer, own[-1] + 1 if own else state.epoch)
         result = finish(trainer, state, clock)
         # The result comes last: where it is, the run is finished and all else is on disk, but for
         # what is drawn from these files.

@@ -20,6 +20,7 @@ from autogrow_jax.steps import Trainer, Tree, check_optimizer
 from autogrow_jax.training.amid import read_amid
 from autogrow_jax.training.front import candidate_file
 from autogrow_jax.training.run_state import RunState
+from autogrow_jax.trees import cut
 
 # After each divergence the learning rate is so much of what it was, and so often is it tried again.
 _CALMER, _MOST_RESTARTS = 0.5, 5
@@ -80,7 +81,7 @@ def find_start(
 
     Or where the run stood amid a later epoch, see `Amid`. None where there is nothing. `tell` is
     told of those that are passed over and why, and of a metrics.jsonl that was damaged; UserError
-    where that is all checkpoints.
+    where that is all that there is.
     """
 
     def why_not(memory: Mapping[str, Any]) -> str:
@@ -92,7 +93,15 @@ def find_start(
                 return f"{workdir.metrics} has no line of epoch {gap}"
         return find_lacking(workdir.candidates, memory)
 
-    restored = _choose(workdir, store.read_newest(why_not, tell), why_not, tell)
+    try:
+        newest = store.read_newest(why_not, tell)
+    except UserError as error:  # Of all checkpoints something is wrong.
+        restored = _choose(workdir, None, why_not, tell)
+        if restored is None:
+            raise
+        tell(f"{str(error).partition('; there is no other')[0]}; it goes on from {workdir.amid}")
+    else:
+        restored = _choose(workdir, newest, why_not, tell)
     memory = restored.memory if restored else {}
     text = memory.get("metrics")
     if text is not None and hosts.first(partial(bring_back, workdir.metrics, text)):
@@ -123,15 +132,20 @@ def _choose(
 def resume(trainer: Trainer, restored: Restored, to_train: bool = True) -> RunState:
     """The state of a checkpoint, whose arrays, depths and capacities go to the trainer.
 
-    One that is not to train has no optimiser's state. UserError where it does not fit the settings.
+    One that is not to train has no optimiser's state, nor blocks that no epoch has seen. UserError
+    where it does not fit the settings.
     """
-    if not to_train:
-        arrays = restored.arrays.items()
-        needed = {name: leaf for name, leaf in arrays if not name.startswith("opt_state.")}
-        restored = restored._replace(arrays=needed)
     depths, capacities = (tuple(restored.memory[name]) for name in ("depths", "capacities"))
-    trainer.restore(rebuild(restored.arrays, trainer.abstract_state(depths)), depths, capacities)
-    return RunState.from_dict(restored.memory)
+    state = RunState.from_dict(restored.memory)
+    if to_train:
+        exact = rebuild(restored.arrays, trainer.abstract_state(depths))
+        trainer.restore(exact, depths, capacities)
+        return state
+    arrays = restored.arrays.items()
+    needed = {name: leaf for name, leaf in arrays if not name.startswith("opt_state.")}
+    seen = state.evaluated_depths
+    trainer.restore(cut(rebuild(needed, trainer.abstract_state(depths)), seen), seen, capacities)
+    return state
 
 
 def begin(
