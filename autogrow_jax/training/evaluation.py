@@ -60,11 +60,7 @@ def read_known(workdir: Workdir) -> Known | None:
 
 
 def read_normalization(init_from: str) -> Known | None:
-    """What is known of the data by which the net of another run sees pixels; None without one.
-
-    Raises:
-      UserError: nothing is known of them.
-    """
+    """What is known of the data by which the net of another run sees pixels; None without one."""
     if not init_from:
         return None
     there = Workdir(user_path(init_from))

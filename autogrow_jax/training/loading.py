@@ -294,8 +294,6 @@ def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:
     found = {path.name.split(".")[0]: path for path in files}
     name = format_depths(depths)
     if name not in found:
-        known = (
-            f"it has {', '.join(found)}" if found else "it has none, as of a run without a front"
-        )
+        known = f"it has {', '.join(found)}" if found else "it has none, as without a front"
         raise UserError(f"{workdir.root} has no candidate of depths {name}; {known}")
     return read_arrays(found[name])
