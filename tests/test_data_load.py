@@ -280,6 +280,17 @@ def test_other_arrays_of_an_npz_are_passed_over_and_named(tmp_path):
     assert f"passed over in {path}: weights, author" in load_dataset(path).notes
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_classes_of_which_a_part_has_no_image_are_refused(tmp_path, part):
+    """Or a run would train to its end and find nothing to test on."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (30, 8, 8), np.uint8), np.arange(30) % 3
+    own = {f"x_{part}": images[:5], f"y_{part}": np.full(5, 2)}
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, **own)
+    with pytest.raises(UserError, match=rf"no image of the classes '0,1' in its {part}"):
+        load_dataset(str(tmp_path / "set.npz"), classes="0,1")
+
+
 def test_names_of_classes_may_be_bytes_and_hold_signs_of_control(tmp_path):
     names = [b"cat", "d\u00e9j\u00e0".encode(), b"a\nb\x1b"]
     path = write_npz(tmp_path / "a.npz", class_names=np.asarray(names))

@@ -47,6 +47,9 @@ def _run(policy, epochs):
     return said
 
 
+_OF_AVERAGE = {"noise": 0.0, "interval": 1, "window": 15, "metric": "avg"}
+
+
 def test_noise_is_that_of_the_validation_images():
     """Half a point in ten epochs, of 90 %; of no known number of images nothing is noise."""
     curve = [89.0 + 0.05 * epoch for epoch in range(60)]
@@ -66,6 +69,16 @@ def test_noise_stalls_nothing_while_a_gain_counts_from_zero(mode):
     assert not ended.finished and len(ended.growth) == 4
     # The paper's rule, of less than the least gain.
     assert replay(make_policy(_resolve(mode="all"), *IMAGES, 15), [0.0] * 9).finished
+
+
+@pytest.mark.parametrize("mode", ["group", "all"])
+def test_noise_does_not_stall_an_average_while_it_counts_from_zero(mode):
+    """After one epoch at 60 % it is 3; one standard error of 100 images is 5."""
+    config = _resolve(noise=1.0, interval=1, window=15, mode=mode, metric="avg")
+    curve = [60.0 + epoch for epoch in range(30)]
+    with_noise = replay(make_policy(config, *IMAGES, 100), curve)
+    without = replay(make_policy(_resolve(**_OF_AVERAGE, mode=mode), *IMAGES, 100), curve)
+    assert not with_noise.finished and with_noise.growth == without.growth
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -202,6 +203,14 @@ def test_a_net_that_is_training_is_loaded_as_the_newest_checkpoint_has_it(tmp_pa
     asked = load(tmp_path, depths=newest.depths)
     assert asked.epoch == 9
     jax.tree.map(np.testing.assert_array_equal, asked.variables, newest.variables)
+
+
+def test_a_net_whose_cost_nobody_can_count_is_refused_before_it_trains(tmp_path, monkeypatch):
+    problem = UserError("a block's multiply-adds cannot be counted")
+    monkeypatch.setattr("autogrow_jax.training.front.estimate_cost", Mock(side_effect=problem))
+    with pytest.raises(UserError, match=r"cannot be counted; or set config\.finetune\.front=False"):
+        run(_config(), tmp_path, reporter=QuietReporter())
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_the_last_snapshot_of_the_recommended_net_is_what_the_run_ends_with(tmp_path):

@@ -1,5 +1,8 @@
 """Seeds in lockstep end as they do one by one."""
 
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
+
 import jax
 import numpy as np
 import pytest
@@ -122,6 +125,16 @@ def test_a_seed_that_fails_does_not_end_the_others(tmp_path):
         run_seeds(_config(), tmp_path, [7, 8], reporter=make)
     assert (tmp_path / "seed8" / "result.json").exists()
     assert not (tmp_path / "seed7" / "result.json").exists()
+
+
+def test_what_no_seed_can_do_is_raised_by_each(tmp_path, monkeypatch):
+    """Such as images that are streamed; nobody waits for the others then."""
+    problem = UserError("these are streamed")
+    monkeypatch.setattr("autogrow_jax.steps.lockstep._Group", Mock(side_effect=problem))
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run_seeds, _config(), tmp_path, 2, reporter=_quiet)
+        with pytest.raises(UserError, match="these are streamed"):
+            ended.result(120)
 
 
 @pytest.mark.parametrize(

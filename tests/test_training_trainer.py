@@ -1,5 +1,7 @@
 """Epochs, growth and evaluation on the padded state, against plain JAX and against each other."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 
 from autogrow_jax import config as config_lib
 from autogrow_jax.build import load_data
-from autogrow_jax.data import augment, normalize
+from autogrow_jax.data import Split, augment, normalize
+from autogrow_jax.errors import UserError
 from autogrow_jax.models import FAMILIES, get_family
 from autogrow_jax.steps.state import make_state, perturb
 from autogrow_jax.steps.step import (
@@ -304,6 +307,34 @@ def test_average_of_weights():
     expected = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * p, start.params, after.params)
     _close(after.ema, expected, 1e-6)
     _equal(trainer.exact_variables()["params"], after.ema)
+
+
+@pytest.mark.parametrize("on_device", ["yes", "no"])
+def test_what_initializers_look_at_stands_for_all_classes(on_device):
+    """Of a folder the first images, sorted as they are, are of one class."""
+    settings = config_lib.resolve({**_TINY, "data.on_device": on_device})
+    mixed = load_data(settings)
+    order = np.argsort(mixed.train.labels, kind="stable")
+    train = Split(*(np.asarray(array)[order] for array in mixed.train))
+    trainers = [Trainer(settings, replace(mixed, train=part)) for part in (mixed.train, train)]
+    (images, labels), (others, sorted_labels) = (t._feed.some_images(32) for t in trainers)
+    np.testing.assert_array_equal(images, mixed.train.images[:32])
+    np.testing.assert_array_equal(labels, mixed.train.labels[:32])
+    assert len(set(train.labels[:32].tolist())) < 4
+    assert np.bincount(sorted_labels, minlength=10).min() >= 2
+    rows = np.linspace(0, len(train.labels) - 1, 32).astype(int)
+    np.testing.assert_array_equal(others, train.images[rows])
+
+
+def test_a_block_that_pretraining_lost_is_told_before_it_can_be_saved(monkeypatch):
+    trainer, _ = _make(**{"growth.initializer": "adam"})
+
+    def lose(feed, recipe, state, *how):
+        return state._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
+
+    monkeypatch.setattr("autogrow_jax.steps.trainer.pretrain", lose)
+    with pytest.raises(UserError, match=r"initializer 'adam' made .* of a new block NaN"):
+        trainer.grow((0,), 1, 200.0)
 
 
 @pytest.mark.usefixtures("optax_promotion")

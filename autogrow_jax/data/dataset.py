@@ -162,6 +162,19 @@ class Dataset:
         """The three parts by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def some_rows(self, count: int) -> np.ndarray:
+        """Rows of `count` training images that stand for all, or of all where there are fewer.
+
+        The first, or where these hold fewer classes than as many drawn at random would, by a fifth
+        or more, as in a folder, which is sorted by classes: rows that are spread evenly.
+        """
+        labels = self.train.labels
+        count = min(count, len(labels))
+        shares = np.bincount(labels) / len(labels)
+        if len(np.unique(labels[:count])) > 0.8 * (1 - (1 - shares) ** count).sum():
+            return np.arange(count)
+        return np.linspace(0, len(labels) - 1, count).astype(np.int64)
+
     def known(self) -> Known:
         """What a run keeps of it."""
         parts = {name: know_part(part, self.num_classes) for name, part in self.parts.items()}

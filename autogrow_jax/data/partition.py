@@ -69,7 +69,7 @@ def keep_classes(source: Source, names: str) -> Source:
     Classes stay in their order, and an image is in the same part as without this.
 
     Raises:
-      UserError: a name that no class has, fewer than two names.
+      UserError: a name that no class has, fewer than two names, a part without an image of them.
     """
     if not names:
         return source
@@ -84,6 +84,10 @@ def keep_classes(source: Source, names: str) -> Source:
     for name in ("train", "validation", "test"):
         if (part := getattr(source, name)) is not None:
             mask = kept[part.labels]
+            if not mask.any():
+                raise UserError(
+                    f"{source.where}: no image of the classes {names!r} in its {name} part"
+                )
             taken = take(part, mask)
             places = np.cumsum(kept, dtype=np.int32) - 1
             changes[name] = taken._replace(labels=places[taken.labels])

@@ -105,11 +105,10 @@ def grow(
     labels: jax.Array | None = None,
     ema: Tree = None,
 ) -> tuple[Network, Variables]:
-    """Appends one block to a stage; the inputs stay as they are.
+    """Appends one block, which the initialiser starts, to a stage; all else stays as it is.
 
-    Grafts every old parameter and running statistic into the deeper network, and lets the
-    initialiser write the new block (PAPER: "Algorithm", the append step). Returns that network and
-    its variables; `grow_optimizer_state` takes the optimiser along.
+    Returns the deeper network and its variables (PAPER: "Algorithm", the append step);
+    `grow_optimizer_state` takes the optimiser along.
 
     Args:
       network, variables: from `build_network`, and its variables of exact depth.

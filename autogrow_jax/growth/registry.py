@@ -37,7 +37,8 @@ class PolicyArguments(NamedTuple):
         least, images = self.growth.threshold, self.images
         if not images or not (errors := self.growth.noise):
             return least
-        return lambda a: max(least, min(a, errors * standard_error(a, images)))  # Gains start at 0.
+        part = 0.05 if self.growth.metric == "avg" else 1.0  # Gains start at 0: of the first.
+        return lambda a: max(least, min(part * a, errors * standard_error(a, images)))
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""

@@ -68,7 +68,7 @@ class Feed:
     def __init__(self, dataset: Dataset, recipe: Recipe, programs: Programs):
         self._num_train, self._shape = len(dataset.train.labels), dataset.image_shape
         self.steps_per_epoch = self.most_steps = self._num_train // recipe.batch_size
-        self._batch_size, self._mesh = recipe.batch_size, recipe.mesh
+        self._batch_size, self._mesh, self._rows = recipe.batch_size, recipe.mesh, dataset.some_rows
         self._evaluated_at_once = recipe.images_evaluated_at_once
         self._programs = programs
         self._has_few_pixels = self._num_train * int(np.prod(self._shape)) <= _FEW_PIXELS
@@ -202,7 +202,7 @@ class Feed:
             found.append(np.asarray(sums.logits)[: int(count)])
         return np.concatenate(found)
 
-    def first_images(self, count: int) -> Batch:
+    def some_images(self, count: int) -> Batch:
         """Training images uint8 [count, H, W, C] and labels, for initialisers that look at data."""
         raise NotImplementedError
 
@@ -270,9 +270,9 @@ class DeviceFeed(Feed):
         labels = np.concatenate([split.labels for split in splits]).astype(np.int32)
         self._images, self._labels = replicate((images, labels), recipe.mesh)
 
-    def first_images(self, count: int) -> Batch:
-        count = min(count, self._num_train)
-        return self._images[:count], self._labels[:count]
+    def some_images(self, count: int) -> Batch:
+        rows = self._rows(count)  # Training images are the first of all.
+        return self._images[rows], self._labels[rows]
 
     def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
         known = (steps,) if recipe.exact else ()

@@ -44,14 +44,14 @@ class HostFeed(Feed):
         # The batches that are under way, of an epoch from a step on.
         self._epoch, self._step = b"", 0
         self._batches: Iterator[Batch] = iter(())
-        self._first: Batch | None = None
+        self._some: Batch | None = None
 
-    def first_images(self, count: int) -> Batch:
-        if self._first is None:  # Of a stream they take a while to decode, and each growth asks.
-            part, rows = self._parts["train"], np.arange(min(count, self._num_train))
+    def some_images(self, count: int) -> Batch:
+        if self._some is None:  # Of a stream they take a while to decode, and each growth asks.
+            part, rows = self._parts["train"], self._rows(count)
             read = part.images[rows], part.labels[rows].astype(np.int32)
-            self._first = replicate(read, self._mesh)
-        return self._first
+            self._some = replicate(read, self._mesh)
+        return self._some
 
     def _train_program(self, recipe: Recipe, steps: int) -> Callable[..., Trained]:
         return self._programs.make(make_batch_step, recipe)

@@ -96,18 +96,17 @@ class Lockstep:
     def _serve_if_all_wait(self) -> None:
         if not self._live or set(self._waiting) != self._live or self._stopped is not None:
             return
-        requests, self._waiting = self._waiting, {}
-        if self._group is None:  # All that will ever ask are here.
-            self._group = _Group([request.feed for request in requests.values()], self.programs)
+        waiting, self._waiting = [*self._waiting.values()], {}
         for kind in ("train", "evaluate"):
-            chosen = {i: r for i, r in requests.items() if (kind == "train") == bool(r.epoch)}
-            if chosen:
+            if chosen := [r for r in waiting if (kind == "train") == bool(r.epoch)]:
                 try:
-                    self._group.serve(kind, list(chosen.values()))
+                    # The first time all that will ever ask are here.
+                    self._group = self._group or _Group([r.feed for r in waiting], self.programs)
+                    self._group.serve(kind, chosen)
                 except Exception as error:  # For each of them to raise.
-                    for request in chosen.values():
+                    for request in chosen:
                         request.answer = error
-        for request in requests.values():
+        for request in waiting:
             request.is_done = True
         self._turn.notify_all()
 
@@ -232,8 +231,6 @@ def _batched(one: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
 class SharedFeed(Feed):
     """The feed of one seed: it hands over what is to be computed and waits for the answer."""
 
-    make_train = staticmethod(make_train_steps)
-
     def __init__(
         self,
         lockstep: Lockstep,
@@ -286,9 +283,9 @@ class SharedFeed(Feed):
         self._own = self._own or DeviceFeed(self.dataset, self.recipe, self._programs)
         return self._own
 
-    def first_images(self, count: int) -> tuple[jax.Array, jax.Array]:
-        train = self.dataset.train
-        return jnp.asarray(train.images[:count]), jnp.asarray(train.labels[:count])
+    def some_images(self, count: int) -> tuple[jax.Array, jax.Array]:
+        train, rows = self.dataset.train, self.dataset.some_rows(count)
+        return jnp.asarray(train.images[rows]), jnp.asarray(train.labels[rows])
 
     def compile_ahead(self, recipe: Recipe, state: TrainState, epoch: Epoch) -> None:
         """Nothing: the programs are the group's."""

@@ -248,14 +248,16 @@ class Trainer:
         The epoch about to begin decides the draws; the train accuracy of the last one, in percent,
         is for Adam pre-training.
         """
-        passed = []
+        passed, name = [], self.settings.growth.initializer
         for number, stage in enumerate(stages):
             with self.timed("growth"):
                 self._grow_one(stage, jax.random.fold_in(self.key("growth", epoch), number))
-                if get_initializer(self.settings.growth.initializer).pretrain:
+                if get_initializer(name).pretrain:
                     key = jax.random.fold_in(self.key("pretrain", epoch), number)
                     how = self._live_depths(), key, train_accuracy, self.look
                     self._state = pretrain(self._feed, self._recipe, self.padded_state, stage, *how)
+                grown = {n: getattr(self.padded_state, n) for n in ("params", "batch_stats")}
+                check_finite(name, grown, stage, self.depths[stage] - 2)
             passed.append(self.depths)
         return passed
 
@@ -265,9 +267,7 @@ class Trainer:
         if capacities != self.capacities:
             self._place(self.exact_state(), capacities)
         given = self._growth_program(self._recipe, self.padded_state, stage, key)
-        self._state = state = self.programs.call("growth", *given, donate=(0,), runs_seldom=True)
-        grown = {"params": state.params, "batch_stats": state.batch_stats}
-        check_finite(self.settings.growth.initializer, grown, stage, self.depths[stage] - 1)
+        self._state = self.programs.call("growth", *given, donate=(0,), runs_seldom=True)
         self.depths = deeper
 
     def _growth_program(
@@ -276,12 +276,12 @@ class Trainer:
         """The function that lets a state grow, and its arguments."""
         how = self.settings.growth.initializer, self.settings.growth.reset_optimizer
         function = self.programs.make(make_grow_state, recipe, *how)
-        images = self._feed.first_images(recipe.batch_size // recipe.accumulation)
+        images = self._feed.some_images(recipe.batch_size // recipe.accumulation)
         return function, state, key, jnp.int32(stage), self._live_depths(), *images
 
     def exact_variables(self) -> dict[str, Any]:
         """What evaluation uses, at exact depth, as NumPy arrays."""
-        return jax.tree.map(np.asarray, self.exact_state().variables())
+        return cut(jax.device_get(self.padded_state.variables()), self.depths)
 
     def check_finite(self, epoch: int, rate: float, trained: Sums) -> None:
         """Raises DivergedError before weights that are lost could become a checkpoint."""

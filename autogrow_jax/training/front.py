@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autogrow_jax import hosts
+from autogrow_jax.errors import UserError
 from autogrow_jax.growth import standard_error
 from autogrow_jax.halving import (
     MOST,
@@ -54,6 +55,11 @@ class Front:
         self._folder, self._reporter = folder, reporter
         settings = trainer.settings
         self._is_on = settings.mode == "grow" and settings.finetune.front
+        if self._is_on:  # Before hours of growth.
+            try:
+                self._cost(trainer.depths)
+            except UserError as error:
+                raise UserError(f"{error}; or set config.finetune.front=False") from None
         self._named: list[set[Path]] = []  # By the checkpoints of this start, oldest first.
         # On the validation part, by depths and epochs of fine-tuning.
         self._scores: dict[tuple[tuple[int, ...], int], np.ndarray] = {}

@@ -40,7 +40,6 @@ from autogrow_jax.saving import (
     read_last,
     rebuild,
 )
-from autogrow_jax.saving.checkpoint import DamagedError
 from autogrow_jax.steps import AUTO
 from autogrow_jax.stream import crop_centre, decode_centre
 from autogrow_jax.training.evaluation import read_known
@@ -269,10 +268,9 @@ def load(
 
 def _read_of_front(workdir: Workdir, store: CheckpointStore, depths: Sequence[int]) -> Restored:
     """The newest state of a front's net, of which the checkpoint has that which trains now."""
-    newest = store.latest()
-    if newest is not None and not workdir.result.exists():
-        with suppress(DamagedError):
-            training = store.read(newest)
+    if not workdir.result.exists():
+        with suppress(UserError):  # There is none, or it is damaged.
+            training = read_last(store, workdir, "load")
             trains = training.memory.get("candidate") is not None
             if trains and tuple(training.memory["depths"]) == tuple(depths):
                 return training
