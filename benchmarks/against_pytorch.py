@@ -251,6 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()  # Serves all alike.
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    # What is called float32 is that, not a GPU's TF32; and both may try algorithms out.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    jax.config.update("jax_default_matmul_precision", "highest")
     machine = describe_machine()
     machine["versions"]["torch"] = torch.__version__
     if jax.default_backend() == "cpu" and why_not_native():

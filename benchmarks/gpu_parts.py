@@ -32,7 +32,7 @@ from autogrow_jax.steps.trainer import Trainer
 from autogrow_jax.training import run
 from benchmarks.alone import peak_memory
 from benchmarks.gpu_report import read_rows
-from benchmarks.gpu_steps import FORMS, Cell, Turn
+from benchmarks.gpu_steps import EAGER, FORMS, Cell, Turn
 from benchmarks.gpu_worker import Job
 from benchmarks.growth_phase import write_data
 from benchmarks.phase_ours import train_ours
@@ -202,7 +202,9 @@ def _count_waits(job: Job) -> None:
             with jax.profiler.trace(folder):
                 turn()
             events = _read_trace(Path(folder))
-        copies = sum(n for event, n in events.items() if "D2H" in event or "DtoH" in event)
+        # The host's side has an event for each of them, too.
+        there = {event: n for event, n in events.items() if event.startswith("device: ")}
+        copies = sum(n for event, n in there.items() if "D2H" in event or "DtoH" in event)
         waits = sum(n for event, n in events.items() if "ynchronize" in event)
         job.note(
             **{"form": name, "depths": cell.depths, "steps": steps},
@@ -252,13 +254,21 @@ def do_phase(job: Job) -> None:
 
 
 def _choose_steps(rows: list[dict[str, Any]], epochs: int) -> int:
-    """So many an epoch that all take about `_PHASE_SECONDS`, by what part 2 measured."""
-    found = {
-        row["depths"][0]: row["milliseconds"] / 1000
-        for row in rows
-        if row["part"] == "steps" and row.get("form") == "exact" and "milliseconds" in row
-        if (row["family"], row["batch"]) == ("plain3", 128) and row["precision"] != "float32"
-    }
+    """So many an epoch that all take about `_PHASE_SECONDS`, by what part 2 measured.
+
+    That is of the slowest of those that are compared, and as many for each of them.
+    """
+    for row in rows:
+        if row["part"] == "phase" and "steps_per_epoch" in row:
+            return int(row["steps_per_epoch"])
+    found: dict[int, float] = {}
+    for row in rows:
+        if row["part"] != "steps" or "milliseconds" not in row or row["precision"] == "float32":
+            continue
+        compared = row["form"] in ("exact", "shared", EAGER)
+        if compared and (row["family"], row["batch"]) == ("plain3", 128):
+            depth, seconds = row["depths"][0], row["milliseconds"] / 1000
+            found[depth] = max(seconds, found.get(depth, 0.0))
     if not {3, 20} <= found.keys():
         return 100
     mean = found[3] + (found[20] - found[3]) * (10.5 - 3) / (20 - 3)

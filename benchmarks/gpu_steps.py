@@ -75,10 +75,12 @@ STAGES: Mapping[str, Sequence[str]] = {
     "graphs of any size": ("exact, graphs of any size", "shared, graphs of any size"),
     "compiled": (f"{EAGER}, default",),
 }
-# How far the first losses may be apart, relative.
+# How far the losses of the first dispatch may be apart, relative. One rounding of the weights moves
+# that of a plain net of 60 layers by a hundredth, whatever the learning rate.
 _TOLERANCES = {"float32": 2e-3, "tf32": 2e-2, "bfloat16": 5e-2}
+_DEEP, _TOLERANCE_OF_DEEP = 8, 5e-2
 _IMAGE_SHAPE = (32, 32, 1)  # MNIST's, once padded.
-_LEARNING_RATE = 1e-3  # So low that rounding does not grow from step to step.
+_LEARNING_RATE = 1e-3
 
 
 class Cell:
@@ -198,7 +200,9 @@ class _Bench:
         if not math.isfinite(self._loss):
             self._loss = losses["exact"]
         for name, loss in losses.items():
-            if not abs(loss / self._loss - 1) < _TOLERANCES[self._cell.precision]:
+            most = _TOLERANCES[self._cell.precision]
+            most = max(most, _TOLERANCE_OF_DEEP) if self._cell.depths[0] > _DEEP else most
+            if not abs(loss / self._loss - 1) < most:
                 text = f"its loss is {loss:.6g}, that of exact {self._loss:.6g}"
                 self._note(form=name, error=text)
                 del turns[name]

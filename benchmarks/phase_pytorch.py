@@ -35,6 +35,7 @@ def train_pytorch(
     """
     del settings
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True  # XLA tries algorithms out, too.
     watch = Stopwatch()
     dataset = load(data)
     with tempfile.TemporaryDirectory() as folder:

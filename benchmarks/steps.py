@@ -88,8 +88,9 @@ class Bench:
         has_flax = (family, convolution, dtype) == ("plain3", "xla", "float32")
         self.variants = [name for name in variants or (OURS, *RIVALS) if name != FLAX or has_flax]
         self.programs = {name: Programs() for name in self.variants}
-        # Of losses, relative: sums run in another order in each program.
-        self.tolerance = 1e-3 if dtype == "float32" else 3e-2
+        # Of losses, relative: sums run in another order in each program, on a GPU in TF32 too.
+        is_exact = dtype == "float32" and jax.default_backend() == "cpu"
+        self.tolerance = 1e-3 if is_exact else 3e-2
 
     def exact_state(self, depths: Depths) -> TrainState:
         """A random start."""

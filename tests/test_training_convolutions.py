@@ -11,6 +11,7 @@ import jax
 import pytest
 from stand_ins import Told
 
+from autogrow_jax.cli import doctor
 from autogrow_jax.config import default_config, resolve
 from autogrow_jax.errors import UserError
 from autogrow_jax.models.convolution import why_not_native
@@ -69,6 +70,17 @@ def test_a_machine_without_a_compiler_says_so(no_compiler):
     for wanted in ("auto", "native"):
         found, (message,) = _settle(wanted)
         assert found == "xla" and message.endswith("no C++ compiler")
+
+
+def test_where_they_would_be_slower_nobody_is_told_that_xlas_are(one_device, monkeypatch):
+    reason = convolutions.native.NO_GAIN
+    monkeypatch.setattr(convolutions, "why_not_native", lambda: reason)
+    assert _settle("auto") == ("xla", [])
+    found, (message,) = _settle("native")
+    assert found == "xla" and message.endswith(reason)
+    monkeypatch.setattr(doctor, "why_not_native", lambda: reason)
+    monkeypatch.setattr(doctor.native, "has_to_build", lambda: False)
+    assert [*doctor._kernels(to_do := [])] == [f"XLA's convolutions, as {reason}"] and not to_do
 
 
 def test_a_run_goes_on_with_what_it_was_begun_with(one_device, monkeypatch):

@@ -89,7 +89,7 @@ def _kernels(to_do: list[str]) -> Iterator[str]:
         yield f"own convolutions for the CPU: built, {native.library_name()}"
         return
     yield f"XLA's convolutions, as {reason}"
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and reason != native.NO_GAIN:
         to_do.append(
             f"convolutions are slower than they could be ({reason}): install a C++ compiler, as"
             " with `apt install g++`, or set CXX"

@@ -8,6 +8,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from autogrow_jax import build
@@ -80,7 +81,9 @@ def _export(given: argparse.Namespace) -> None:
         print(f"the run computed in {dtype}; what is written computes in float32")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        # In float32 as files compute: on a GPU XLA takes TF32 otherwise.
+        precise = jax.default_matmul_precision("highest")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder, precise:
             draft = Path(folder) / path.name
             beside = form.write(net, draft)
             predict = form.open(net, draft)

@@ -14,11 +14,12 @@ from autogrow_jax.native.convolution import (
 )
 from autogrow_jax.native.layers import EPSILON, KEPT, evaluated_layer, layer
 from autogrow_jax.native.stacks import LayerStatistics, StackLayer, evaluated_stack, stack
-from autogrow_jax.native.targets import why_unavailable
+from autogrow_jax.native.targets import NO_GAIN, why_unavailable
 
 __all__ = [
     "EPSILON",
     "KEPT",
+    "NO_GAIN",
     "LayerStatistics",
     "StackLayer",
     "empty",

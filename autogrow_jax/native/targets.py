@@ -36,6 +36,9 @@ NO_SECOND = (
     " the network with convolution='xla', which takes the same variables"
 )
 
+# Of a processor on which nobody misses them.
+NO_GAIN = "without AVX2 they are slower than XLA's"
+
 Shape = tuple[int, ...]
 # A name is registered once, and `cache` lets two threads in.
 _registering = Lock()
@@ -53,7 +56,7 @@ def _register() -> str:
     if library.handle is None:
         return library.reason
     if not library.handle.AutogrowIsFast():
-        return "without AVX2 they are slower than XLA's"
+        return NO_GAIN
     for target, symbol in _SYMBOLS.items():
         handler = jax.ffi.pycapsule(getattr(library.handle, symbol))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")

@@ -72,7 +72,8 @@ def settle_convolution(
             f" ({reason}); go on where they can, or choose another --workdir"
         )
     # "auto" is content with a GPU; a CPU without a compiler is worth a word.
-    if reason and (is_possible or wanted == NATIVE):
+    is_missed = is_possible and reason != native.NO_GAIN
+    if reason and (is_missed or wanted == NATIVE):
         reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
     return _with(settings, convolution)
 

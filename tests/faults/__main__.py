@@ -75,6 +75,11 @@ def _work(bench: Bench, options: argparse.Namespace) -> int:
     notes: list[str] = []
     code, done = _code(), _read(options.out)
     found: dict[str, list[Row]] = {}
+
+    def write() -> str:
+        sound = {name: rows for name, rows in found.items() if rows and _is_sound(rows)}
+        return _write(found, notes, options.out, done | sound)  # Others are tried again.
+
     with ThreadPoolExecutor(options.jobs) as threads:
         running = {}
         for case in list_cases(bench, options.kills, notes):
@@ -89,10 +94,8 @@ def _work(bench: Bench, options: argparse.Namespace) -> int:
             for row in future.result():
                 print(key.split(" ", 2)[2], *row, sep=" | ", flush=True)
             found[key] = future.result()
-            kept = {name: rows for name, rows in found.items() if rows and _is_sound(rows)}
-            text = _write(found, notes, options.out, done | kept)
-    text = _write(found, notes, options.out, done | found)
-    print(text)
+            write()
+    print(write())
     return int(not all(map(_is_sound, found.values())))
 
 
