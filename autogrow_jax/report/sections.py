@@ -140,10 +140,9 @@ def show_growth(facts: Facts) -> Iterator[Markup]:
     keys |= {f"stage {i}": f"var(--c{i % 5})" for i in range(len(first))}
     marks = [tag("span", tag("i", style=f"background:{color}"), f"{name} ")
              for name, color in keys.items()]  # fmt: skip
-    dots = ["tried, not kept"] * bool(trials) + ["other nets that were fine-tuned"] * bool(
-        facts.tuned
-    )
-    ends = "test_accuracy" in facts.result and "★ test ", dots and f"○ {'; '.join(dots)}"
+    both = {"tried, not kept": trials, "other nets that were fine-tuned": facts.tuned}
+    dots = "; ".join(text for text, are_there in both.items() if are_there)
+    ends = "test_accuracy" in facts.result and "★ test ", bool(dots) and f"○ {dots}"
     yield paragraph(marks, *ends, class_="keys")
     if events:
         best = {each.depths: each.best for each in facts.passed if each.phase == "growth"}
