@@ -100,7 +100,9 @@ def read_nets(
             test = build.load_data(build.resolve(read_config(run), to_read=True)).test
             fronts = [net["depths"] for net in result.get("front", ())] or [None]
             nets = found.setdefault((SCRATCH if name.isdigit() else FRONT, cell.seed), [])
-            nets += [_ask(load(run.root, depths=depths, convolution="auto"), test) for depths in fronts]
+            nets += [
+                _ask(load(run.root, depths=depths, convolution="auto"), test) for depths in fronts
+            ]
     done = {k: nets for k, nets in found.items() if k[0] == FRONT or len(nets) == whole}
     return {key: sorted(nets, key=lambda net: net.flops) for key, nets in done.items()}, images
 
