@@ -225,6 +225,12 @@ def test_what_the_rows_of_a_section_differ_in_cannot_be_changed_for_all():
     with pytest.raises(UserError, match=r"section 'Some': its rows differ in growth\.interval, so"):
         expand(_study(*rows), {"growth.interval": 2})
     expand(_study(*rows), {"finetune.epochs": 2})
+    # Shorter they may be, where each stays another.
+    lengths = [Row((str(n),), DIGITS, {"finetune.epochs": n, "growth.interval": n}) for n in (8, 9)]
+    expand(_study(*lengths), {"finetune.epochs": 2})
+    short = [Row((str(n),), DIGITS, {"finetune.epochs": n}) for n in (8, 9)]
+    with pytest.raises(UserError, match=r"differ in finetune\.epochs"):
+        expand(_study(*short), {"finetune.epochs": 2})
     expand(_study(Row(("a",), DIGITS, {"finetune.epochs": 3})), {"finetune.epochs": 2})
 
 

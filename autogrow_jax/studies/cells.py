@@ -29,6 +29,8 @@ _QUIET = {
     **{"log.progress": False, "log.tensorboard": False, "log.report": False},
     "checkpoint.keep": 1,
 }
+# How long runs take: what a trial makes short.
+_LENGTHS = ("finetune.epochs", "finetune.total_epochs", "growth.max_epochs")
 # What trains from scratch: the net's depths are known once it is found.
 _SCRATCH = {"mode": "scratch", "model.depths": ()}
 
@@ -186,12 +188,18 @@ def expand(
 def _check_changes(
     section: Section, changes: Mapping[str, Any], load: Callable[[str], dict[str, Any]]
 ) -> None:
-    """Rows that became the same by a change would bear their names, and the paper's numbers."""
+    """Rows that became others by a change would bear their names, and the paper's numbers.
+
+    All may be made shorter, if none becomes another's.
+    """
     defaults = {name: key.default for name, key in all_keys().items()}
+    own = [defaults | load(row.config) | dict(row.overrides) for row in section.rows]
+    changed = [values | changes for values in own]
+    are_as_many = sum(map(own.index, own)) == sum(map(changed.index, changed))
     for key in changes:
-        own = [defaults | load(row.config) | dict(row.overrides) for row in section.rows]
         is_compared = any(key in row.overrides for row in section.rows)
-        if is_compared and any(values.get(key) != own[0].get(key) for values in own):
+        differs = any(values.get(key) != own[0].get(key) for values in own)
+        if is_compared and differs and not (key in _LENGTHS and are_as_many):
             raise UserError(
                 f"section {section.title!r}: its rows differ in {key}, so config.{key} cannot be"
                 " changed for all of them; run another part of the study, or a file of your own"
