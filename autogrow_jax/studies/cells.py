@@ -194,7 +194,7 @@ def _check_changes(
     """
     defaults = {name: key.default for name, key in all_keys().items()}
     own = [defaults | load(row.config) | dict(row.overrides) for row in section.rows]
-    changed = [values | changes for values in own]
+    changed = [values | dict(changes) for values in own]
     are_as_many = sum(map(own.index, own)) == sum(map(changed.index, changed))
     for key in changes:
         is_compared = any(key in row.overrides for row in section.rows)
