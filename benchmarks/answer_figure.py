@@ -14,6 +14,11 @@ _AXES = {
     "training_flops": "training FLOPs of everything spent on the answer",
     "flops": "FLOPs of the net (forward, one image)",
 }
+# Which look the same in all figures, whatever has run.
+_METHODS = (
+    *("growth, the default", "growth, the paper's periodic", "growth, the paper's convergent"),
+    *("sweep, one standard error", "successive halving", "Optuna, TPE and Hyperband"),
+)
 
 
 def draw(panels: Mapping[str, Sequence[Any]], out: Path) -> None:
@@ -45,7 +50,7 @@ def find_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float
 def _draw(panel: Axes, lines: Sequence[Any], name: str) -> None:
     points = []
     scratch = [line for line in lines if line.method.startswith("from scratch")]
-    number = 0
+    known = [*_METHODS, *(line.method for line in lines)]
     for line in lines:
         x, y = line.mean(name), line.mean("test_accuracy")
         points.append((x, y))
@@ -53,8 +58,8 @@ def _draw(panel: Axes, lines: Sequence[Any], name: str) -> None:
             shade = 0.25 + 0.55 * scratch.index(line) / max(1, len(scratch) - 1)
             style: dict[str, Any] = {"fmt": "o", "color": str(1 - shade), "ms": 5}
         else:
+            number = known.index(line.method)
             style = {"fmt": "Ds^v*P"[number % 6], "color": f"C{number % 10}", "ms": 8}
-            number += 1
         spread = {
             "xerr": line.deviation(name) or None,
             "yerr": line.deviation("test_accuracy") or None,
