@@ -83,7 +83,7 @@ class Bench:
         self._labels = self._replicate(rng.integers(0, 10, total, np.int32))
         self._order = self._replicate(np.arange(total, dtype=np.int32))
         self._key = jax.random.key(0)
-        self._train_steps: dict[tuple[str, Depths], Callable] = {}
+        self._train_steps: dict[tuple[str, Depths, int | None], Callable] = {}
         # Flax's layers are those of a plain block, with XLA's convolutions, in float32.
         has_flax = (family, convolution, dtype) == ("plain3", "xla", "float32")
         self.variants = [name for name in variants or (OURS, *RIVALS) if name != FLAX or has_flax]
@@ -120,11 +120,12 @@ class Bench:
         self, variant: str, state: TrainState, depths: Depths, capacities: Depths, num_steps: int
     ) -> tuple[TrainState, Sums]:
         """Trains as a run does, in one dispatch; `capacities` are the depths where "exact"."""
-        key = variant, capacities
+        known = num_steps if variant == EXACT else None  # As a run has it.
+        key = variant, capacities, known
         if key not in self._train_steps:
             network = self._recipe.network.clone(depths=capacities)
             recipe = self._recipe._replace(network=network, exact=variant == EXACT)
-            self._train_steps[key] = make_train_steps(recipe)
+            self._train_steps[key] = make_train_steps(recipe, known)
         with conditional_stacks() if variant == CONDITION else nullcontext():
             return self._dispatch(variant, self._train_steps[key], state, depths, num_steps)
 
