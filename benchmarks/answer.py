@@ -28,8 +28,12 @@ from autogrow_jax.studies.cells import Cell, Entry, Folder, expand
 from autogrow_jax.studies.records import Record, read_record
 from benchmarks.answer_figure import draw
 from benchmarks.answer_tables import (
+    CONVERGENT,
     DEFAULT,
     FIXED,
+    HALVING,
+    OPTUNA,
+    PERIODIC,
     SWEEP,
     Outcome,
     describe_aim,
@@ -41,8 +45,8 @@ from benchmarks.depth_search import Found, Train, halve, optuna_search, sweep
 
 _NAMES = {
     "default": DEFAULT,
-    "periodic": "growth, the paper's periodic",
-    "convergent": "growth, the paper's convergent",
+    "periodic": PERIODIC,
+    "convergent": CONVERGENT,
     "3": FIXED,
 }
 # As many as there are depths.
@@ -106,11 +110,10 @@ def _searches(nets: Sequence[Net]) -> list[tuple[str, Callable[[Train, int], Fou
     images = nets[0].record.num_validation or 1
     found: list[tuple[str, Callable[[Train, int], Found]]] = [
         (SWEEP, lambda train, seed: sweep(train, number, epochs, images)),
-        ("successive halving", lambda train, seed: halve(train, number, epochs)),
+        (HALVING, lambda train, seed: halve(train, number, epochs)),
     ]
     if importlib.util.find_spec("optuna"):
-        tpe = "Optuna, TPE and Hyperband"
-        found.append((tpe, lambda train, s: optuna_search(train, number, epochs, _TRIALS, s)))
+        found.append((OPTUNA, lambda train, s: optuna_search(train, number, epochs, _TRIALS, s)))
     return found
 
 

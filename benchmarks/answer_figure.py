@@ -9,16 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autogrow_jax.reporting.drawing import save_figure
+from benchmarks.answer_tables import CONVERGENT, DEFAULT, HALVING, OPTUNA, PERIODIC, SWEEP
 
 _AXES = {
     "training_flops": "training FLOPs of everything spent on the answer",
     "flops": "FLOPs of the net (forward, one image)",
 }
 # Which look the same in all figures, whatever has run.
-_METHODS = (
-    *("growth, the default", "growth, the paper's periodic", "growth, the paper's convergent"),
-    *("sweep, one standard error", "successive halving", "Optuna, TPE and Hyperband"),
-)
+_METHODS = DEFAULT, PERIODIC, CONVERGENT, SWEEP, HALVING, OPTUNA
 
 
 def draw(panels: Mapping[str, Sequence[Any]], out: Path) -> None:

@@ -19,7 +19,10 @@ from autogrow_jax.growth import standard_error
 from autogrow_jax.process import user_path
 from autogrow_jax.reporting.numbers import format_depths
 
-SWEEP, DEFAULT = "sweep, one standard error", "growth, the default"
+DEFAULT = "growth, the default"
+PERIODIC, CONVERGENT = "growth, the paper's periodic", "growth, the paper's convergent"
+SWEEP, HALVING = "sweep, one standard error", "successive halving"
+OPTUNA = "Optuna, TPE and Hyperband"
 FIXED = "from scratch, the fixed 3 a stage"
 # What `benchmarks.choice` chooses among, and by which rules the sweep and the default do.
 FRONT, SCRATCH = "the default's front", "from scratch"
