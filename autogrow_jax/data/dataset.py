@@ -152,8 +152,10 @@ class Dataset:
         source = keep_classes(make_source(arrays, name), classes)
         return make_dataset(source, name, how, image_size)
 
-    def normalized_as(self, known: Known) -> "Dataset":
-        """The same, normalised by the mean and standard deviation that a run began with."""
+    def normalized_as(self, known: Known | None) -> "Dataset":
+        """The same, normalised by the mean and standard deviation that a run began with, if any."""
+        if known is None:
+            return self
         own = replace(self.preprocessing, mean=known.mean, std=known.std)
         return replace(self, preprocessing=own)
 

@@ -202,8 +202,7 @@ def _load(
     """What is known of the run's own data, and the data to evaluate on."""
     if known is None:
         kept = build.load_data(build.resolve_own(own, to_read=True), to_train=False)
-        origin = read_normalization(own.get("init_from", ""))
-        known = (kept.normalized_as(origin) if origin else kept).known()
+        known = kept.normalized_as(read_normalization(own.get("init_from", ""))).known()
     if settings.own.dataset is not None:
         dataset = build.load_data(settings, to_train=False)
         return known, adapt_parts(dataset, known, is_own=own["data.name"] == GIVEN)
@@ -216,9 +215,8 @@ def _load(
         with suppress(NoTrainingPart):
             again = dataclasses.replace(settings, data=as_then)
             dataset = build.load_data(again, to_train=False)
-            if own.get("init_from"):
-                dataset = dataset.normalized_as(known)
-            return known, adapt_parts(dataset, known)
+            inherits = bool(own.get("init_from"))
+            return known, adapt_parts(dataset.normalized_as(known if inherits else None), known)
     source = None
     if known.resized and can_stream(asked.name):  # As the run's own were read.
         size, workers = known.image_shape[0], asked.workers

@@ -137,7 +137,7 @@ def load_data(
         dataset = dataclasses.replace(dataset, notes=notes)
     elif settings.init_from:
         known = read_known(workdir) or read_normalization(settings.init_from)
-    dataset = dataset.normalized_as(known) if known else dataset
+    dataset = dataset.normalized_as(known)
     origin = Workdir(user_path(settings.init_from)) if settings.init_from else None
     return keep_known(workdir, dataset, settings.data.allow_changes, origin), inherited
 
