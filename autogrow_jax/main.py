@@ -27,7 +27,7 @@ from autogrow_jax.training import run
 _EXAMPLES = """examples:
   autogrow train
   autogrow train --config=configs/mnist_plain3.py --config.data.dir=DATA
-  autogrow train --config.data.name=folder:photos --config.data.image_size=32
+  autogrow train --config.data.name=folder:photos --config.data.image_size=32 --workdir=runs/photos
 """
 
 

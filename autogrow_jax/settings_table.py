@@ -193,7 +193,8 @@ class Finetune:
         "`staircase` (x0.1 at 1/2 and 3/4), `thirds`, `convergent` (x0.1 at once and at 1/2),"
         " `cosine`, `constant`; `auto` goes by the policy")
     perturb: float | None = number(None, "from 0 to 1; none means 0.5 where fine-tuning is as long"
-        " as growth was, or longer, and as fast for a time; else, and with `init_from`, 0",
+        " as growth was, or longer, and for a time at least half as fast; else, and with"
+        " `init_from`, 0",
         "how far all weights are moved towards a fresh draw of them as fine-tuning begins, so that"
         " they learn on: shrink and perturb", lambda v: 0 <= v <= 1, before=0.0)
     front: bool = flag(True, "in mode `grow`, fine-tune nets that growth passed through, too; those"

@@ -85,6 +85,8 @@ def read_outcomes(entries: Sequence[Entry], workdir: Path) -> list[Outcome]:
         for cell in entry.cells:
             record = read_record(cell, workdir)
             if record.state != "done":
+                if record.state == "failed":
+                    print(f"left out: {cell.label}: {record.reason}", file=sys.stderr)
                 continue
             if record.training_flops is None:
                 why = "its metrics.jsonl lacks epochs, or is of an older version"

@@ -92,6 +92,8 @@ def read_nets(
     for entry in entries:
         for cell in entry.cells:
             folder, name = Folder(workdir, cell), entry.row.names[0]
+            if why := folder.why_failed():
+                print(f"left out: {cell.label}: {why}", file=sys.stderr)
             result = folder.result() if folder.is_done else None
             if result is None or not (name.isdigit() or result.get("front")):
                 continue

@@ -19,8 +19,6 @@ def get_config():
     config.data.batch_size = 64
     config.growth.interval = 3
     config.growth.window = 6
-    # Of 400 held-out images one is a quarter of a point.
-    config.growth.threshold = 0.3
     config.growth.max_epochs = 30
     config.finetune.epochs = 10
     return config

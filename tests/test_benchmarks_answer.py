@@ -166,6 +166,15 @@ def test_a_net_whose_epochs_are_not_all_known_is_left_out(workdir, tmp_path, cap
     assert "left out: 8, seed 0: its metrics.jsonl lacks epochs" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_is_left_out_with_the_reason(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    _, entries = expand(_small(), seeds=(0,))
+    (cell,) = next(entry.cells for entry in entries if entry.row.names[0] == "8")
+    Folder(copy, cell).fail("no memory left")
+    assert "from scratch, 8 a stage" not in _outcomes(copy)
+    assert "left out: 8, seed 0: no memory left" in capsys.readouterr().err
+
+
 def test_a_sweep_costs_the_sum_of_its_nets_and_halving_what_it_trained(workdir):
     found = _outcomes(workdir)
     epoch = [3 * 1000 * _flops((n, n, n)) for n in (1, 2, 3, 5, 8, 12)]

@@ -233,6 +233,9 @@ def test_what_is_no_plain_file_is_written_to_as_it_is(shapes, tmp_path, monkeypa
     link.symlink_to(target)
     assert predict(workdir, image, f"--output={link}") == 0
     assert link.is_symlink() and len(rows(target.read_text())) == 1
+    # What the link leads to stays whole where nothing takes its place.
+    assert predict(workdir, tmp_path / "gone.png", f"--output={link}") == 1
+    assert link.is_symlink() and len(rows(target.read_text())) == 1
     assert predict(workdir, image, "--output=/dev/null", "--format=csv") == 0
     assert Path("/dev/null").is_char_device()
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -351,7 +351,14 @@ def test_a_file_that_is_missing_or_damaged_costs_its_own_part_alone(missing, con
 
 @pytest.mark.parametrize(
     "macs, told",
-    [(0, "0"), (499_850, "1 M"), (499_999_000, "1 G"), (381, "762"), (3_810_000, "7.62 M")],
+    [
+        (0, "0"),
+        (499_850, "1 M"),
+        (499_999_000, "1 G"),
+        (381, "762"),
+        (3_810_000, "7.62 M"),
+        (1e15, "2 P"),
+    ],
 )
 def test_flops_have_three_figures_and_the_unit_that_suits_them(macs, told):
     assert format_flops(Cost(1, int(macs))) == told

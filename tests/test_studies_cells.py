@@ -200,6 +200,19 @@ def test_a_run_of_another_versions_defaults_is_not_taken_for_the_cells(tmp_path)
         assert "damaged" in folder.why_failed()
 
 
+def test_what_the_machine_made_of_native_convolutions_fails_no_cell(tmp_path):
+    """As on a GPU, where they are XLA's; asked for as XLA's they have to be."""
+    for asked, counts in (("native", True), ("auto", True), ("xla", False)):
+        row = Row(("a",), DIGITS, {"model.convolution": asked})
+        (cell,) = expand(_study(row, seeds=(0,)))[0]
+        folder = Folder(tmp_path / asked, cell)
+        write_finished(folder.run)
+        was = {"model.convolution": "xla" if counts else "native"}
+        config = nest(flatten(cell.settings) | was)
+        (folder.run / "config.json").write_text(json.dumps(config))
+        assert folder.is_done == counts, asked
+
+
 def test_a_baseline_counts_while_its_finder_has_the_depths_it_was_trained_at(tmp_path):
     start = Row(("before",), DIGITS, {"data.classes": "0,1"})
     row = Row(("a",), DIGITS, scratch={}, start=start)
@@ -232,6 +245,30 @@ def test_what_the_rows_of_a_section_differ_in_cannot_be_changed_for_all():
     with pytest.raises(UserError, match=r"differ in finetune\.epochs"):
         expand(_study(*short), {"finetune.epochs": 2})
     expand(_study(Row(("a",), DIGITS, {"finetune.epochs": 3})), {"finetune.epochs": 2})
+
+
+@pytest.mark.parametrize(
+    "rows, changes",
+    [
+        # By their config files.
+        (["mnist_plain3", "svhn_basic3"], {"data.name": "digits"}),
+        (["mnist_plain3", "mnist_basic3"], {"model.family": "plain4"}),
+        (["mnist_plain3", "svhn_plain3"], {"data.name": "digits"}),
+    ],
+)
+def test_nor_can_what_their_config_files_differ_in(rows, changes):
+    study = _study(*(Row((name,), f"configs/{name}.py") for name in rows))
+    with pytest.raises(UserError, match=f"its rows differ in {next(iter(changes))}, so"):
+        expand(study, changes)
+    expand(study, {"data.batch_size": 64})
+
+
+def test_nor_what_a_row_and_its_start_differ_in():
+    start = Row(("before",), DIGITS, {"data.classes": "0,1"})
+    study = _study(Row(("after",), DIGITS, start=start))
+    with pytest.raises(UserError, match=r"its rows differ in data\.classes, so"):
+        expand(study, {"data.classes": "2,3"})
+    expand(study, {"data.batch_size": 32})
 
 
 def test_cells_are_values():

@@ -170,3 +170,10 @@ def test_the_default_on_one_device_and_a_second_start(tmp_path):
     assert same_programs == programs
     assert same_losses == losses
     assert again["compilations_by_program"] == first["compilations_by_program"]
+
+
+def test_what_is_as_fast_is_not_called_slower(monkeypatch, one_device):
+    monkeypatch.setattr(convolutions, "why_not_native", lambda: convolutions.native.NO_GAIN)
+    assert _settle("auto") == ("xla", [])
+    settled, (told,) = _settle("native")
+    assert settled == "xla" and told == f"convolutions are XLA's: {convolutions.native.NO_GAIN}"

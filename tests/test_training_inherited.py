@@ -136,8 +136,21 @@ def test_classes_are_matched_by_name_and_the_old_normalisation_stays(first, tmp_
     again = train(tmp_path, dataset=dataset, init_from=str(first[0]), **changes)
     assert again.test_accuracy == result.test_accuracy
     evaluation = {"mode": "evaluate", "data.fraction": 1.0}
-    tested = train(tmp_path, dataset=dataset, **evaluation)
+    tested = train(tmp_path, told := Told(), dataset=dataset, **evaluation)
     assert tested.test_accuracy == pytest.approx(result.test_accuracy)
+    assert not any("changed" in text for text in told.messages)
+
+
+def test_images_of_the_first_net_stay_known_where_the_list_of_both_is_lost(first, tmp_path):
+    changes = {"mode": "scratch", "data.fraction": 0.5, "finetune.epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, StopAt(1), init_from=str(first[0]), **changes)
+    ids = tmp_path / "train_ids.npy"
+    before = np.load(ids)
+    ids.unlink()
+    train(tmp_path, init_from=str(first[0]), **changes)
+    np.testing.assert_array_equal(np.sort(np.load(ids)), np.sort(before))
+    assert np.isin(np.load(first[0] / "train_ids.npy"), np.load(ids)).all()
 
 
 def test_a_sets_own_mean_is_no_change_and_does_not_take_the_place_of_the_old_one(tmp_path):

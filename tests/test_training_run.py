@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from types import SimpleNamespace
 
 import jax
@@ -192,12 +194,27 @@ def test_where_all_checkpoints_are_damaged_what_was_saved_amid_an_epoch_is_gone_
     config = _config(**{"log.progress": True, "snapshots.every": 1})
     with pytest.raises(Terminated):
         run(config, tmp_path, reporter=SignalAt(2, 1))
-    for folder in (tmp_path / "checkpoints").glob("epoch_*"):
+    checkpoints = tmp_path / "checkpoints"
+    # One of a later epoch, as on its way to the disk when the power failed.
+    shutil.copytree(checkpoints / "epoch_2", checkpoints / "epoch_3")
+    for folder in checkpoints.glob("epoch_*"):
         (folder / "memory" / "metadata").write_bytes(b"{")
     run(config, tmp_path, reporter=(told := SignalAt()))
-    (said,) = (text for text in told.told if "is damaged" in text)
-    assert said.endswith(f"; it goes on from {tmp_path / 'amid_epoch.npz'}")
+    said = [text for text in told.told if "is damaged" in text]
+    assert said and {text.partition(", and ")[2] for text in said} == {
+        f"the run goes on from {tmp_path / 'amid_epoch.npz'}"
+    }
     assert untimed_lines(tmp_path) == untimed_lines(undisturbed[0])
+    _assert_equal(_saved(tmp_path), _saved(undisturbed[0]))
+
+
+def test_a_checkpoint_that_is_there_already_is_not_left_as_it_is_in_silence(tmp_path):
+    """Orbax takes one of an epoch that is not later for done."""
+    with closing(CheckpointStore(tmp_path, 2)) as store:
+        store.save(3, {"w": np.zeros(3)}, {}, 50.0)
+        store.wait()
+        with pytest.raises(RuntimeError, match="epoch_3 was there before"):
+            store.save(3, {"w": np.ones(3)}, {}, 50.0)
 
 
 def test_what_was_saved_amid_an_epoch_stays_until_a_later_checkpoint_is_whole(tmp_path):

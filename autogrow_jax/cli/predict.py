@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +196,7 @@ def _sum_up(
 def open_output(output: Path | None) -> Iterator[TextIO]:
     """Opens a file that is there once it is whole; None is stdout. UserError if it cannot be.
 
-    What a link leads to, a pipe or a device is written to as it is.
+    A link stays, and the file it leads to is replaced; a pipe or a device is written to as it is.
     """
     if output is None:
         yield sys.stdout
@@ -203,7 +204,10 @@ def open_output(output: Path | None) -> Iterator[TextIO]:
     output = user_path(output)
     if output.is_dir():
         raise UserError(f"--output is {output}, a folder; name a file in it")
-    in_place = output.is_symlink() or (output.exists() and not output.is_file())
+    # What /dev/stdout and the like lead to is open already, and goes on where it is.
+    in_place = output.is_relative_to("/dev") or (output.exists() and not output.is_file())
+    if not in_place:
+        output = Path(os.path.realpath(output))
     with ExitStack() as opened:
         try:
             writing = output.open("wb") if in_place else replacing(output)

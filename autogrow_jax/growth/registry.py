@@ -34,11 +34,11 @@ class PolicyArguments(NamedTuple):
     @property
     def threshold(self) -> Threshold:
         """`growth.threshold`, or of a known number of images `growth.noise` where that is more."""
-        least, images = self.growth.threshold, self.images
-        if not images or not (errors := self.growth.noise):
-            return least
-        part = 0.05 if self.growth.metric == "avg" else 1.0  # Gains start at 0: of the first.
-        return lambda a: max(least, min(part * a, errors * standard_error(a, images)))
+        growth, images, errors = self.growth, self.images, self.growth.noise
+        if not images or not errors:
+            return growth.threshold
+        part = 0.05 if growth.metric == "avg" and growth.policy != "slope" else 1.0  # Of the first.
+        return lambda a: max(growth.threshold, min(part * a, errors * standard_error(a, images)))
 
     def shared(self, *without: str) -> dict[str, Any]:
         """Returns the keyword arguments that our policies share, but for those `without`."""

@@ -17,7 +17,7 @@ _SHOWN = 12
 
 def format_flops(cost: Cost) -> str:
     """FLOPs with the prefix of their unit, such as "7.62 M"."""
-    units = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (0, ""))
+    units = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (0, ""))
     flops = float(f"{cost.flops:.3g}")  # Or 999.9 million would be "1e+03 M".
     unit, name = next(pair for pair in units if flops >= pair[0])
     return f"{flops / (unit or 1):.3g}{name}"
@@ -93,7 +93,7 @@ def _show_front(facts: Facts) -> Iterator[Markup]:
                 format_behind(net),
                 f"{net['num_params']:,}",
                 format_flops(Cost(net["num_params"], net["flops"] // 2)),
-                f"{ms:,.0f}" if (ms := net["milliseconds"]) >= 1000 else f"{ms:.3g}",
+                f"{ms:,.0f}" if (ms := net["milliseconds"]) >= 999.5 else f"{ms:.3g}",
                 net["growth_epochs"],
                 net["finetune_epochs"],
                 state,

@@ -97,7 +97,8 @@ class CheckpointStore:
         sealed = ocp.args.JsonSave(memory | {_SEAL: _seal(arrays, memory, accuracy)})
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), memory=sealed)
         with self._as_os_error():
-            self._manager.save(epoch, args=args, metrics={_METRIC: accuracy})
+            if not self._manager.save(epoch, args=args, metrics={_METRIC: accuracy}):
+                raise RuntimeError(f"the checkpoint {self._folder(epoch)} was there before")
 
     def latest(self) -> int | None:
         """Number of epochs done at the newest checkpoint; None where there is none."""
@@ -138,14 +139,16 @@ class CheckpointStore:
         self,
         why_not: Callable[[Mapping[str, Any]], str],
         tell: Callable[[str], None],
+        other: str = "",
     ) -> Restored | None:
         """Reads the newest checkpoint that a run can go on from; None where there is none at all.
 
-        Those after it are put aside, as `damaged.epoch_12`, and `tell` says so; nothing is where
-        none is found. `why_not` says of what a run remembers why it cannot go on from there, or "".
+        Those after it are put aside, as `damaged.epoch_12`, and `tell` says so. `why_not` says of
+        what a run remembers why it cannot go on from there, or "".
 
         Raises:
-          UserError: there are checkpoints, and of each what is wrong.
+          UserError: there are checkpoints, and of each what is wrong; nothing is put aside. Where
+            the run has an `other` to go on from, all are, and it is None.
         """
         passed: dict[int, str] = {}
         for epoch in reversed(self.all_epochs()):
@@ -156,18 +159,19 @@ class CheckpointStore:
                 continue
             reason = why_not(restored.memory)
             if not reason:
-                self._put_aside(passed, epoch, tell)
+                self._put_aside(passed, f"epoch {epoch}", tell)
                 return restored
             passed[epoch] = f"the checkpoint {self._folder(epoch)} cannot be used: {reason}"
-        if passed:
+        if passed and not other:
             raise UserError(
                 f"{'; '.join(passed.values())}; there is no other to go on from, so bring back what"
                 " is missing, or start again in another --workdir"
             )
+        self._put_aside(passed, other, tell)
         return None
 
     def _put_aside(
-        self, passed: Mapping[int, str], chosen: int, tell: Callable[[str], None]
+        self, passed: Mapping[int, str], chosen: str, tell: Callable[[str], None]
     ) -> None:
         for epoch, reason in passed.items():
             aside = self._directory / f"damaged.epoch_{epoch}"
@@ -175,7 +179,7 @@ class CheckpointStore:
                 shutil.rmtree(aside, ignore_errors=True)
                 with suppress(FileNotFoundError):
                     self._folder(epoch).rename(aside)
-            tell(f"{reason}; it is now {aside.name}, and the run goes on from epoch {chosen}")
+            tell(f"{reason}; it is now {aside.name}, and the run goes on from {chosen}")
         if passed:
             hosts.from_first(None)  # Others look once it is done.
             self._manager.reload()

@@ -74,7 +74,8 @@ def settle_convolution(
     # "auto" is content with a GPU; a CPU without a compiler is worth a word.
     is_missed = is_possible and reason != native.NO_GAIN
     if reason and (is_missed or wanted == NATIVE):
-        reporter.message(f"convolutions are XLA's, on a CPU slower than our own: {reason}")
+        slower = ", on a CPU slower than our own" if is_missed else ""
+        reporter.message(f"convolutions are XLA's{slower}: {reason}")
     return _with(settings, convolution)
 
 

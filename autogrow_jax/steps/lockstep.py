@@ -276,7 +276,7 @@ class SharedFeed(Feed):
         return sums._replace(logits=None)
 
     def predict(self, recipe: Recipe, variables: Any, part: str, depths: jax.Array) -> np.ndarray:
-        """As every feed does, at once: a seed asks when it is over."""
+        """As every feed does, by a feed of its own, at once: the others may be elsewhere."""
         return self._alone().predict(recipe, variables, part, depths)
 
     def _alone(self) -> DeviceFeed:

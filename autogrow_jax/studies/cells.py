@@ -31,6 +31,8 @@ _QUIET = {
 }
 # How long runs take: what a trial makes short.
 _LENGTHS = ("finetune.epochs", "finetune.total_epochs", "growth.max_epochs")
+# What tables call rows by, even where a config file says it.
+_NAMES = ("data.name", "model.family")
 # What trains from scratch: the net's depths are known once it is found.
 _SCRATCH = {"mode": "scratch", "model.depths": ()}
 
@@ -117,7 +119,7 @@ class Folder:
             return []
         was = read_config(run)
         flat, given = flatten(was), ["init_from"] if self.cell.starts else []
-        if self.cell.settings["model"]["convolution"] == "auto":  # The machine decided.
+        if self.cell.settings["model"]["convolution"] != "xla":  # The machine decided.
             given.append("model.convolution")
         told = {name: flat[name] for name in given if name in flat}
         if self.cell.found_by:
@@ -193,13 +195,16 @@ def _check_changes(
     All may be made shorter, if none becomes another's.
     """
     defaults = {name: key.default for name, key in all_keys().items()}
-    own = [defaults | load(row.config) | dict(row.overrides) for row in section.rows]
-    changed = [values | dict(changes) for values in own]
+    # Of each row its run, and before it that which it starts from.
+    runs = [[each for each in (row, row.start) if each] for row in section.rows]
+    own = [[defaults | load(r.config) | dict(r.overrides) for r in each] for each in runs]
+    changed = [[values | dict(changes) for values in each] for each in own]
     are_as_many = sum(map(own.index, own)) == sum(map(changed.index, changed))
     for key in changes:
-        is_compared = any(key in row.overrides for row in section.rows)
-        differs = any(values.get(key) != own[0].get(key) for values in own)
-        if is_compared and differs and not (key in _LENGTHS and are_as_many):
+        is_compared = key in _NAMES or any(key in r.overrides for each in runs for r in each)
+        differs = len({repr(values.get(key)) for each in own for values in each}) > 1
+        is_short = key in _LENGTHS and are_as_many
+        if differs and (is_compared or not are_as_many) and not is_short:
             raise UserError(
                 f"section {section.title!r}: its rows differ in {key}, so config.{key} cannot be"
                 " changed for all of them; run another part of the study, or a file of your own"

@@ -64,6 +64,8 @@ def run_cells(
                 progress.end(folder)
             waited_for = {f.cell.name for f in (*pending, *(f for f, _ in running.values()))}
             for folder in list(pending):
+                if not free:  # Files are read for what follows: not ten times a second.
+                    break
                 finder = folders.get(folder.cell.found_by)
                 if finder and finder.cell.name in waited_for:
                     continue
@@ -71,7 +73,7 @@ def run_cells(
                     pending.remove(folder)
                     folder.fail(f"not run: {finder.cell.label}, which finds its net, failed")
                     progress.end(folder)
-                elif free:
+                else:
                     pending.remove(folder)
                     folder.root.mkdir(parents=True, exist_ok=True)
                     slot = free.pop(0)

@@ -119,9 +119,9 @@ def keep_known(
         return dataset
     trained, buffer = dataset.train.ids, io.BytesIO()
     # Or the net would pass for one that never saw those of before.
-    source = workdir if old is not None else origin
-    if source and (before := source.train_ids).exists():
-        trained = np.concatenate([trained, np.setdiff1d(_read_ids(before), trained)])
+    for source in (workdir if old is not None else None, origin):
+        if source and (before := source.train_ids).exists():
+            trained = np.concatenate([trained, np.setdiff1d(_read_ids(before), trained)])
     np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
     replace_file(workdir.dataset, content.encode("ascii") + b"\n")
@@ -203,8 +203,9 @@ def _load(
     if known is None:
         kept = build.load_data(build.resolve_own(own, to_read=True), to_train=False)
         known = kept.normalized_as(read_normalization(own.get("init_from", ""))).known()
+    as_inherited = known if own.get("init_from") else None
     if settings.own.dataset is not None:
-        dataset = build.load_data(settings, to_train=False)
+        dataset = build.load_data(settings, to_train=False).normalized_as(as_inherited)
         return known, adapt_parts(dataset, known, is_own=own["data.name"] == GIVEN)
     asked = settings.data
     places = {"directory": asked.dir, "cache_directory": asked.cache_dir}
@@ -215,8 +216,7 @@ def _load(
         with suppress(NoTrainingPart):
             again = dataclasses.replace(settings, data=as_then)
             dataset = build.load_data(again, to_train=False)
-            inherits = bool(own.get("init_from"))
-            return known, adapt_parts(dataset.normalized_as(known if inherits else None), known)
+            return known, adapt_parts(dataset.normalized_as(as_inherited), known)
     source = None
     if known.resized and can_stream(asked.name):  # As the run's own were read.
         size, workers = known.image_shape[0], asked.workers

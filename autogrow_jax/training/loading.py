@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -267,14 +267,17 @@ def load(
 
 
 def _read_of_front(workdir: Workdir, store: CheckpointStore, depths: Sequence[int]) -> Restored:
-    """The newest state of a front's net, of which the checkpoint has that which trains now."""
+    """The newest state of a front's net: the checkpoint has that which trained last, if newer."""
+    found = []
     if not workdir.result.exists():
         with suppress(UserError):  # There is none, or it is damaged.
             training = read_last(store, workdir, "load")
             trains = training.memory.get("candidate") is not None
             if trains and tuple(training.memory["depths"]) == tuple(depths):
-                return training
-    return read_candidate(workdir, depths)
+                found.append(training)
+    with suppress(UserError) if found else nullcontext():
+        found.append(read_candidate(workdir, depths))
+    return max(found, key=lambda each: each.memory["epoch"])
 
 
 def read_candidate(workdir: Workdir, depths: Sequence[int]) -> Restored:

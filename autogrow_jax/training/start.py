@@ -93,15 +93,10 @@ def find_start(
                 return f"{workdir.metrics} has no line of epoch {gap}"
         return find_lacking(workdir.candidates, memory)
 
-    try:
-        newest = store.read_newest(why_not, tell)
-    except UserError as error:  # Of all checkpoints something is wrong.
-        restored = _choose(workdir, None, why_not, tell)
-        if restored is None:
-            raise
-        tell(f"{str(error).partition('; there is no other')[0]}; it goes on from {workdir.amid}")
-    else:
-        restored = _choose(workdir, newest, why_not, tell)
+    amid = _read_usable(workdir, why_not, tell)
+    restored = store.read_newest(why_not, tell, str(workdir.amid) if amid else "")
+    if amid and not (restored and restored.memory["epoch"] > amid.memory["epoch"]):
+        restored = amid
     memory = restored.memory if restored else {}
     text = memory.get("metrics")
     if text is not None and hosts.first(partial(bring_back, workdir.metrics, text)):
@@ -109,23 +104,18 @@ def find_start(
     return restored
 
 
-def _choose(
-    workdir: Workdir,
-    restored: Restored | None,
-    why_not: Callable[[Mapping[str, Any]], str],
-    tell: Callable[[str], None],
+def _read_usable(
+    workdir: Workdir, why_not: Callable[[Mapping[str, Any]], str], tell: Callable[[str], None]
 ) -> Restored | None:
-    """What a run goes on from: a checkpoint, or where it stood amid a later epoch."""
+    """Where the run stood amid an epoch, if anywhere and if it can go on from there."""
     try:
         amid = read_amid(workdir.amid)
     except UserError as error:
-        tell(f"{error}; the run goes on from its last checkpoint")
-        return restored
-    if amid is None or (restored and restored.memory["epoch"] > amid.memory["epoch"]):
-        return restored
-    if reason := why_not(amid.memory):
-        tell(f"{workdir.amid} cannot be used: {reason}; the run goes on from its last checkpoint")
-        return restored
+        tell(f"{error}; it is passed over")
+        return None
+    if amid and (reason := why_not(amid.memory)):
+        tell(f"{workdir.amid} cannot be used: {reason}; it is passed over")
+        return None
     return amid
 
 

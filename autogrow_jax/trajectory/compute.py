@@ -207,7 +207,7 @@ def read_run(workdir: str | os.PathLike[str], data_dir: str = "") -> Run:
         done = {0, *(line["epoch"] + 1 for line in metrics)}
         snapshots = [snapshot for snapshot in snapshots if snapshot.epoch in done]
     phases = [line["epoch"] for line in metrics if line.get("phase") == "finetune"]
-    tuned = min(phases, default=None), result.get("perturbed", 0.0)
+    tuned = min(phases, default=None), result.get("perturbed", 0.0) if phases else 0.0
     return Run(folder.root, settings, snapshots, growth_events(metrics), *tuned)
 
 
