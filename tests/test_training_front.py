@@ -205,6 +205,18 @@ def test_a_net_that_is_training_is_loaded_as_the_newest_checkpoint_has_it(tmp_pa
     jax.tree.map(np.testing.assert_array_equal, asked.variables, newest.variables)
 
 
+def test_of_a_nets_file_and_the_checkpoint_the_newer_is_loaded(tmp_path):
+    """It was put down after the checkpoint that still holds it."""
+    changes = {"checkpoint.every": 9, "checkpoint.keep": 1, "finetune.epochs": 3}
+    with pytest.raises(KeyboardInterrupt):
+        run(_config(**changes), tmp_path, reporter=StopAt(11))
+    newest, lines = load(tmp_path), read(tmp_path / "metrics.jsonl")
+    own = [line["epoch"] + 1 for line in lines if tuple(line["depths"]) == newest.depths]
+    assert newest.epoch == 9 and own[-1] in (10, 11)
+    loaded = load(tmp_path, depths=newest.depths)
+    assert loaded.epoch == own[-1]
+
+
 def test_a_net_whose_cost_nobody_can_count_is_refused_before_it_trains(tmp_path, monkeypatch):
     problem = UserError("a block's multiply-adds cannot be counted")
     monkeypatch.setattr("autogrow_jax.training.front.estimate_cost", Mock(side_effect=problem))
