@@ -226,6 +226,18 @@ def test_predict_refuses_what_it_cannot_do(shapes, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a.png", "photo", "set.npz"])
+def test_no_answer_is_written_over_an_image_or_data(shapes, tmp_path, capsys, name):
+    """As where the shell made two images of --output *.png."""
+    workdir, _ = shapes
+    image = next((workdir.parent / "pictures" / "test").rglob("*.*"))
+    there = tmp_path / name
+    there.write_bytes(image.read_bytes())
+    assert predict(workdir, image, f"--output={there}", "--format=csv") == 1
+    assert "called like images or data; name a .csv" in capsys.readouterr().err
+    assert there.read_bytes() == image.read_bytes()
+
+
 def test_what_is_no_plain_file_is_written_to_as_it_is(shapes, tmp_path, monkeypatch, capsys):
     workdir, _ = shapes
     image = next((workdir.parent / "pictures" / "test").rglob("*.*"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autogrow_jax.data import load_dataset
+from autogrow_jax.data import load_dataset, walk_files
 from autogrow_jax.data.load import read_source
 from autogrow_jax.errors import UserError
 
@@ -134,6 +134,7 @@ AMBIGUOUS = {
     "images beside a test part": (["cat", "dog", "test"], {"cat", "dog"}),
     "parts without classes": (["train", "test"], None),
     "parts in one class": (["cat", "dog/train", "dog/test"], None),
+    "a test part with a number": (["train", "test1"], None),
 }
 
 
@@ -151,6 +152,68 @@ def test_what_can_be_read_in_two_ways_is_refused_until_a_key_decides(root, folde
             read(root, layout="parts")
     else:
         assert set(read(root, layout="parts")[0]["train"]) == parts
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("asl_train", "asl_test"),
+        ("train2017", "val2017"),
+        ("train ", "test (1)"),
+        ("pets-training-set", "pets-validation-set", "pets-test-set"),
+    ],
+)
+def test_folders_that_are_called_nearly_like_parts_are_no_classes_unless_a_key_says_so(root, names):
+    fill(root, *(f"{part}/{name}" for part in names for name in ("cat", "dog")))
+    with pytest.raises(UserError, match="can be read in two ways"):
+        read(root)
+    parts, _ = read(root, layout="parts")
+    assert all(set(classes) == {"cat", "dog"} for classes in parts.values())
+    assert len(parts) == len(names) and "train" in parts
+    assert set(read(root, layout="classes")[0]["train"]) == {name.strip() for name in names}
+
+
+def test_a_part_within_a_folder_of_its_name_is_read_where_parts_are_asked_for(root):
+    fill(root, *(f"{part}/{part}/{name}" for part in ("s_train", "s_test") for name in "ab"))
+    fill(root, "s_pred")
+    with pytest.raises(UserError, match="s_test/, s_train/ as part"):
+        read(root)
+    parts, _ = read(root, layout="parts")
+    assert {name: set(classes) for name, classes in parts.items()} == {
+        "train": {"a", "b"},
+        "test": {"a", "b"},
+    }
+
+
+def test_classes_are_no_parts_for_a_word_in_their_names(root):
+    fill(root, "bustest", "crash_test", "train", "trainer", "web_dev")
+    assert len(read(root)[0]["train"]) == 5
+    (root / "train").rename(root / "tram")
+    assert len(read(root)[0]["train"]) == 5
+
+
+def test_folders_of_the_same_names_in_all_classes_are_told(root):
+    fill(root, *(f"{how}/{name}" for how in ("color", "grayscale") for name in ("cat", "dog")))
+    parts, notes = read(root)
+    assert set(parts["train"]) == {"color", "grayscale"}
+    assert any("each class holds folders cat, dog; if these are the classes" in n for n in notes)
+    fill(root, "segmented/cat")
+    assert not any("each class holds" in note for note in read(root)[1])
+
+
+@pytest.mark.parametrize("there", ["runs/first", "runs"])
+def test_a_run_among_the_images_is_no_class(root, there):
+    """Where somebody starts one in the folder of the images: runs/ is made beside them."""
+    fill(root, "cat", "dog")
+    fill(root, f"{there}/plots")
+    (root / there / "checkpoints").mkdir()
+    (root / there / "config.json").write_text("{}")
+    parts, notes = read(root)
+    assert set(parts["train"]) == {"cat", "dog"}
+    assert any("was passed over: no class" in note for note in notes)
+    assert not any("runs" in path.parts for path in walk_files(root))
+    fill(root, "runs/more")
+    assert ("runs" in read(root)[0]["train"]) == (there != "runs")
 
 
 def test_images_beside_the_classes_are_counted(root):
@@ -226,7 +289,7 @@ def test_two_folders_for_one_part_are_refused(root):
 
 def test_hidden_and_system_folders_count_nowhere(root):
     fill(root, "cat", "dog")
-    hidden = (".x", "@eaDir", "__MACOSX", ".ipynb_checkpoints")
+    hidden = (".x", "@eaDir", "__MACOSX", ".ipynb_checkpoints", "#recycle", "@Recycle")
     fill(root, *hidden, *(f"cat/{name}" for name in hidden), *(f"cat/{name}/a" for name in hidden))
     fill(root, "cat/@eaDir/im.png")
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"):

@@ -3,15 +3,17 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from autogrow_jax.data import load_dataset
+from autogrow_jax.data import load_dataset, resize_center_crop
 from autogrow_jax.data.load import read_source
 from autogrow_jax.errors import UserError
+from autogrow_jax.files import decode_crop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
 
@@ -171,6 +173,50 @@ def test_orientation_tags_are_applied(root, orientation, kind):
     image = Image.fromarray(turned(orientation))
     (root / "cat" / "x").write_bytes(encoded(image, kind, exif=exif, **how))
     assert np.array_equal(read(root)[0]["x"], PIXELS)  # And all have one size.
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_tag_behind_the_pixels_of_a_png_is_applied(root, alpha):
+    """As its specification allows; in memory and in a stream, the header and the pixels alike."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(turned(6))
+    data = encoded(image.convert("RGBA") if alpha else image, "png")
+    chunk = exif.tobytes().removeprefix(b"Exif\0\0")
+    late = len(chunk).to_bytes(4) + b"eXIf" + chunk
+    late += zlib.crc32(b"eXIf" + chunk).to_bytes(4)
+    end = data.index(b"IEND") - 4
+    (root / "cat" / "x").write_bytes(data[:end] + late + data[end:])
+    assert np.array_equal(read(root)[0]["x"], PIXELS)
+    height, width = PIXELS.shape[:2]
+    seen = []
+    decode_crop(
+        (root / "cat" / "x").read_bytes(),
+        root,
+        lambda *size: seen.append(size) or (0, 0, size[1], size[0]),
+        4,
+        (255, 255, 255),
+    )
+    assert seen == [(height, width)]
+
+
+def test_a_tag_of_no_meaning_turns_nothing(root):
+    """Such as a 1 in the other byte order."""
+    exif = Image.Exif()
+    exif[0x0112] = 256
+    (root / "cat" / "x").write_bytes(encoded(Image.fromarray(PIXELS), "png", exif=exif))
+    assert np.array_equal(read(root)[0]["x"], PIXELS)
+
+
+def test_a_very_thin_image_takes_no_gigabytes(root):
+    """Its middle is what is seen of it, however long it is."""
+    pixels = np.zeros((1, 20_000, 3), np.uint8)
+    pixels[:, 9_000:11_000] = 200
+    tracemalloc.start()
+    assert (resize_center_crop(pixels, 224) == 200).all()
+    assert resize_center_crop(pixels.transpose(1, 0, 2), 8).shape == (8, 8, 3)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
 
 
 def test_a_damaged_tag_turns_nothing(root):

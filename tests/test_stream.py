@@ -574,3 +574,14 @@ def test_the_benchmark_compares_workers_started_anew_with_kept_ones(dataset):
     found = benchmark.measure_short(replace(dataset.train.images, workers=1), rounds=1)
     assert list(found) == ["anew", "kept"] and not _children()
     assert all(took["seconds"] > 0 and took["cpu_seconds"] >= 0 for took in found.values())
+
+
+def test_a_pipe_among_the_images_of_a_stream_hangs_nothing(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            pixels = np.full((9, 9, 3), 40 * i + 3, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    with pytest.raises(UserError, match=r"a/pipe\.png: no regular file; remove it"):
+        load_stream(f"folder:{tmp_path}", 8, workers=0)

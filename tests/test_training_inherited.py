@@ -89,6 +89,36 @@ def test_what_the_net_was_trained_on_before_stays_known(first, second):
     assert set(before) < set(after)
 
 
+def test_held_out_images_that_the_net_was_trained_on_are_told(tmp_path):
+    """Moved from train to test, before a run goes on from it or the same run goes on."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (120, 8, 8, 1), dtype=np.uint8), np.arange(120) % 3
+    how = {"mode": "scratch", "data.fraction": 1.0, "model.depths": (1, 1, 1)}
+
+    def parted(count, seed=0):
+        given = {"x_test": images[-count:], "y_test": labels[-count:], "seed": seed}
+        return Dataset.from_arrays(images[:-count], labels[:-count], **given)
+
+    train(tmp_path / "first", told := Told(), parted(30), **how)
+    assert not any("was trained on before" in text for text in told.messages)
+    seen = np.isin(parted(60).test.ids, np.load(tmp_path / "first" / "train_ids.npy")).sum()
+    assert 0 < seen < 60
+    going_on = how | {"init_from": str(tmp_path / "first")}
+    train(tmp_path / "second", told := Told(), parted(60), **going_on)
+    assert any(f"{seen} of the 60 test images the net was trained" in x for x in told.messages)
+    # Other images of the same are held out to steer.
+    train(tmp_path / "third", told := Told(), parted(30, seed=1), **going_on)
+    assert any("validation images the net was trained on before" in x for x in told.messages)
+    assert not any("test images the net was trained on" in text for text in told.messages)
+    train(tmp_path / "fourth", told := Told(), parted(30), **going_on)
+    assert not any("was trained on before" in text for text in told.messages)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "fifth", StopAt(0), parted(30), **how)
+    more = how | {"data.allow_changes": True}
+    train(tmp_path / "fifth", told := Told(), parted(60), **more)
+    assert any(f"{seen} of the 60 test images the net was trained" in x for x in told.messages)
+
+
 def test_it_stays_known_where_that_run_is_gone(first, tmp_path):
     shutil.copytree(first[0], tmp_path / "first")
     before = np.load(tmp_path / "first" / "train_ids.npy")

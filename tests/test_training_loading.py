@@ -4,9 +4,11 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging
+from PIL import Image
 from stand_ins import StopAt, Told, tiny_config
 
 from autogrow_jax.build import load_data, resolve
@@ -79,6 +81,20 @@ def test_images_of_other_sizes_and_in_colour_are_made_to_fit(finished):
             loaded.predict(one)
     assert loaded.prepare([large, np.repeat(image, 3, axis=2)]).shape == (2, 8, 8, 1)
     np.testing.assert_array_equal(loaded.prepare([np.repeat(image, 3, axis=2)])[0], image)
+    for one in (jnp.asarray(image), Image.fromarray(image[..., 0])):
+        with pytest.raises(UserError, match=r"which is one image; give a list of images"):
+            loaded.predict(one)
+    several = [Image.fromarray(each[..., 0]) for each in dataset.test.images[:3]]
+    expected = loaded.predict(dataset.test.images[:3])
+    np.testing.assert_allclose(loaded.predict(several), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded.predict(jnp.asarray(dataset.test.images[:3])), expected)
+    with pytest.raises(UserError, match=r"mode P; image\.convert\('RGB'\)"):
+        loaded.predict([several[0].convert("RGB").quantize(8)])
+    for most in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size is {most}"):
+            loaded.predict(several, batch_size=most)
+        with pytest.raises(UserError, match=f"batch_size is {most}"):
+            next(loaded.predict_files(["a.png"], batch_size=most))
     with pytest.raises(UserError, match=r"float64 \[8, 8, 1\]; the net takes uint8"):
         loaded.predict([image / 255])
     with pytest.raises(UserError, match="images of 4 channels"):

@@ -29,6 +29,8 @@ from autogrow_jax.training import Loaded, load
 from autogrow_jax.training.loading import WHICH
 
 Answers = list[tuple[str, float]]  # Classes and their probabilities, the likeliest first.
+# Of data sets, which no answer is to be written over.
+_DATA = {".npz", ".npy", ".gz", ".mat", ".zip", ".tar", ".h5", ".parquet"}
 Write = Callable[[str, Answers], None]
 FORMATS = ("table", "csv", "json")
 
@@ -204,6 +206,9 @@ def open_output(output: Path | None) -> Iterator[TextIO]:
     output = user_path(output)
     if output.is_dir():
         raise UserError(f"--output is {output}, a folder; name a file in it")
+    # As where the shell made --output *.png of it.
+    if is_image(output) or output.suffix.lower() in _DATA:
+        raise UserError(f"--output is {output}, called like images or data; name a .csv or .json")
     # What /dev/stdout and the like lead to is open already, and goes on where it is.
     in_place = output.is_relative_to("/dev") or (output.exists() and not output.is_file())
     if not in_place:

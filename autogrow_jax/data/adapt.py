@@ -1,6 +1,6 @@
 """Other images made such as a run's net takes, and the sets they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from autogrow_jax.data.dataset import Dataset
 from autogrow_jax.data.known import Known, describe_size, list_changes, list_names
 from autogrow_jax.data.load import read_source
+from autogrow_jax.data.npz import as_array
 from autogrow_jax.errors import UserError
 from autogrow_jax.files import Preprocessing, Source, Split, pad_images, take
 
@@ -129,6 +130,21 @@ def adapt(
     labels = labels[kept]
     images, more = fit_images(part.images, known, where)
     return Split(images, labels, part.ids), lines + more
+
+
+def list_images(images: Any) -> list[np.ndarray]:
+    """Takes an array of images or a sequence of them apart; UserError of one alone, see `as_array`.
+
+    Whether it is NumPy's, JAX's or Pillow's.
+    """
+    if hasattr(images, "ndim") or not isinstance(images, Iterable):
+        images = as_array(images, "images")
+        if images.ndim < 3 or (images.ndim == 3 and images.shape[2] <= 4):
+            raise UserError(
+                f"images are of shape {list(images.shape)}, which is one image; give a list of"
+                " images, or image[None]"
+            )
+    return [as_array(image, "images") for image in images]
 
 
 def fit_images(images: np.ndarray, known: Known, where: str) -> tuple[np.ndarray, list[str]]:

@@ -3,12 +3,12 @@
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from autogrow_jax.data.known import Known, describe, know_part
-from autogrow_jax.data.npz import make_source
+from autogrow_jax.data.npz import as_array, make_source
 from autogrow_jax.data.partition import (
     hold_out_test,
     hold_out_validation,
@@ -28,6 +28,17 @@ from autogrow_jax.files import (
 HELD_OUT, TEST = "held-out", "test"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating)
+
+
+def whole(key: str, value: Any, least: int = 0) -> int:
+    """A whole number, of what a user gave for `key`; UserError of anything else."""
+    if not _is_number(value) or not value >= least or value != int(value):
+        raise UserError(f"{key} is {value!r}, expected a whole number from {least}")
+    return int(value)
+
+
 class Choices(NamedTuple):
     """How a set is parted and augmented, see `load_dataset`."""
 
@@ -41,11 +52,10 @@ class Choices(NamedTuple):
     def check(self) -> None:
         """Raises UserError for one that is out of range."""
         _ = self.held_out_fraction
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction is {self.fraction}, expected a number above 0 and up to 1")
-        for key, value in {"seed": self.seed, "crop_padding": self.crop_padding or 0}.items():
-            if value != int(value) or value < 0:
-                raise UserError(f"{key} is {value}, expected a whole number from 0")
+        if not (_is_number(self.fraction) and 0 < self.fraction <= 1):
+            raise UserError(f"fraction is {self.fraction!r}, expected a number above 0 and up to 1")
+        whole("seed", self.seed)
+        whole("crop_padding", 0 if self.crop_padding is None else self.crop_padding)
 
     @property
     def held_out_fraction(self) -> float:
@@ -60,8 +70,10 @@ class Choices(NamedTuple):
                     f"validation is {self.validation!r}, expected 'held-out', 'test', or the"
                     " fraction of train to hold out, as '0.2'"
                 ) from None
-        if not 0 < number < 1 and self.validation != TEST:
-            raise UserError(f"{key} is {number}, expected a number between 0 and 1, both excluded")
+        if not (_is_number(number) and 0 < number < 1) and self.validation != TEST:
+            raise UserError(
+                f"{key} is {number!r}, expected a number between 0 and 1, both excluded"
+            )
         return number
 
 
@@ -115,7 +127,7 @@ class Dataset:
         validation: str = HELD_OUT,
         validation_fraction: float = 0.1,
         fraction: float = 1.0,
-        classes: str = "",
+        classes: str | Sequence[str] = "",
         seed: int = 0,
         image_size: int = 0,
         crop_padding: int | None = None,
@@ -146,7 +158,8 @@ class Dataset:
             **{"x_train": x_train, "y_train": y_train, "x_val": x_val, "y_val": y_val},
             **{"x_test": x_test, "y_test": y_test, "class_names": class_names},
         }
-        arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
+        arrays = {key: as_array(value, key) for key, value in given.items() if value is not None}
+        image_size = whole("image_size", image_size)
         how = Choices(validation, validation_fraction, fraction, seed, crop_padding, flip)
         how.check()
         source = keep_classes(make_source(arrays, name), classes)

@@ -2,12 +2,13 @@
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 
-from autogrow_jax.data.dataset import HELD_OUT, Choices, Dataset, make_dataset
+from autogrow_jax.data.dataset import HELD_OUT, Choices, Dataset, make_dataset, whole
 from autogrow_jax.data.npz import read_npz
 from autogrow_jax.data.partition import keep_classes
 from autogrow_jax.data.tfds_source import read_tfds
@@ -44,7 +45,7 @@ def load_dataset(
     validation: str = HELD_OUT,
     validation_fraction: float = 0.1,
     fraction: float = 1.0,
-    classes: str = "",
+    classes: str | Sequence[str] = "",
     seed: int = 0,
     image_size: int = 0,
     crop_padding: int | None = None,
@@ -90,7 +91,8 @@ def load_dataset(
       validation: see above; a number lies between 0 and 1.
       validation_fraction: in (0, 1).
       fraction: in (0, 1]; the part of train that is used, for training and for "held-out".
-      classes: names of the classes to keep, with commas between; "" for all. They keep their order.
+      classes: names of the classes to keep, as a sequence or with commas between; "" for all. They
+        keep their order.
       seed: 0 or more; draws the held-out part and the subset.
       image_size: side of the images in pixels, 0 for the set's own. Folders and "tfds:NAME" are
         resized and centre-cropped to it; others are zero-padded, centred, and never shrunk.
@@ -115,8 +117,7 @@ def load_dataset(
     """
     how = Choices(validation, validation_fraction, fraction, seed, crop_padding, flip)
     how.check()
-    if image_size != int(image_size) or image_size < 0:
-        raise UserError(f"image_size is {image_size}, expected a whole number from 0")
+    image_size = whole("image_size", image_size)
     source = read_source(name, directory, image_size, cache_directory, layout, background)
     source = keep_classes(source, classes)
     like = OFFICIAL_SETS.get("mnist" if name == "mnist5k" else name)

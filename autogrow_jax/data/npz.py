@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from autogrow_jax.data.known import list_names
 from autogrow_jax.errors import UserError, printable
@@ -40,6 +42,26 @@ def read_npz(path: Path) -> Source:
     source = make_source(arrays, printable(str(path)), others)
     passed = (f"passed over in {path}: {', '.join(others)}",) if others else ()
     return source._replace(notes=(*source.notes, *passed))
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """What a user gives in the place of an array: a sequence, JAX's arrays, Pillow's images.
+
+    Raises:
+      UserError: names `name`; parts that differ in shape, images of Pillow that are neither grey
+        nor of red, green and blue, whose numbers stand for something else.
+    """
+    each = () if hasattr(value, "ndim") else value if isinstance(value, list | tuple) else (value,)
+    for image in each:
+        if isinstance(image, Image.Image) and image.mode not in ("L", "RGB"):
+            raise UserError(
+                f"{name}: an image of Pillow's mode {image.mode}; image.convert('RGB') makes it one"
+                " of red, green and blue"
+            )
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise UserError(f"{name}: no array ({reason(error)}); bring all to one shape") from None
 
 
 def make_source(arrays: Mapping[str, np.ndarray], where: str, others: Sequence[str] = ()) -> Source:

@@ -13,7 +13,7 @@ which harms nothing. Only an image that stayed as the last of its class can beco
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,10 @@ def subset(part: Split, fraction: float, seed: int, least: int = 1) -> Split:
     return take(part, _choose(part, _SUBSET, seed, count))
 
 
-def keep_classes(source: Source, names: str) -> Source:
-    """Leaves out the images of all classes but those named, with commas between; "" keeps all.
+def keep_classes(source: Source, names: str | Sequence[str]) -> Source:
+    """Leaves out the images of all classes but those named; "" or none keeps all.
+
+    Names are a sequence, or one text with commas between.
 
     Classes stay in their order, and an image is in the same part as without this.
 
@@ -73,7 +75,8 @@ def keep_classes(source: Source, names: str) -> Source:
     """
     if not names:
         return source
-    wanted = {plain_name(name.strip()) for name in names.split(",")}
+    given = names.split(",") if isinstance(names, str) else names
+    wanted = {plain_name(str(name)) for name in given}
     for name in sorted(wanted - set(source.class_names)):
         raise UserError(f"{source.where} has no class {name!r}{nearest(name, source.class_names)}")
     if len(wanted) < 2:

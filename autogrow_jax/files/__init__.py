@@ -17,9 +17,10 @@ from autogrow_jax.files.image_files import (
     decode_crop,
     is_image,
     parse_ground,
+    read_bytes,
     read_image,
 )
-from autogrow_jax.files.listing import ClassFolder, Listing, list_folder, walk_files
+from autogrow_jax.files.listing import ClassFolder, Listing, list_folder
 from autogrow_jax.files.misnamed import is_misspelt, what_is, what_was_meant
 from autogrow_jax.files.official import (
     DIGITS,
@@ -29,6 +30,7 @@ from autogrow_jax.files.official import (
     search_folders,
 )
 from autogrow_jax.files.pixels import channel_statistics, pad_images, pad_split, resize_center_crop
+from autogrow_jax.files.tree import walk_files
 from autogrow_jax.files.types import (
     DAMAGED,
     NoTrainingPart,
@@ -74,6 +76,7 @@ __all__ = [
     "pad_split",
     "parse_ground",
     "plain_name",
+    "read_bytes",
     "read_image",
     "read_image_folder",
     "read_official",

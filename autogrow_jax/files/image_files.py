@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -73,8 +73,7 @@ def image_header(path: Path) -> Header | None:
       UserError: more than 8 bits a channel, or no image though its name says so.
     """
     try:
-        if not path.is_file():
-            raise ValueError("no regular file" if path.exists() else "no such file")
+        _check_regular(path)
         with _open(path) as image:
             mode, (width, height), deep = image.mode, image.size, _is_deep(image)
             size = (width, height) if _orientation(image) >= 5 else (height, width)
@@ -89,6 +88,20 @@ def image_header(path: Path) -> Header | None:
             f"{path}: more than 8 bits a channel (mode {mode}); convert it to 8 bits"
         )
     return header
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an image file; UserError of what is none, such as a pipe, or not readable."""
+    try:
+        _check_regular(path)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_regular(path: Path) -> None:
+    if not path.is_file():  # To open a pipe waits for whoever writes into it.
+        raise ValueError("no regular file" if path.exists() else "no such file")
 
 
 def decode_image(path: Path, mode: str, image_size: int, ground: tuple[int, int, int]) -> Decoded:
@@ -182,8 +195,8 @@ def _upright(
     file: Image.Image, mode: str, ground: tuple[int, int, int]
 ) -> tuple[Image.Image, bool]:
     """Decodes an image, turned as its tag says; says whether any of the ground is seen."""
+    turn = _UPRIGHT.get(_orientation(file))  # First, see there.
     image, laid = _lay(file, ground) if _is_transparent(file) else (file, False)
-    turn = _UPRIGHT.get(_orientation(file))
     image = image.convert(mode)
     return image if turn is None else image.transpose(turn), laid
 
@@ -215,11 +228,30 @@ def _lay(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.Image,
     return laid, bool(np.asarray(above)[..., 3].min() < 255)
 
 
-def _orientation(image: Image.Image) -> int:
-    # Pillow turns TIFFs itself, and decodes a whole PNG to look for the tag behind its pixels.
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+def _orientation(image: Any) -> int:
+    """The value of the tag, 1 to 8, of an image whose pixels have not been decoded yet."""
+    if image.format == "TIFF":  # Pillow turns them itself.
         return 1
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        exif = image.getexif() if image.format != "PNG" else Image.Exif()
+        if image.format == "PNG":  # Pillow would decode all of it for a tag behind its pixels.
+            exif.load(image.info.get("exif") or _find_exif(image.fp))
+        found = int(exif.get(_ORIENTATION, 1))
     except Exception:  # A damaged tag turns nothing.
         return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _find_exif(file: Any) -> bytes:
+    """The content of a PNG's chunk of tags, wherever it is; nothing where there is none."""
+    place = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[:4])
+            if head[4:] == b"eXIf":
+                return bytes(file.read(size))
+            file.seek(size + 4, os.SEEK_CUR)
+        return b""
+    finally:
+        file.seek(place)

@@ -1,24 +1,16 @@
 """Which files of a folder belong to which part and class, told from names alone."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from autogrow_jax.errors import UserError
 from autogrow_jax.files.misnamed import what_is
+from autogrow_jax.files.tree import PARTS, Tree, scan
 from autogrow_jax.files.types import plain_name
 
 LAYOUTS = ("auto", "classes", "parts")
-_PARTS = dict.fromkeys(("train", "training"), "train")
-_PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-_PARTS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
-_ENDING = re.compile(r"[ _-]?(set|images|imgs|data|split)$")  # "training_set"
-# What systems and programs leave beside images. What starts with a dot is as hidden.
-_SYSTEM = {"@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-_SYSTEM |= {"$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 
 
 class ClassFolder(NamedTuple):
@@ -43,28 +35,6 @@ class Listing(NamedTuple):
         return [path for part in self.parts.values() for folder in part for path in folder.files]
 
 
-@dataclass
-class _Tree:
-    """A folder, less what is hidden; links are followed."""
-
-    path: Path
-    folders: list["_Tree"] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-
-    @property
-    def part(self) -> str:
-        """The part that the folder's name stands for, "" for none."""
-        return _PARTS.get(_ENDING.sub("", self.path.name.lower()), "")
-
-    def all_files(self) -> list[Path]:
-        """Returns the files at any depth, sorted."""
-        return sorted([*self.files, *(path for tree in self.folders for path in tree.all_files())])
-
-    def only_parts(self) -> bool:
-        """Tells whether all sub-folders are called like parts, and no file lies beside them."""
-        return bool(self.folders) and not self.files and all(tree.part for tree in self.folders)
-
-
 def list_folder(
     root: Path, layout: str, is_image: Callable[[Path], bool], least_classes: int = 2
 ) -> Listing:
@@ -87,7 +57,7 @@ def list_folder(
         raise UserError(f"{root}: no such folder{what_is(root) if root.exists() else ''}")
     notes: list[str] = []
     seen: set[Path] = set()
-    tree = _scan(root, (), seen, notes)
+    tree = scan(root, (), seen, notes)
     while len(tree.folders) == 1 and tree.folders[0].folders and not any(map(is_image, tree.files)):
         (only,) = tree.folders
         if only.part and not only.only_parts():
@@ -117,79 +87,49 @@ def list_folder(
         ]
         for part, classes in by_part.items()
     }
+    if layout == "auto" and by_part.keys() == {"train"}:
+        notes += _note_shared(by_part["train"])
     listing = Listing(parts, tuple(known), [], frozenset(seen), notes)
     used = set(listing.class_files())
     return listing._replace(outside=[path for path in tree.all_files() if path not in used])
 
 
-def _scan(path: Path, above: tuple[Path, ...], seen: set[Path], notes: list[str]) -> _Tree:
-    real = path.resolve()
-    seen.add(real)
-    tree = _Tree(path)
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                continue
-            inside = path / entry.name
-            if not inside.is_dir():
-                if entry.is_symlink() and not inside.exists():
-                    raise UserError(
-                        f"{inside} is a link to {os.readlink(inside)}, where there is nothing or"
-                        " only links in a circle; mend or remove it"
-                    )
-                tree.files.append(inside)
-            elif entry.is_symlink() and _leads_up(inside.resolve(), (real, *above)):
-                notes.append(f"{inside} was passed over: a link to a folder that it lies in")
-            elif not _is_decoded(inside):
-                tree.folders.append(_scan(inside, (real, *above), seen, notes))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return tree
-
-
-def walk_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yields the files below a folder at any depth, sorted, less what is hidden or the system's.
-
-    Links are followed, and those that lead nowhere are yielded too.
-
-    Raises:
-      UserError: a folder that cannot be read.
-    """
-    above = (folder.resolve(), *above)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error})") from error
-    for entry in entries:
-        inside = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-            continue
-        if not inside.is_dir():  # Of a link to itself `entry` raises an error.
-            yield inside
-        elif not (entry.is_symlink() and _leads_up(inside.resolve(), above)):
-            yield from walk_files(inside, above)
-
-
-def _leads_up(target: Path, above: tuple[Path, ...]) -> bool:
-    return any(folder.is_relative_to(target) for folder in above)
-
-
-def _is_decoded(folder: Path) -> bool:
-    """Tells a decoded set, which earlier versions wrote among the images, from a class."""
-    return (folder / "info.json").exists() and any(folder.glob("*_images.npy"))
+def _note_shared(classes: dict[str, Tree]) -> list[str]:
+    """A line where all classes hold folders of the same names, which may be the classes."""
+    inside = [
+        {folder.path.name for folder in tree.folders if folder.all_files()}
+        for tree in classes.values()
+    ]
+    shared = sorted(set.intersection(*inside)) if inside else []
+    if len(shared) < 2:
+        return []
+    names = ", ".join(shared[:5]) + ", ..." * (len(shared) > 5)
+    return [
+        f"each class holds folders {names}; if these are the classes, give one above them alone"
+    ]
 
 
 def _find_parts(
-    tree: _Tree, layout: str, is_image: Callable[[Path], bool]
-) -> dict[str, dict[str, _Tree]]:
+    tree: Tree, layout: str, is_image: Callable[[Path], bool]
+) -> dict[str, dict[str, Tree]]:
     """The folders by part and class name."""
-    named = [folder for folder in tree.folders if folder.part]
     if layout == "classes":
         return {"train": _by_name(tree.folders)}
+    surely = {folder.part for folder in tree.folders if folder.part}
+    alike: dict[str, list[Tree]] = {}
+    for folder in tree.folders:
+        before, part = folder.called
+        if part:
+            alike.setdefault(before, []).append(folder)
+            folder.loosely = layout == "parts" and part not in surely and not (surely and before)
+    for group in alike.values() if layout == "auto" else ():
+        are_several = len({folder.called[1] for folder in group}) > 1
+        if are_several and not all(folder.part for folder in group):
+            raise _two_readings(tree, [folder.path.name for folder in group])
+    named = [folder for folder in tree.folders if folder.part]
     if not named:
         return _parts_of_classes(tree, layout, is_image)
-    by_part: dict[str, dict[str, _Tree]] = {}
+    by_part: dict[str, dict[str, Tree]] = {}
     for folder in named:
         if folder.part in by_part:
             first = next(other for other in named if other.part == folder.part)
@@ -197,7 +137,7 @@ def _find_parts(
                 f"{tree.path} has both {first.path.name}/ and {folder.path.name}/ for the "
                 f"{folder.part} part; keep one"
             )
-        by_part[folder.part] = _by_name(folder.folders)
+        by_part[folder.part] = _by_name(_descend(folder).folders)
     others = [folder for folder in tree.folders if not folder.part]
     beside = _by_name(folder for folder in others if any(map(is_image, folder.all_files())))
     if layout == "parts":
@@ -219,9 +159,15 @@ def _find_parts(
     raise _two_readings(tree, [folder.path.name for folder in named])
 
 
+def _descend(folder: Tree) -> Tree:
+    """What lies in a folder of a folder of the same name, "train/train"."""
+    names = [inside.path.name for inside in folder.folders]
+    return folder.folders[0] if names == [folder.path.name] and not folder.files else folder
+
+
 def _parts_of_classes(
-    tree: _Tree, layout: str, is_image: Callable[[Path], bool]
-) -> dict[str, dict[str, _Tree]]:
+    tree: Tree, layout: str, is_image: Callable[[Path], bool]
+) -> dict[str, dict[str, Tree]]:
     """The folders by part and class name, of classes that may have parts inside."""
     inside = [folder for tree in tree.folders for folder in tree.folders if folder.part]
     if not inside and layout == "auto":
@@ -234,9 +180,9 @@ def _parts_of_classes(
             return _find_parts(holding[0], layout, is_image)
         raise UserError(
             f"{tree.path}: layout is 'parts', but none of {', '.join(_by_name(tree.folders))} is "
-            f"called like a part ({', '.join(_PARTS)})"
+            f"called like a part ({', '.join(PARTS)})"
         )
-    by_part: dict[str, dict[str, _Tree]] = {}
+    by_part: dict[str, dict[str, Tree]] = {}
     for folder in inside:
         classes = by_part.setdefault(folder.part, {})
         name = _class_name(folder.path.parent)
@@ -249,8 +195,8 @@ def _parts_of_classes(
     return by_part
 
 
-def _by_name(folders: Iterable[_Tree]) -> dict[str, _Tree]:
-    found: dict[str, _Tree] = {}
+def _by_name(folders: Iterable[Tree]) -> dict[str, Tree]:
+    found: dict[str, Tree] = {}
     for folder in folders:
         first = found.setdefault(_class_name(folder.path), folder)
         if first is not folder:
@@ -266,7 +212,7 @@ def _class_name(folder: Path) -> str:
     return plain_name(os.fsencode(folder.name).decode("utf-8", "surrogateescape"))
 
 
-def _two_readings(tree: _Tree, named: list[str]) -> UserError:
+def _two_readings(tree: Tree, named: list[str]) -> UserError:
     them = ", ".join(f"{name}/" for name in named)
     others = [f"{name}/" for name in _by_name(tree.folders) if name not in named]
     more = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"

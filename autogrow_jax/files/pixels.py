@@ -6,6 +6,7 @@ from PIL import Image
 from autogrow_jax.errors import UserError
 from autogrow_jax.files.types import Split
 
+_THINNEST = 16  # Sides to one; of longer images the middle alone is resized.
 _BLOCK = 4096  # images at a time, so that a memory map is never read in whole
 
 
@@ -16,6 +17,10 @@ def resize_center_crop(pixels: np.ndarray, image_size: int) -> np.ndarray:
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
+    if image_size:  # Of a rule of 20,000 x 1 pixels the whole length would take gigabytes.
+        most = _THINNEST * min(pixels.shape[:2])
+        top, left = (max(side - most, 0) // 2 for side in pixels.shape[:2])
+        pixels = pixels[top : top + most, left : left + most]
     height, width, channels = pixels.shape
     if image_size in (0, height) and image_size in (0, width):
         return pixels

@@ -23,7 +23,12 @@ def reason(error: Exception) -> str:
 
 
 def plain_name(text: str) -> str:
-    """A class's name as it is matched: accents composed, which macOS writes apart in file names."""
+    """A class's name as it is matched.
+
+    Accents are composed, which macOS writes apart in file names; blanks at the ends, marks of byte
+    order and spaces without width, as lists in text files have them, are left out.
+    """
+    text = text.translate({0xFEFF: None, 0x200B: None}).strip()
     return unicodedata.normalize("NFC", printable(text).replace("\n", "\\n"))
 
 

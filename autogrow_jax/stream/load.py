@@ -206,6 +206,8 @@ def _list_part(
             if not is_image(path):
                 others[path.suffix.lower() or "without suffix"] += 1
                 continue
+            if not path.is_file():
+                raise UserError(f"{path}: no regular file; remove it")
             name = os.fsencode(path.relative_to(root))
             size = path.stat().st_size
             digests.append(hashlib.blake2b(b"%d %s" % (size, name), digest_size=8).digest())

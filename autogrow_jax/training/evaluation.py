@@ -119,13 +119,26 @@ def keep_known(
         return dataset
     trained, buffer = dataset.train.ids, io.BytesIO()
     # Or the net would pass for one that never saw those of before.
-    for source in (workdir if old is not None else None, origin):
-        if source and (before := source.train_ids).exists():
-            trained = np.concatenate([trained, np.setdiff1d(_read_ids(before), trained)])
+    files = [each.train_ids for each in (workdir if old is not None else None, origin) if each]
+    before = np.concatenate([trained[:0], *(_read_ids(file) for file in files if file.exists())])
+    trained = np.concatenate([trained, np.setdiff1d(before, trained)])
     np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
     replace_file(workdir.dataset, content.encode("ascii") + b"\n")
-    return dataset
+    return _note_seen(dataset, before) if lines or origin else dataset
+
+
+def _note_seen(dataset: Dataset, trained: np.ndarray) -> Dataset:
+    """Says which held-out images a net has been trained on, by their ids."""
+    notes = list(dataset.notes)
+    for name, part in dataset.parts.items():
+        seen = 0 if name == "train" else int(np.isin(part.ids, trained).sum())
+        if seen and (name == "test" or part is not dataset.test):
+            notes.append(
+                f"{seen:,} of the {len(part.ids):,} {name} images the net was trained on before:"
+                " what is measured on them is too good"
+            )
+    return dataclasses.replace(dataset, notes=tuple(notes))
 
 
 def evaluate_run(

@@ -19,10 +19,13 @@ from autogrow_jax.data import (
     Known,
     Preprocessing,
     fit_images,
+    list_images,
     normalize,
     parse_ground,
+    read_bytes,
     read_image,
     resize_center_crop,
+    whole,
 )
 from autogrow_jax.errors import UserError, nearest
 from autogrow_jax.models import Network
@@ -92,12 +95,7 @@ class Loaded:
           UserError: no uint8 images, or one alone; another size where the run's images are no
             squares; another number of channels than the run's, but for grey and colour.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] <= 4:
-            raise UserError(
-                f"images are of shape {list(images.shape)}, which is one image; give a list of"
-                " images, or image[None]"
-            )
-        prepared = [self._prepare_one(np.asarray(image)) for image in images]
+        prepared = [self._prepare_one(image) for image in list_images(images)]
         shape = 0, *self.known.image_shape
         return np.stack(prepared) if prepared else np.zeros(shape, np.uint8)
 
@@ -112,11 +110,8 @@ class Loaded:
         """
         ground = parse_ground(self.config.get("data", {}).get("background", "white"))
         if self.known.resized:
-            try:
-                data = Path(path).read_bytes()
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-            return decode_centre(data, Path(path), self.known.image_shape[0], ground)
+            data, size = read_bytes(Path(path)), self.known.image_shape[0]
+            return decode_centre(data, Path(path), size, ground)
         # A file is resized as the run's own files were, also one of the size that these got.
         return self._prepare_one(read_image(Path(path), ground), str(path), is_file=True)
 
@@ -149,7 +144,7 @@ class Loaded:
           UserError: as for `prepare`.
         """
         prepared = self.prepare(images)
-        size = min(batch_size, max(len(prepared), 1))
+        size = min(whole("batch_size", batch_size, least=1), max(len(prepared), 1))
         batches = (prepared[first : first + size] for first in range(0, len(prepared), size))
         none = np.zeros((0, self.network.num_classes), np.float32)
         return np.concatenate([none, *(self._predict_batch(batch, size) for batch in batches)])
@@ -162,9 +157,9 @@ class Loaded:
         Of one that `read` refuses it yields the UserError instead. No more than a batch of files is
         in memory at a time.
         """
-        rest, size = map(Path, paths), 0
+        rest, size, most = map(Path, paths), 0, whole("batch_size", batch_size, least=1)
         with ThreadPoolExecutor() as threads:
-            while files := list(islice(rest, batch_size)):
+            while files := list(islice(rest, most)):
                 size = size or len(files)
                 read = list(threads.map(self._try_to_read, files))
                 images = [image for image in read if not isinstance(image, UserError)]
