@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -26,6 +27,10 @@ _PACKAGE = Path(__file__).resolve().parent
 _IS_INSTALLED = (_PACKAGE / "configs" / "paper.py").is_file()
 CONFIGS = (_PACKAGE if _IS_INSTALLED else _PACKAGE.parent) / "configs"
 STUDIES = CONFIGS / "studies"
+
+
+# Options that mean something else where they are left out.
+_PATHS = {"--workdir", "--data", "--data-dir", "--output"}
 
 
 class UsageError(UserError):
@@ -52,6 +57,10 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Reads arguments; UsageError for what no option takes, a lacking or a wrong value."""
+        for name, value in pairwise([*arguments, "-"]):
+            option, sign, own = name.partition("=")
+            if option in _PATHS and not (own if sign else value):  # As of an unset variable.
+                raise UsageError(f"{option} is empty; leave it out, or give it a value")
         known, unknown = self.parse_known_args(arguments)
         if not unknown:
             return known
@@ -111,6 +120,15 @@ def run_command(
         if how:
             _tell(f"stopped, as nobody reads the output any more{how}")
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _tell(
+            f"error: no memory left ({str(error).partition(chr(10))[0]}); smaller are"
+            " config.data.batch_size with config.gradient_accumulation, config.data.image_size,"
+            f" config.growth.capacity{how}"
+        )
+        return 1
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise

@@ -99,7 +99,7 @@ def _run_file(given: str, folder: Path, read: Callable[[Any], Any]) -> Any:
     except UserError as error:
         raise UserError(f"{what} file {path}: {error}") from None
     # Whatever the user's own code raises; it is for them to read, not for us to handle.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{what} file {path}{_describe(error, path)}") from error
 
 
@@ -141,7 +141,7 @@ def _lies_in(folder: Path, module: ModuleType) -> bool:
     return Path(place or "").parent == folder
 
 
-def _describe(error: Exception, path: Path) -> str:
+def _describe(error: BaseException, path: Path) -> str:
     """Where in the file and why, in one line."""
     file = str(path.absolute())  # As the import system names it.
     frames = traceback.extract_tb(error.__traceback__)

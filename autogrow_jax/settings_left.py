@@ -49,11 +49,14 @@ def fill_in(values: dict[str, Any]) -> None:
             )
         # Growth ends early enough for the least of fine-tuning, which then takes what is left.
         values["growth.max_epochs"] = min(values["growth.max_epochs"], total - tail)
+    why = "" if values["finetune.front"] else "config.finetune.front is False"
+    if values["mode"] == "grow" and not total and not tail:
+        why = "config.finetune.epochs is 0"
     for name in ("finetune.choose", "finetune.max_latency"):
-        if not values["finetune.front"] and values[name] != DEFAULTS[name]:
+        if why and values[name] != DEFAULTS[name]:
             raise UserError(
-                f"config.{name} is {values[name]}, but config.finetune.front is False, which leaves"
-                " one net and nothing to choose; leave out the one or the other"
+                f"config.{name} is {values[name]}, but {why}, which leaves one net and nothing to"
+                " choose; leave out the one or the other"
             )
 
 

@@ -157,3 +157,24 @@ def test_completions_without_their_package_say_so(capsys, monkeypatch):
     monkeypatch.setattr("autogrow_jax.cli.completions.find_spec", lambda name: None)
     assert cli.main(["completions", "bash"]) == 1
     assert "pip install 'autogrow_jax[completions]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--workdir", "--data-dir"])
+@pytest.mark.parametrize("path", ["~nobody_of_that_name/y", "a" * 300])
+def test_doctor_refuses_what_can_be_no_path(option, path, capsys):
+    assert cli.main(["doctor", f"{option}={path}"]) == 1
+    assert "cannot be a path here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--workdir=w", "--data="],
+        ["evaluate", "--workdir=w", "--data", "", "--data-dir=d"],
+        ["predict", "--workdir=", "a.png"],
+        ["train", "--workdir="],
+    ],
+)
+def test_an_option_that_a_script_left_empty_is_not_taken_for_left_out(arguments, capsys):
+    assert cli.main(arguments) == 2
+    assert "is empty; leave it out, or give it a value" in capsys.readouterr().err

@@ -540,3 +540,24 @@ def test_the_probes_leave_out_no_key():
 def test_every_key_changes_something(probe, name, value):
     base = BASE.get(name, {})
     assert probe(_resolve(**base)) != probe(_resolve(**base | {name: value}))
+
+
+def test_what_is_chosen_among_nets_needs_more_than_one():
+    for changes in ({"finetune.front": False}, {"finetune.epochs": 0}):
+        for key, value in (("finetune.choose", "best"), ("finetune.max_latency", 1.0)):
+            with pytest.raises(UserError, match="one net and nothing to choose"):
+                resolve(nest(changes | {key: value}))
+    resolve(nest({"finetune.epochs": 0}))
+    resolve(nest({"finetune.choose": "best"}))
+
+
+def test_of_millions_of_epochs_not_each_is_asked_for_its_rate():
+    asked = []
+
+    def schedule(phase, epoch, length):
+        asked.append(epoch)
+        return 0.1
+
+    settings = resolve(nest({"finetune.epochs": 10**9}))
+    assert settings.finetune.share(20, schedule) == 0.5
+    assert len(asked) < 2000

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,8 @@ def test_config_file_with_an_argument(tmp_path):
         ("def get_config():\n  return 3\n", "the config is 3"),
         ("def get_config():\n  return {'seeed': 1}\n", "did you mean 'seed'"),
         ("def get_config():\n  return 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("import sys\n\ndef get_config():\n  sys.exit()\n", "line 4: SystemExit"),
+        ("raise SystemExit(0)\n", "line 1: SystemExit: 0"),
         (
             "from autogrow_jax.config import default_config\n\ndef get_config():\n"
             "  config = default_config()\n  config.data.batchsize = 3\n  return config\n",
@@ -223,6 +226,16 @@ def test_finished_run_shows_its_result_without_its_data(finished, capsys, monkey
     assert not err
 
 
+@pytest.mark.parametrize("how", ["gone", "torn"])
+def test_a_finished_run_brings_back_its_lines(finished, tmp_path, how):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    metrics = copy / "metrics.jsonl"
+    text = metrics.read_text()
+    metrics.unlink() if how == "gone" else metrics.write_text(text[:-40])
+    assert main.main([f"--workdir={copy}", *SMALL, "--quiet"]) == 0
+    assert metrics.read_text() == text
+
+
 def test_a_quiet_run_prints_nothing_but_mistakes(finished, capfd):
     given = [*SMALL, "--quiet"]
     assert main.main([*given, f"--workdir={finished}"]) == 0
@@ -250,6 +263,12 @@ def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status
     assert err == f"stopped; the same command goes on from the last checkpoint in {tmp_path}\n"
 
 
+SMALLER = (
+    "smaller are config.data.batch_size with config.gradient_accumulation, config.data.image_size,"
+    " config.growth.capacity"
+)
+
+
 @pytest.mark.parametrize(
     "error, status, said",
     [
@@ -257,6 +276,12 @@ def test_a_signal_ends_in_one_line(monkeypatch, capsys, tmp_path, number, status
         (OSError(errno.ENOSPC, "x", "a.png"), 1, "error: no space left on device for a.png; "),
         (PermissionError(errno.EACCES, "x", "a.png"), 1, "error: permission denied for a.png; "),
         (OSError(errno.EROFS, "x"), 1, "error: read-only file system; "),
+        (MemoryError("2 TiB"), 1, f"error: no memory left (2 TiB); {SMALLER}; "),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"),
+            1,
+            f"error: no memory left (RESOURCE_EXHAUSTED: Out of memory); {SMALLER}; ",
+        ),
     ],
 )
 def test_what_breaks_outside_ends_in_one_line(monkeypatch, capfd, tmp_path, error, status, said):

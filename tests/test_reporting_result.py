@@ -189,3 +189,17 @@ def test_the_accuracy_of_a_class_stands_in_one_line():
     many = {f"class {number}": float(number) for number in range(100)}
     text = format_result({"class_accuracy": many})
     assert "the lowest of 100: class 0 0.0, class 1 1.0" in text and "class 50" not in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_accuracy": "x"},
+        {"commonest_class_accuracy": 50.0},
+        {"front": [{"depths": [1, 1, 1]}], "recommended": [1, 1, 1]},
+        {"front": [{"depths": [1, 1, 1]}]},
+    ],
+)
+def test_a_result_whose_parts_are_damaged_is_one_sentence(changes):
+    with pytest.raises(UserError, match=r"the result is damaged \(.*; delete result\.json"):
+        format_result({"depths": [1, 1, 1]} | changes)

@@ -15,6 +15,7 @@ from autogrow_jax.command_line import Parser, run_command
 from autogrow_jax.errors import UserError
 from autogrow_jax.files import OFFICIAL_SETS, cache_root, read_official
 from autogrow_jax.models.convolution import why_not_native
+from autogrow_jax.process import user_path
 from autogrow_jax.steps import DEFAULT_ROOT
 from autogrow_jax.training.ending import describe_devices, find_versions
 
@@ -112,7 +113,7 @@ def _version(package: str) -> str:
 
 def _data(directory: str, to_do: list[str]) -> Iterator[str]:
     yield f"{'digits':<14} with scikit-learn, always there"
-    prepared = Path(directory or "~/tensorflow_datasets").expanduser()
+    prepared = user_path(directory or "~/tensorflow_datasets")
     lacking = []
     for name, official in OFFICIAL_SETS.items():
         try:
@@ -146,12 +147,13 @@ def _data(directory: str, to_do: list[str]) -> Iterator[str]:
 
 def _places(given: argparse.Namespace, to_do: list[str]) -> Iterator[str]:
     kept = jax.config.values["jax_compilation_cache_dir"] or DEFAULT_ROOT
+    data = str(user_path(given.data_dir)) if given.data_dir else ""
     for what, place in (
-        ("runs", Path(given.workdir)),
-        ("compiled programs", Path(kept)),
-        ("decoded images", cache_root("", given.data_dir)),
+        ("runs", given.workdir),
+        ("compiled programs", kept),
+        ("decoded images", cache_root("", data)),
     ):
-        folder = place.expanduser().absolute()
+        folder = user_path(place).absolute()
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free
         can_write = there.is_dir() and os.access(there, os.W_OK)

@@ -115,7 +115,20 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """The result as lines for a terminal; what is missing from `result` is left out."""
+    """The result as lines for a terminal; what is missing from `result` is left out.
+
+    UserError where a part of it is not what a run writes.
+    """
+    try:
+        return _format(result)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the result is damaged ({type(error).__name__}: {error}); delete result.json, and the"
+            " same command that began the run makes it again"
+        ) from error
+
+
+def _format(result: Mapping[str, Any]) -> str:
     seconds, trials = result.get("seconds") or {}, on_trial(result.get("trial_epochs"))
     rows = {
         "found depths": "depths" in result and _format_growth(result),

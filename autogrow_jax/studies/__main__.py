@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,26 +140,31 @@ def _report(title: str, tables: Sequence[Table], options: argparse.Namespace) ->
         log = Folder(options.workdir, record.cell).log
         if log.exists():
             print(f"  its output: {log}", file=sys.stderr)
-    if failed:
+    if not all(Folder(options.workdir, record.cell).is_done for record in failed.values()):
         print("the same command tries again what failed", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; it takes whole numbers with commas between, such as 0,1,2"
+        ) from None
 
 
 def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}; it takes a whole number of at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; it takes a whole number of at least 1")
     return int(text)
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    given = json.loads(text)
-    if not isinstance(given, dict):
-        raise argparse.ArgumentTypeError(f"{text}; it takes a JSON object")
-    return given
+    with suppress(ValueError):
+        if isinstance(given := json.loads(text), dict):
+            return given
+    raise argparse.ArgumentTypeError(f"{text}; it takes a JSON object")
 
 
 def make_parser() -> Parser:

@@ -185,7 +185,11 @@ def read_record(cell: Cell, workdir: Path) -> Record:
             machine=describe_machine(result.get("devices") or {}),
         )
     except (UserError, KeyError, TypeError) as problem:
-        return Record(cell, "failed", f"{folder.run} cannot be read: {problem}")
+        return Record(
+            cell,
+            "failed",
+            f"{folder.run} cannot be read: {problem}; delete {folder.root}, and it is run anew",
+        )
 
 
 # --- For programs.

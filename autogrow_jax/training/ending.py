@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 import autogrow_jax
-from autogrow_jax import build
+from autogrow_jax import build, hosts
 from autogrow_jax.data import Split
 from autogrow_jax.errors import UserError
 from autogrow_jax.models import num_params
 from autogrow_jax.process import cores, processor_name
 from autogrow_jax.reporting import Reporter, Result, Workdir, read_result
+from autogrow_jax.reporting.metrics import bring_back
 from autogrow_jax.reporting.predictions import Predictions
 from autogrow_jax.reporting.result import RESULT_KEYS
 from autogrow_jax.saving import CheckpointStore, evaluated_arrays, read_last, rebuild
@@ -139,7 +140,10 @@ def read_finished(settings: Settings, workdir: Workdir, store: CheckpointStore) 
     network = build.make_network(settings, num_classes, shape[-1], content["depths"])
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     like = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
-    variables = rebuild(evaluated_arrays(read_last(store, workdir, "load").arrays), like)
+    last = read_last(store, workdir, "load")
+    if text := last.memory.get("metrics"):
+        hosts.first(lambda: bring_back(workdir.metrics, text))
+    variables = rebuild(evaluated_arrays(last.arrays), like)
     return Result.from_dict(content, network, jax.tree.map(np.asarray, variables))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -125,20 +126,17 @@ def keep_known(
     np.save(buffer, trained)
     replace_file(workdir.train_ids, buffer.getvalue())
     replace_file(workdir.dataset, content.encode("ascii") + b"\n")
-    return _note_seen(dataset, before) if lines or origin else dataset
+    more = _describe_seen(dataset, before) if lines or origin else ()
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *more))
 
 
-def _note_seen(dataset: Dataset, trained: np.ndarray) -> Dataset:
-    """Says which held-out images a net has been trained on, by their ids."""
-    notes = list(dataset.notes)
-    for name, part in dataset.parts.items():
-        seen = 0 if name == "train" else int(np.isin(part.ids, trained).sum())
-        if seen and (name == "test" or part is not dataset.test):
-            notes.append(
-                f"{seen:,} of the {len(part.ids):,} {name} images the net was trained on before:"
-                " what is measured on them is too good"
-            )
-    return dataclasses.replace(dataset, notes=tuple(notes))
+def _describe_seen(dataset: Dataset, trained: np.ndarray) -> Iterator[str]:
+    """Lines on held-out images that a net has been trained on, by their ids."""
+    for name in ("validation", "test")[dataset.validation is dataset.test :]:
+        ids = dataset.parts[name].ids
+        if seen := int(np.isin(ids, trained).sum()):
+            counts = f"{seen:,} of the {len(ids):,} {name} images"
+            yield f"{counts} the net was trained on before: what is measured on them is too good"
 
 
 def evaluate_run(

@@ -96,8 +96,7 @@ class Loaded:
             squares; another number of channels than the run's, but for grey and colour.
         """
         prepared = [self._prepare_one(image) for image in list_images(images)]
-        shape = 0, *self.known.image_shape
-        return np.stack(prepared) if prepared else np.zeros(shape, np.uint8)
+        return np.stack(prepared) if prepared else np.zeros((0, *self.known.image_shape), np.uint8)
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Reads an image file as the run read its own, and prepares it: uint8 [H, W, C].
