@@ -393,6 +393,8 @@ def test_arrays_make_the_same_set_as_a_file_of_them(tmp_path):
         ({"fraction": "0.5"}, "fraction is '0.5'"),
         ({"seed": None}, "seed is None"),
         ({"image_size": "8"}, "image_size is '8'"),
+        ({"image_size": float("inf")}, "image_size is inf"),
+        ({"seed": float("nan")}, "seed is nan"),
     ],
 )
 def test_arrays_that_make_no_set_are_refused(changes, message):

@@ -34,7 +34,7 @@ def _is_number(value: Any) -> bool:
 
 def whole(key: str, value: Any, least: int = 0) -> int:
     """A whole number, of what a user gave for `key`; UserError of anything else."""
-    if not _is_number(value) or not value >= least or value != int(value):
+    if not _is_number(value) or not value >= least or value % 1 != 0:
         raise UserError(f"{key} is {value!r}, expected a whole number from {least}")
     return int(value)
 
