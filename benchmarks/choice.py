@@ -94,7 +94,8 @@ def read_nets(
             folder, name = Folder(workdir, cell), entry.row.names[0]
             if why := folder.why_failed():
                 print(f"left out: {cell.label}: {why}", file=sys.stderr)
-            result = folder.result() if folder.is_done else None
+                continue
+            result = folder.result()
             if result is None or not (name.isdigit() or result.get("front")):
                 continue
             images = int(result["validation_examples"])

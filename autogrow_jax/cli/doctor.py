@@ -147,11 +147,10 @@ def _data(directory: str, to_do: list[str]) -> Iterator[str]:
 
 def _places(given: argparse.Namespace, to_do: list[str]) -> Iterator[str]:
     kept = jax.config.values["jax_compilation_cache_dir"] or DEFAULT_ROOT
-    data = str(user_path(given.data_dir)) if given.data_dir else ""
     for what, place in (
         ("runs", given.workdir),
         ("compiled programs", kept),
-        ("decoded images", cache_root("", data)),
+        ("decoded images", cache_root("", given.data_dir)),
     ):
         folder = user_path(place).absolute()
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -115,7 +115,7 @@ def decode_image(path: Path, mode: str, image_size: int, ground: tuple[int, int,
     try:
         data = path.read_bytes()
         with _open(io.BytesIO(data)) as file:
-            image, laid = _upright(file, mode, ground)
+            image, laid = _upright(file, _orientation(file), mode, ground)
     except Exception as error:
         raise _unreadable(path, error) from error
     return Decoded(resize_center_crop(np.asarray(image), image_size), image_ids([data]), laid)
@@ -143,13 +143,14 @@ def decode_crop(
         with _open(io.BytesIO(data)) as file:
             if _is_deep(file):
                 raise ValueError(f"more than 8 bits a channel, mode {file.mode}")
-            turned = _orientation(file) >= 5
+            orientation = _orientation(file)
+            turned = orientation >= 5
             full = file.size[::-1] if turned else file.size
             box = choose(full[1], full[0])
             finest = 2 * size / np.array([box[2] - box[0], box[3] - box[1]])
             least = tuple(np.ceil(finest * full).astype(int).tolist())
             file.draft("RGB", least[::-1] if turned else least)
-            image, _ = _upright(file, "RGB", ground)
+            image, _ = _upright(file, orientation, "RGB", ground)
         scale = np.divide(image.size, full)
         box = tuple((np.array(box) * [*scale, *scale]).tolist())
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
@@ -192,10 +193,10 @@ def _pillow_knows() -> frozenset[str]:
 
 
 def _upright(
-    file: Image.Image, mode: str, ground: tuple[int, int, int]
+    file: Image.Image, orientation: int, mode: str, ground: tuple[int, int, int]
 ) -> tuple[Image.Image, bool]:
     """Decodes an image, turned as its tag says; says whether any of the ground is seen."""
-    turn = _UPRIGHT.get(_orientation(file))  # First, see there.
+    turn = _UPRIGHT.get(orientation)
     image, laid = _lay(file, ground) if _is_transparent(file) else (file, False)
     image = image.convert(mode)
     return image if turn is None else image.transpose(turn), laid
@@ -233,9 +234,11 @@ def _orientation(image: Any) -> int:
     if image.format == "TIFF":  # Pillow turns them itself.
         return 1
     try:
-        exif = image.getexif() if image.format != "PNG" else Image.Exif()
         if image.format == "PNG":  # Pillow would decode all of it for a tag behind its pixels.
+            exif = Image.Exif()
             exif.load(image.info.get("exif") or _find_exif(image.fp))
+        else:
+            exif = image.getexif()
         found = int(exif.get(_ORIENTATION, 1))
     except Exception:  # A damaged tag turns nothing.
         return 1

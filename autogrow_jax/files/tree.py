@@ -34,14 +34,17 @@ class Tree:
     @property
     def part(self) -> str:
         """The part that the folder's name stands for, "" for none."""
-        name = _ENDING.sub("", self.path.name.strip().lower())
-        return PARTS.get(name, "") or (self.loosely and self.called[1]) or ""
+        return PARTS.get(self._plain, "") or (self.loosely and self.called[1]) or ""
 
     @property
     def called(self) -> tuple[str, str]:
         """What the name has before a part's, and that part: ("asl", "train"); "" where none is."""
-        found = _CALLED.match(_ENDING.sub("", self.path.name.strip().lower()))
+        found = _CALLED.match(self._plain)
         return ((found[1] or ""), PARTS[found[2]]) if found else ("", "")
+
+    @property
+    def _plain(self) -> str:
+        return _ENDING.sub("", self.path.name.strip().lower())
 
     def all_files(self) -> list[Path]:
         """Returns the files at any depth, sorted."""
@@ -61,10 +64,7 @@ def scan(path: Path, above: tuple[Path, ...], seen: set[Path], notes: list[str])
     seen.add(real)
     tree = Tree(path)
     try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                continue
+        for entry in _visible(path):
             inside = path / entry.name
             if not inside.is_dir():
                 if entry.is_symlink() and not inside.exists():
@@ -96,17 +96,21 @@ def walk_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """
     above = (folder.resolve(), *above)
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = _visible(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error})") from error
     for entry in entries:
         inside = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-            continue
         if not inside.is_dir():  # Of a link to itself `entry` raises an error.
             yield inside
         elif not ((entry.is_symlink() and _leads_up(inside.resolve(), above)) or _is_ours(inside)):
             yield from walk_files(inside, above)
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted, less what is hidden or the system's."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _SYSTEM]
 
 
 def _leads_up(target: Path, above: tuple[Path, ...]) -> bool:

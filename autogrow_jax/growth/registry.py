@@ -37,7 +37,7 @@ class PolicyArguments(NamedTuple):
         growth, images, errors = self.growth, self.images, self.growth.noise
         if not images or not errors:
             return growth.threshold
-        part = 0.05 if growth.metric == "avg" and growth.policy != "slope" else 1.0  # Of the first.
+        part = 0.05 if growth.metric == "avg" and growth.policy != "slope" else 1.0  # Starts at 0.
         return lambda a: max(growth.threshold, min(part * a, errors * standard_error(a, images)))
 
     def shared(self, *without: str) -> dict[str, Any]:

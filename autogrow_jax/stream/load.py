@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -206,11 +207,12 @@ def _list_part(
             if not is_image(path):
                 others[path.suffix.lower() or "without suffix"] += 1
                 continue
-            if not path.is_file():
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path}: no regular file; remove it")
             name = os.fsencode(path.relative_to(root))
-            size = path.stat().st_size
-            digests.append(hashlib.blake2b(b"%d %s" % (size, name), digest_size=8).digest())
+            content = b"%d %s" % (status.st_size, name)
+            digests.append(hashlib.blake2b(content, digest_size=8).digest())
             names.append(name)
         if len(names) == before:
             raise UserError(
